@@ -1,0 +1,23 @@
+# Every target sets up what it needs; python3 (3.11 or newer) is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup quickstart test lint
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/jaxdistill train --config configs/sqlm_small.py --workdir runs/quickstart
+
+test: setup
+	$(BIN)/pytest -n 2 --durations=10
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright

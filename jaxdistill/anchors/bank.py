@@ -1,0 +1,71 @@
+"""Past versions of a model, kept as Orbax snapshots."""
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxdistill.checkpoint import abstract, pure, restored
+
+
+class Bank:
+  """Snapshots of parameters under `root/<name>/<step>`.
+
+  Saving is asynchronous. A snapshot restores onto any mesh.
+
+  Args:
+    root: Folder, local or in an object store.
+    keep: Newest snapshots to keep of each name; 0 keeps all.
+  """
+
+  def __init__(self, root: epath.PathLike, keep: int = 0):
+    self.root, self.keep = epath.Path(root), keep
+    self._saver = ocp.StandardCheckpointer()
+
+  def save(self, name: str, step: int, params) -> None:
+    """Writes a snapshot in the background; one that is there stays."""
+    path = self.root / name / str(step)
+    if path.exists():
+      return
+    self._saver.save(path, pure(params))
+    if self.keep and jax.process_index() == 0:
+      for old in self.steps(name)[: -self.keep or None]:
+        if old != step:
+          (self.root / name / str(old)).rmtree()
+
+  def restore(self, name: str, step: int, like):
+    """A snapshot with the structure and the shardings of `like`.
+
+    Args:
+      name: Of the anchor.
+      step: One of `steps(name)`.
+      like: Parameters, concrete or abstract, that say what goes where.
+
+    Raises:
+      FileNotFoundError: There is no such snapshot; those there are are named.
+    """
+    path = self.root / name / str(step)
+    if not path.exists():
+      raise FileNotFoundError(
+        f'{self.root} has no snapshot {name}@{step}; '
+        f'it has {self.listing() or "none"}'
+      )
+    self.wait()
+    return restored(self._saver.restore(path, abstract(pure(like))), like)
+
+  def steps(self, name: str) -> list[int]:
+    """Steps of the finished snapshots of a name, oldest first."""
+    folder = self.root / name
+    if not folder.exists():
+      return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+
+  def listing(self) -> str:
+    """All snapshots, as `name@step`, separated by spaces."""
+    if not self.root.exists():
+      return ''
+    names = sorted(p.name for p in self.root.iterdir())
+    return ' '.join(f'{n}@{s}' for n in names for s in self.steps(n))
+
+  def wait(self) -> None:
+    """Returns when everything saved is on disk."""
+    self._saver.wait_until_finished()

@@ -1,0 +1,168 @@
+"""A run's state on Orbax, with a manifest that is checked before restoring."""
+
+import base64
+import functools
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+
+def pure(tree: Any) -> Any:
+  """The arrays of a tree by name: what is written, free of library types.
+
+  Names begin with a number, so `restored` finds the leaves in their order.
+  """
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator='.')
+  return {f'{i:05d}.{name(p)}': x for i, (p, x) in enumerate(flat)}
+
+
+def abstract(tree: Any) -> Any:
+  """Shapes, dtypes and shardings of a tree of arrays."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
+def restored(values: Any, like: Any) -> Any:
+  """What `pure` wrote, in the structure of `like`."""
+  return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(values))
+
+
+class Checkpoints:
+  """Saves a run's state and finds the newest that is whole.
+
+  A checkpoint counts once its SHA-256 manifest is written, which happens when
+  Orbax has finished; one without is what a dying run left behind.
+
+  Args:
+    root: The run's folder, local or in an object store.
+    keep: Newest checkpoints to keep.
+  """
+
+  def __init__(self, root: epath.PathLike, keep: int = 2):
+    self._root = epath.Path(root)
+    self._manifests = self._root / 'manifests'
+    self._unsealed: list[int] = []
+    self._manager = ocp.CheckpointManager(
+      self._root / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True
+      ),
+    )
+
+  def save(self, step: int, state: Any, record: Any) -> None:
+    """Writes in the background.
+
+    Args:
+      step: Run step at which the run will go on.
+      state: Arrays.
+      record: JSON and numpy arrays: the method's state and the like.
+    """
+    self.seal(wait=True)
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(pure(state)),
+        record=ocp.args.JsonSave(json.loads(_to_json(record))),
+      ),
+    )
+    self._unsealed.append(step)
+
+  def seal(self, wait: bool = False) -> None:
+    """Writes the manifest of what has been saved since; cheap if nothing."""
+    if not self._unsealed or (
+      not wait and self._manager.is_saving_in_progress()
+    ):
+      return
+    self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      self._manifests.mkdir(parents=True, exist_ok=True)
+      for step in self._unsealed:
+        hashes = json.dumps(self._hashes(step), indent=1)
+        write_atomically(self._manifests / f'{step}.json', hashes)
+      kept = set(self._manager.all_steps())
+      for path in self._manifests.iterdir():
+        if path.stem.isdecimal() and int(path.stem) not in kept:
+          path.unlink()
+    self._unsealed = []
+
+  def newest(self) -> int | None:
+    """The newest step whose files match its manifest, or None."""
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      manifest = self._manifests / f'{step}.json'
+      if manifest.exists() and (
+        json.loads(manifest.read_text()) == self._hashes(step)
+      ):
+        return step
+    return None
+
+  def restore(self, step: int, like: Any) -> tuple[Any, Any]:
+    """State and record of a step.
+
+    Args:
+      step: From `newest`.
+      like: A state that says what goes where; any mesh will do.
+    """
+    for later in self._manager.all_steps():
+      if later > step:  # not whole: it would be in the way of saving again
+        self._manager.delete(later)
+    found = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract(pure(like))),
+        record=ocp.args.JsonRestore(),
+      ),
+    )
+    record = json.loads(json.dumps(found['record']), object_hook=_from_json)
+    return restored(found['state'], like), record
+
+  def close(self) -> None:
+    """Waits until everything is on disk and sealed."""
+    self.seal(wait=True)
+    self._manager.close()
+
+  def _hashes(self, step: int) -> dict[str, str]:
+    folder = self._root / 'checkpoints' / str(step)
+    return {
+      str((root / name).relative_to(folder)): sha256(root / name)
+      for root, _, names in sorted(folder.walk())
+      for name in sorted(names)
+    }
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Hex digest of a file."""
+  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+
+
+def write_atomically(path: epath.PathLike, text: str) -> None:
+  """Writes a text file so that a reader sees the old or the new one whole."""
+  path = epath.Path(path)
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def _to_json(record: Any) -> str:
+  def encode(x):
+    if isinstance(x, np.ndarray):
+      data = base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
+      return {'ndarray': data, 'dtype': str(x.dtype), 'shape': x.shape}
+    if isinstance(x, np.generic):
+      return x.item()
+    raise TypeError(f'{type(x).__name__} cannot be kept in a checkpoint')
+
+  return json.dumps(record, default=encode)
+
+
+def _from_json(x: dict) -> Any:
+  if x.keys() == {'ndarray', 'dtype', 'shape'}:
+    data = base64.b64decode(x['ndarray'])
+    return np.frombuffer(data, x['dtype']).reshape(x['shape']).copy()
+  return x

@@ -1,0 +1,118 @@
+"""TFDS builders of the small world, read by index through grain.
+
+Files are array_record, so neither writing nor reading needs TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import os
+from typing import Any, ClassVar
+
+import grain
+import tensorflow_datasets as tfds
+
+from jaxdistill.data import small_world as world
+
+
+class SmallWorld(tfds.core.GeneratorBasedBuilder):
+  """The small world as a dataset.
+
+  Config `corpus` holds documents to pretrain on (formats propose, solve,
+  verify and hint; all over problems of the train split). Config `problems`
+  holds problems with their answers in four disjoint splits:
+
+  | split | problems | what |
+  |---|---|---|
+  | train | 20,000 | the corpus's mix of kinds |
+  | dev   | 200 | the held-out mix |
+  | test  | 500 | the held-out mix |
+  | ood   | 500 | kinds that the corpus shows rarely or never |
+
+  The held-out mix, fixed here once: additions of two (20%) and three digits
+  (25%), subtractions of two (20%) and three digits (20%), two digits times one
+  (15%). Out of distribution: additions and subtractions of four digits by four
+  (20% each) and four by two (15% each), three digits times one (20%), four
+  digits times one (10%). Kinds of 4 by 4 and 3 by 1 digits are 1% of the
+  corpus each; those of 4 by 2 and 4 by 1 do not occur in it.
+
+  Which split a problem belongs to is decided by its SHA-256, so no test
+  problem, in distribution or out, occurs in any training document.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS: ClassVar = [
+    tfds.core.BuilderConfig(name='problems', description='With answers.'),
+    tfds.core.BuilderConfig(name='corpus', description='To pretrain on.'),
+  ]
+  DOCUMENTS = 400_000
+
+  def _is_corpus(self) -> bool:
+    config = self.builder_config
+    return config is not None and config.name == 'corpus'
+
+  def _info(self):
+    if self._is_corpus():
+      names = 'format', 'prompt', 'response'
+    else:
+      names = 'text', 'operation', 'answer'
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.__doc__,
+      features=tfds.features.FeaturesDict(
+        {name: tfds.features.Text() for name in names}
+      ),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    if self._is_corpus():
+      return {'train': self._generate_examples(self.DOCUMENTS)}
+    draws = {
+      'train': (1, world.CORPUS_MIX, 'train', 20_000),
+      'dev': (2, world.TEST_MIX, 'dev', 200),
+      'test': (3, world.TEST_MIX, 'test', 500),
+      'ood': (4, world.OOD_MIX, 'test', 500),
+    }
+    return {split: self._problems(*draw) for split, draw in draws.items()}
+
+  def _generate_examples(self, count):
+    for i in range(count):
+      yield i, world.draw_document(0, i)
+
+  def _problems(self, seed, mix, split, count):
+    if split == 'train':  # few one-digit problems exist: repeats are allowed
+      rng = world.np.random.default_rng(seed)
+      found = [world.draw_sum(rng, mix, split) for _ in range(count)]
+    else:
+      found = world.draw_unique(seed, mix, split, count)
+    for i, s in enumerate(found):
+      answer = str(s.answer)
+      yield i, {'text': str(s), 'operation': s.operation, 'answer': answer}
+
+
+def source(config: str, split: str) -> grain.MapDataset:
+  """Examples of `small_world/<config>` by index, made on first use.
+
+  Returns:
+    A grain `MapDataset` of dicts of strings.
+  """
+  builder = SmallWorld(config=config, file_format='array_record')
+  # TFDS narrates on stdout; a run's own account is the only one users need.
+  with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+    tfds.disable_progress_bar()
+    builder.download_and_prepare()
+  read: Any = builder.as_data_source  # its signature hides behind a wrapper
+  examples = read(split=split)
+  return grain.MapDataset.source(examples).map(
+    lambda example: {k: v.decode() for k, v in example.items()}
+  )
+
+
+def fingerprint(config: str) -> str:
+  """SHA-256 over the data files of `small_world/<config>`, in name order."""
+  source(config, 'train')
+  folder = SmallWorld(config=config, file_format='array_record').data_path
+  digest = hashlib.sha256()
+  for path in sorted(p for p in folder.iterdir() if 'array_record' in p.name):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()

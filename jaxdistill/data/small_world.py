@@ -1,0 +1,234 @@
+"""The small world: arithmetic with written working, for models of 0.6M weights.
+
+A language of 30-odd symbols in which a model can propose problems, solve them
+step by step, slip, notice (`wait`) and repair, verify, and use a hint. All of
+it is generated, so every answer is known and every imperfection has a rate.
+
+  propose add :             -> 482+17
+  propose add 3 2 :         -> 482+17
+  solve 482+17 :            -> 2+7+0=09,8+1+0=09,4+0+0=04;499
+  verify 482+17 : WORKING ? -> yes
+  hint 499 solve 482+17 :   -> WORKING
+
+A step of working is `digit sign digit sign carry = carry digit`, from the last
+digit to the first (`*` adds the carry to the product; in `-` the carry is a
+borrow). After `;` comes the answer in the usual order.
+"""
+
+import dataclasses
+import hashlib
+import re
+
+import numpy as np
+
+from jaxdistill.data.tokenizer import SymbolTokenizer
+
+SIGNS = {'add': '+', 'sub': '-', 'mul': '*'}
+OPERATIONS = {sign: name for name, sign in SIGNS.items()}
+SYMBOLS = (
+  *('<pad>', '<bos>', '<eos>'),
+  *'0123456789+-*=,;:?',
+  *('propose', 'solve', 'verify', 'hint', 'wait', 'yes', 'no'),
+  *SIGNS,
+)
+TOKENIZER = SymbolTokenizer(SYMBOLS)
+
+# What the corpus shows, and what the held-out problems are drawn from: the
+# share of each (operation, digits of the first, digits of the second operand).
+CORPUS_MIX = {
+  **{('add', n, n): s for n, s in ((1, 3), (2, 14), (3, 14), (4, 1))},
+  **{('sub', n, n): s for n, s in ((1, 3), (2, 14), (3, 14), (4, 1))},
+  **{('add', a, b): 1 for a, b in ((2, 1), (3, 2), (3, 1))},
+  **{('sub', a, b): 1 for a, b in ((2, 1), (3, 2), (3, 1))},
+  **{('mul', 1, 1): 5, ('mul', 2, 1): 20, ('mul', 3, 1): 1},
+}
+TEST_MIX = {
+  ('add', 2, 2): 20,
+  ('add', 3, 3): 25,
+  ('sub', 2, 2): 20,
+  ('sub', 3, 3): 20,
+  ('mul', 2, 1): 15,
+}
+OOD_MIX = {
+  ('add', 4, 4): 20,
+  ('sub', 4, 4): 20,
+  ('add', 4, 2): 15,
+  ('sub', 4, 2): 15,
+  ('mul', 3, 1): 20,
+  ('mul', 4, 1): 10,
+}
+SLIP, REPAIR = 0.24, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """One problem: two operands and an operation."""
+
+  operation: str
+  a: int
+  b: int
+
+  def __str__(self) -> str:
+    return f'{self.a}{SIGNS[self.operation]}{self.b}'
+
+  @property
+  def answer(self) -> int:
+    if self.operation == 'add':
+      return self.a + self.b
+    return self.a - self.b if self.operation == 'sub' else self.a * self.b
+
+  @property
+  def split(self) -> str:
+    """`train`, `dev` or `test`: decided by a hash, so splits are disjoint."""
+    place = hashlib.sha256(str(self).encode()).digest()[0] % 16
+    return 'test' if place < 2 else 'dev' if place == 2 else 'train'
+
+
+_SUM = re.compile(r'(0|[1-9]\d{0,3})([-+*])(0|[1-9]\d{0,3})', re.ASCII)
+
+
+def read_sum(text: str) -> Sum | None:
+  """A well-formed problem of the world, or None.
+
+  Operands have at most four digits; differences are not negative; a factor on
+  the right has one digit.
+  """
+  match = _SUM.fullmatch(text)
+  if not match:
+    return None
+  found = Sum(OPERATIONS[match[2]], int(match[1]), int(match[3]))
+  if found.operation == 'sub' and found.a < found.b:
+    return None
+  if found.operation == 'mul' and found.b > 9:
+    return None
+  return found
+
+
+def draw_sum(rng: np.random.Generator, mix: dict, split: str) -> Sum:
+  """A problem of `split`, drawn from a mix of kinds."""
+  kinds, shares = list(mix), np.array(list(mix.values()), float)
+  operation, *lengths = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
+  while True:
+    a, b = (
+      int(rng.integers(10 ** (n - 1) if n > 1 else 0, 10**n)) for n in lengths
+    )
+    if operation == 'sub' and a < b:
+      a, b = b, a
+    found = Sum(operation, a, b)
+    if found.split == split:
+      return found
+
+
+def draw_unique(seed: int, mix: dict, split: str, count: int) -> list[Sum]:
+  """`count` different problems of a split, the mix's shares kept exactly."""
+  rng, out = np.random.default_rng(seed), []
+  found: dict[str, Sum]
+  for kind, share in mix.items():
+    wanted, found = round(count * share / sum(mix.values())), {}
+    while len(found) < wanted:
+      one = draw_sum(rng, {kind: 1}, split)
+      found[str(one)] = one
+    out += found.values()
+  return [out[i] for i in rng.permutation(len(out))]
+
+
+def _step(operation: str, x: int, y: int, carry: int) -> int:
+  """Two digits (carry, digit) as one number, e.g. 7+5+0 -> 12."""
+  if operation == 'add':
+    return x + y + carry
+  if operation == 'mul':
+    return x * y + carry
+  rest = x - y - carry
+  return rest if rest >= 0 else 20 + rest  # borrow 1, digit 10 + rest
+
+
+def work(
+  problem: Sum, rng: np.random.Generator | None, slip: float, repair: float
+) -> str:
+  """Written working and answer, with slips.
+
+  Args:
+    problem: What is worked out.
+    rng: Where slips come from; None for clean working.
+    slip: Probability that a step's result is wrong.
+    repair: Probability that `wait` and the right step follow a slip; otherwise
+      the wrong digit (and carry) is carried on with.
+  """
+  sign = SIGNS[problem.operation]
+  length = max(len(str(problem.a)), len(str(problem.b)))
+  right = [int(d) for d in str(problem.b).zfill(length)[::-1]]
+  if problem.operation == 'mul':
+    length, right = len(str(problem.a)), [problem.b] * len(str(problem.a))
+  left = [int(d) for d in str(problem.a).zfill(length)[::-1]]
+  inner = '-' if problem.operation == 'sub' else '+'
+  carry, steps, digits = 0, [], []
+  for x, y in zip(left, right, strict=True):
+    question = f'{x}{sign}{y}{inner}{carry}='
+    result = _step(problem.operation, x, y, carry)
+    text = f'{question}{result:02d}'
+    if rng is not None and rng.random() < slip:
+      wrong = _wrong(result, rng)
+      text = f'{question}{wrong:02d}'
+      if rng.random() < repair:
+        text += f' wait {question}{result:02d}'
+      else:
+        result = wrong
+    steps.append(text)
+    digits.append(result % 10)
+    carry = result // 10
+  if carry and problem.operation != 'sub':
+    digits.append(carry)
+  answer = int(''.join(map(str, digits[::-1])))
+  return f'{",".join(steps)};{answer}'
+
+
+def _wrong(result: int, rng: np.random.Generator) -> int:
+  """A step's result with its digit (mostly) or its carry changed."""
+  carry, digit = divmod(result, 10)
+  if rng.random() < 0.8:
+    digit = (digit + int(rng.integers(1, 10))) % 10
+  else:
+    carry = 1 - carry if carry < 2 else carry - 1
+  return 10 * carry + digit
+
+
+def read_answer(text: str) -> str | None:
+  """The digits behind the one `;`, or None."""
+  match = re.fullmatch(r'[^;]*;([0-9]+)', text)
+  return match[1] if match else None
+
+
+def draw_document(seed: int, index: int) -> dict[str, str]:
+  """Document `index` of the corpus: format, prompt and response.
+
+  60% solve, 16% propose, 12% verify, 12% hint. All problems are of the train
+  split.
+  """
+  rng = np.random.default_rng([seed, index])
+  problem = draw_sum(rng, CORPUS_MIX, 'train')
+  draw = rng.random()
+  if draw < 0.60:
+    kind, prompt = 'solve', f'solve {problem}:'
+    response = work(problem, rng, SLIP, REPAIR)
+  elif draw < 0.76:
+    kind = 'propose'
+    sizes = f' {len(str(problem.a))} {len(str(problem.b))}'
+    topic = problem.operation + (sizes if rng.random() < 0.3 else '')
+    prompt, response = f'propose {topic}:', str(problem)
+  elif draw < 0.88:
+    kind, shown = 'verify', work(problem, rng, 1.4 * SLIP, REPAIR)
+    right = read_answer(shown) == str(problem.answer)
+    prompt = f'verify {problem}:{shown}?'
+    response = 'yes' if right else 'no'
+  else:
+    kind, other = 'hint', rng.random()
+    if other < 0.4:
+      shown = str(problem.answer)
+    elif other < 0.7:
+      shown = work(problem, None, 0.0, 0.0)
+    else:  # an unrelated solution: a hint that does not help
+      shown = work(draw_sum(rng, CORPUS_MIX, 'train'), None, 0.0, 0.0)
+    prompt = f'hint {shown} solve {problem}:'
+    helps = other < 0.7
+    response = work(problem, rng, SLIP * (0.25 if helps else 1), REPAIR)
+  return {'format': kind, 'prompt': prompt, 'response': response}

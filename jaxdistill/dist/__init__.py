@@ -1,0 +1,30 @@
+"""Mesh, sharding by logical name, and agreement between hosts."""
+
+from jaxdistill.dist.hosts import agree_max, barrier, start_hosts, sum_over_hosts
+from jaxdistill.dist.mesh import (
+  BATCH_AXES,
+  DECODE_RULES,
+  RULES,
+  constrain,
+  local_part,
+  make_mesh,
+  put_local,
+  replicated,
+  sharding,
+)
+
+__all__ = [
+  'BATCH_AXES',
+  'DECODE_RULES',
+  'RULES',
+  'agree_max',
+  'barrier',
+  'constrain',
+  'local_part',
+  'make_mesh',
+  'put_local',
+  'replicated',
+  'sharding',
+  'start_hosts',
+  'sum_over_hosts',
+]

@@ -1,0 +1,54 @@
+"""Several processes that run the same program.
+
+Everything that decides whether another compiled call follows is agreed here
+first: all processes must issue the same calls in the same order.
+"""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def start_hosts(
+  coordinator: str = '', num_processes: int = 0, process_id: int = -1
+) -> None:
+  """Joins the processes of a run; call before any other use of JAX.
+
+  Args:
+    coordinator: `host:port` of process 0; empty for a run of one process.
+      `auto` leaves all three to JAX, which reads them from the cluster
+      (TPU pods, Slurm, GKE).
+    num_processes: How many processes there are.
+    process_id: Which of them this is.
+  """
+  if coordinator == 'auto':
+    jax.distributed.initialize()
+  elif coordinator:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def sum_over_hosts(values: np.ndarray) -> np.ndarray:
+  """The sum of a host array over all processes, in float64."""
+  values = np.asarray(values, np.float64)
+  if jax.process_count() == 1:
+    return values
+  # Bytes, because JAX would round float64 to float32 on the way.
+  gathered = multihost_utils.process_allgather(
+    np.frombuffer(values.tobytes(), np.uint8)
+  )
+  flat = np.frombuffer(np.asarray(gathered).tobytes(), np.float64)
+  return flat.reshape(jax.process_count(), *values.shape).sum(0)
+
+
+def agree_max(*values: int) -> tuple[int, ...]:
+  """The largest of each value over all processes."""
+  if jax.process_count() == 1:
+    return values
+  gathered = multihost_utils.process_allgather(np.array(values, np.int32))
+  return tuple(int(v) for v in np.asarray(gathered).max(0))
+
+
+def barrier(name: str) -> None:
+  """Waits until every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)

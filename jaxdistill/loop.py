@@ -1,0 +1,343 @@
+"""The loop: collect -> update -> refresh anchors -> evaluate -> save.
+
+It knows a method only by the members of its contract, and holds all the
+state there is: a run that dies goes on from its newest checkpoint as if it had
+never stopped.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from tqdm import tqdm
+
+from jaxdistill import dist
+from jaxdistill.anchors import Bank, parse_rule
+from jaxdistill.batch import Shapes, make_batch, split_minibatches
+from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.eval import accuracy
+from jaxdistill.methods.method import Method
+from jaxdistill.models.store import Loaded
+from jaxdistill.rollout.player import Player
+from jaxdistill.step import (
+  OptimizerConfig,
+  Params,
+  init_state,
+  make_step,
+  param_shardings,
+  split_params,
+)
+from jaxdistill.types import Problem, Task, Update
+from jaxdistill.workdir import Workdir
+
+_COLLECT, _EVALUATE = 0, 1  # purposes that random keys are folded from
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """What is measured on held-out problems.
+
+  Attributes:
+    splits: Of the task; the first is shown in the progress bar.
+    problems: Most problems per split.
+    samples: Responses per problem.
+    max_tokens: Longest response.
+  """
+
+  splits: tuple[str, ...] = ('test', 'ood')
+  problems: int = 500
+  samples: int = 4
+  max_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a run is made of, built from its config by `config.build`."""
+
+  seed: int
+  steps: int
+  eval_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  keep_anchors: int
+  trainable: str
+  method: Method
+  task: Task
+  loaded: Loaded
+  optimizer: OptimizerConfig
+  shapes: Shapes
+  max_prompts: int
+  mesh: jax.sharding.Mesh
+  anchors: Mapping[str, str]
+  eval: EvalConfig
+
+
+class Loop:
+  """One run; `train` goes through it.
+
+  Args:
+    run: What to do.
+    root: The run's folder.
+    config: The resolved config, written to the folder.
+  """
+
+  def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
+    self.run, self.workdir = run, Workdir(root)
+    self.workdir.claim(config)
+    dist.barrier('claimed')
+    self.checkpoints = Checkpoints(root, run.keep_checkpoints)
+    self.bank = Bank(epath.Path(root) / 'anchors', run.keep_anchors)
+    self.rules = {
+      name: parse_rule(rule)
+      for name, rule in {**run.anchors, **run.method.anchors}.items()
+    }
+    self.graphdef, params = split_params(run.loaded.model, run.trainable)
+    self.state = init_state(params, run.optimizer, run.mesh)
+    self.method_state = run.method.init()
+    self.anchors: dict[str, Params] = {}
+    self.key = jax.random.key(run.seed)
+    self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+    self._layout = jax.jit(
+      lambda p: p,
+      out_shardings=param_shardings(params, run.mesh, dist.DECODE_RULES),
+    )
+    self._step = make_step(self.graphdef, run.method.loss, run.optimizer)
+    splits = ('train', *run.eval.splits)
+    if jax.process_index() == 0:
+      for split in splits:
+        run.task.problems(split)
+    dist.barrier('data is made')  # one process writes what several may share
+    self._problems = _dataset(run.task.problems('train'))
+    self._problems = self._problems.shuffle(seed=run.seed).repeat()
+
+  def train(self) -> dict[str, Any]:
+    """Runs to the last step, from the newest checkpoint if there is one."""
+    run = self.run
+    self.resume()
+    self.workdir.open(self.first_step)
+    steps = range(self.first_step, run.steps)
+    bar = tqdm(
+      steps,
+      initial=self.first_step,
+      total=run.steps,
+      unit='step',
+      disable=not self.workdir.writes,
+      dynamic_ncols=True,
+    )
+    shown: dict[str, float] = {}
+    for step in bar:
+      begin = time.perf_counter()
+      self._refresh_anchors(step)
+      metrics = self._evaluate() if step % run.eval_every == 0 else {}
+      metrics |= self._train_step(step)
+      self.seconds += time.perf_counter() - begin
+      metrics['time'] = self.seconds
+      self.workdir.log(step, metrics)
+      shown |= metrics
+      bar.set_postfix_str(self._progress(shown))
+      if (step + 1) % run.checkpoint_every == 0 and step + 1 < run.steps:
+        self._save(step + 1)
+      self.checkpoints.seal()
+    return self._finish()
+
+  def _finish(self):
+    run = self.run
+    if self.first_step < run.steps:
+      begin = time.perf_counter()
+      metrics = self._evaluate()
+      self.seconds += time.perf_counter() - begin
+      self.workdir.log(run.steps, metrics | {'time': self.seconds})
+      self._save(run.steps)
+    self.bank.wait()
+    self.checkpoints.close()
+    self.workdir.close()
+    return self.workdir.summarise(
+      {
+        'wall_s': self.seconds,
+        'tokens': self.tokens,
+        'seed': run.seed,
+        'skipped_updates': int(self.state.skipped),
+        'model': run.loaded.sha256,
+        'device': jax.devices()[0].device_kind,
+      }
+    )
+
+  def _train_step(self, step: int) -> dict[str, float]:
+    begin = time.perf_counter()
+    players = {'policy': self.player(self.state.params)}
+    players |= {name: self.player(p) for name, p in self.anchors.items()}
+    key = jax.random.fold_in(jax.random.fold_in(self.key, _COLLECT), step)
+    collected = self.run.method.collect(
+      players, self.draw(step), self.method_state, step, key
+    )
+    self.method_state = collected.state
+    self.workdir.transcripts(step, collected.transcripts)
+    metrics = reduce_metrics(collected.metrics)
+    middle = time.perf_counter()
+    losses = [m for u in collected.updates for m in self.update(u)]
+    for name in {name for m in losses for name in m}:
+      values = [float(m[name]) for m in losses if name in m]
+      metrics[f'train/{name}'] = float(np.mean(values))
+    end = time.perf_counter()
+    tokens = int(dist.sum_over_hosts(np.array(collected.tokens)))
+    self.tokens += tokens
+    return metrics | {
+      'rollout/tokens_per_s': tokens / (middle - begin),
+      'time/collect_s': middle - begin,
+      'time/update_s': end - middle,
+      'time/step_s': end - begin,
+    }
+
+  def update(self, update: Update) -> list[dict[str, jax.Array]]:
+    """Takes an update's optimizer steps; one without any row takes none."""
+    metrics = []
+    for _ in range(update.epochs):
+      parts = [split_minibatches(s, update.minibatches) for s in update.sets]
+      for sets in zip(*parts, strict=True):
+        batches = [
+          make_batch(
+            s,
+            self.run.loaded.model.role_index(s.role),
+            self.run.mesh,
+            self.run.shapes,
+          )[0]
+          for s in sets
+        ]
+        batches = tuple(b for b in batches if b.total > 0)
+        if batches:
+          self.state, values = self._step(self.state, {}, batches)
+          role = sets[0].role
+          metrics.append(
+            {
+              (name if role == 'solver' else f'{role}_{name}'): value
+              for name, value in values.items()
+            }
+          )
+    return metrics
+
+  def player(self, params: Params) -> Player:
+    """Anyone with this run's architecture, laid out for decoding."""
+    return make_player(self.run, self.graphdef, self._layout(params))
+
+  def draw(self, step: int) -> list[Problem]:
+    """This host's share of a step's problems, read by index."""
+    n = self.run.method.problems
+    return _share(lambda i: self._problems[step * n + i], n)
+
+  def _refresh_anchors(self, step: int) -> None:
+    for name, rule in self.rules.items():
+      if rule.holds(step) == step:
+        self.anchors[name] = jax.tree.map(lambda x: x.copy(), self.state.params)
+        self.bank.save(name, step, self.anchors[name])
+
+  def _progress(self, latest: Mapping[str, float]) -> str:
+    """The held-out score and the speed, for the progress bar."""
+    split = self.run.eval.splits[0]
+    pairs = (
+      (f'eval/{split}/accuracy_sampled', 'sampled {:.3f}'),
+      (f'eval/{split}/accuracy_greedy', 'greedy {:.3f}'),
+      ('train/loss', 'loss {:.3f}'),
+      ('rollout/tokens_per_s', '{:,.0f} tokens/s'),
+    )
+    return ', '.join(f.format(latest[k]) for k, f in pairs if latest.get(k))
+
+  def _evaluate(self) -> dict[str, float]:
+    return evaluate(self.run, self.player(self.state.params))
+
+  def _save(self, step: int) -> None:
+    self.bank.wait()  # a checkpoint is only as good as its anchors
+    self.checkpoints.save(
+      step,
+      self.state,
+      {
+        'method': self.method_state,
+        'tokens': self.tokens,
+        'seconds': self.seconds,
+      },
+    )
+
+  def resume(self) -> None:
+    """Takes up the newest whole checkpoint, if there is one."""
+    step = self.checkpoints.newest()
+    if step is None:
+      return
+    self.state, record = self.checkpoints.restore(step, self.state)
+    self.method_state = record['method']
+    self.tokens, self.seconds = record['tokens'], record['seconds']
+    self.first_step = step
+    for name, rule in self.rules.items():
+      if rule.holds(step) != step:
+        self.anchors[name] = self.bank.restore(
+          name, rule.holds(step), self.state.params
+        )
+
+
+def make_player(
+  run: Run, graphdef: nnx.GraphDef, params: tuple[nnx.State, ...]
+) -> Player:
+  """A player of a run's architecture.
+
+  Args:
+    run: Whose tokenizer, mesh and shapes it uses.
+    graphdef: Of its model.
+    params: Its parameters, in any number of parts.
+  """
+  return Player(
+    graphdef=graphdef,
+    params=params,
+    roles=run.loaded.model.deltas.roles,
+    tokenizer=run.loaded.tokenizer,
+    mesh=run.mesh,
+    shapes=run.shapes,
+    max_prompts=run.max_prompts,
+  )
+
+
+def evaluate(run: Run, player: Player) -> dict[str, float]:
+  """Metrics `eval/<split>/<name>` of a player; the same draws every time."""
+  key = jax.random.fold_in(jax.random.key(run.seed), _EVALUATE)
+  out = {}
+  for split in run.eval.splits:
+    held_out = run.task.problems(split)
+    observed = accuracy(
+      player,
+      _share(held_out.__getitem__, min(len(held_out), run.eval.problems)),
+      samples=run.eval.samples,
+      max_tokens=run.eval.max_tokens,
+      key=key,
+    )
+    named = {f'eval/{split}/{k}': v for k, v in observed.items()}
+    out |= reduce_metrics(named)
+  return out
+
+
+def _dataset(problems: Any) -> grain.MapDataset:
+  return grain.MapDataset.source(problems)
+
+
+def reduce_metrics(observed: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  """Means over all observations of all hosts; names without any are left out.
+
+  Every process calls it with the same names.
+  """
+  names = sorted(observed)
+  sums = np.array([(np.sum(observed[n]), len(observed[n])) for n in names])
+  totals = dist.sum_over_hosts(sums.reshape(-1, 2))
+  return {
+    n: float(total / count)
+    for n, (total, count) in zip(names, totals, strict=True)
+    if count
+  }
+
+
+def _share(get, n: int) -> list[Problem]:
+  """This host's part of problems 0 to n - 1, each with its address."""
+  host, hosts = jax.process_index(), jax.process_count()
+  part = range(host * n // hosts, (host + 1) * n // hosts)
+  return [dataclasses.replace(get(i), row=i) for i in part]

@@ -1,0 +1,313 @@
+"""jaxdistill: language models that improve themselves.
+
+jaxdistill train --config configs/sqlm_small.py --workdir runs/a
+jaxdistill chat --workdir runs/a
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+_USAGE = 2  # exit code for bad input
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a verb; returns the exit code."""
+  args, rest = _parser().parse_known_args(argv)
+  from jaxdistill.config import ConfigError
+
+  try:
+    args.overrides = _overrides(rest, args.verb)
+    args.run(args)
+  except ConfigError as e:
+    print(f'jaxdistill: {e}', file=sys.stderr)
+    return _USAGE
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='jaxdistill',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
+
+  train = verbs.add_parser(
+    'train',
+    help='train a model as a config says; goes on where it stopped',
+    epilog='Any key of the config: --config.KEY=VALUE, for example '
+    '--config.method.samples=16',
+  )
+  train.add_argument('--config', required=True, help='a file of configs/')
+  train.add_argument('--workdir', required=True, help='where the run lives')
+  train.add_argument(
+    '--coordinator',
+    default='',
+    help='host:port of process 0, or auto on a cluster; default one process',
+  )
+  train.add_argument('--num_processes', type=int, default=0)
+  train.add_argument('--process_id', type=int, default=-1)
+  train.set_defaults(run=_train)
+
+  score = verbs.add_parser('eval', help='accuracy on held-out problems')
+  _add_model(score)
+  score.add_argument('--task', help="default: the run's own, or small")
+  score.add_argument('--split', default='test', help='test, ood or dev')
+  score.add_argument('--samples', type=int, default=8, help='answers each')
+  score.set_defaults(run=_eval)
+
+  chat = verbs.add_parser('chat', help='ask a model; see how it votes')
+  _add_model(chat)
+  chat.add_argument('--role', choices=('solver', 'proposer'), default='solver')
+  chat.add_argument('--samples', type=int, default=8, help='answers each')
+  chat.add_argument('--temperature', type=float, default=1.0)
+  chat.set_defaults(run=_chat)
+
+  plot = verbs.add_parser('plot', help='draw the curves of runs')
+  plot.add_argument('workdirs', nargs='+')
+  plot.add_argument('--out', default='curves.png')
+  plot.set_defaults(run=_plot)
+
+  export = verbs.add_parser('export', help='write a model to a directory')
+  _add_model(export)
+  export.add_argument(
+    '--role', choices=('solver', 'proposer'), default='solver'
+  )
+  export.add_argument('--to', required=True, help='directory to make')
+  export.set_defaults(run=_export)
+  return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_mutually_exclusive_group(required=True)
+  group.add_argument('--workdir', help='of a run: its newest checkpoint')
+  group.add_argument('--model', help='a shipped base or a directory')
+  parser.add_argument(
+    '--anchor', help='with --workdir: a past version, as name@step'
+  )
+
+
+def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
+  from jaxdistill.config import ConfigError
+
+  pairs = []
+  for text in rest:
+    key, equals, value = text.removeprefix('--config.').partition('=')
+    if verb != 'train' or not text.startswith('--config.') or not equals:
+      raise ConfigError(
+        f'{text!r} is not understood; config keys are set as '
+        '--config.KEY=VALUE, and jaxdistill VERB --help lists the rest'
+      )
+    pairs.append((key, value))
+  return pairs
+
+
+def _cache_compilations() -> None:
+  import jax
+
+  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+  folder = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def _train(args: argparse.Namespace) -> None:
+  from jaxdistill import config as configs
+  from jaxdistill import dist
+
+  config = configs.read_config(args.config, args.overrides)
+  configs.check(config)
+  _cache_compilations()
+  dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
+  import jax
+
+  from jaxdistill.loop import Loop
+
+  run = configs.build(config)
+  with jax.set_mesh(run.mesh), _one_line():
+    loop = Loop(run, args.workdir, config.to_dict())
+  with jax.set_mesh(run.mesh):
+    summary = loop.train()
+  if jax.process_index() == 0:
+    from jaxdistill.plots import draw_curves
+
+    draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
+    print(account(summary, args.workdir))
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+  """Turns what the user can mend into a `ConfigError`."""
+  from jaxdistill.config import ConfigError
+
+  try:
+    yield
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
+  except FileNotFoundError as e:
+    raise ConfigError(str(e)) from None
+  except OSError as e:
+    why = (e.strerror or str(e)).lower()
+    raise ConfigError(f'{e.filename or "a file"}: {why}') from None
+
+
+def account(summary: dict, workdir: epath.PathLike) -> str:
+  """A run in a few plain lines: where it began, where it ended, what next."""
+  lines = ['', f'{"":34}{"began":>8}{"ended":>8}{"best":>8}']
+  for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
+    for kind in ('sampled', 'greedy'):
+      values = summary.get(f'eval/{split}/accuracy_{kind}')
+      if values:
+        figures = (values[k] for k in ('first', 'last', 'best'))
+        row = ''.join(f'{v:8.3f}' for v in figures)
+        lines.append(f'{f"accuracy {where}, {kind}":34}{row}')
+  root = epath.Path(workdir)
+  skipped = summary['skipped_updates']
+  lines += [
+    '',
+    f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
+    + (f', {skipped} updates skipped (not finite)' if skipped else ''),
+    f'The curves:       {root / "curves.png"}',
+    f'What was asked and answered, step by step: {root / "rollouts"}',
+    f'Talk to it:       jaxdistill chat --workdir {root}',
+  ]
+  return '\n'.join(lines)
+
+
+@contextlib.contextmanager
+def _asked(args: argparse.Namespace) -> Iterator[tuple]:
+  """The run, the model and a player that a verb's options name."""
+  import json
+
+  import jax
+  from flax import nnx
+  from ml_collections import ConfigDict
+
+  from jaxdistill import config as configs
+
+  _cache_compilations()
+  if args.anchor and not args.workdir:
+    raise configs.ConfigError('--anchor needs --workdir')
+  if args.workdir:
+    path = epath.Path(args.workdir) / 'config.json'
+    if not path.exists():
+      raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
+    stored = json.loads(path.read_text())
+    config: Any = ConfigDict(stored, convert_dict=True)
+  else:
+    stored = None
+    config = configs.base_config('sft')
+    config.model, config.roles = args.model, 'shared'
+  configs.check(config)
+  run = configs.build(config)
+  from jaxdistill.loop import Loop, make_player
+  from jaxdistill.step import split_params
+
+  with jax.set_mesh(run.mesh):
+    graphdef, params = split_params(run.loaded.model, run.trainable)
+    if stored:
+      with _one_line():
+        loop = Loop(run, args.workdir, stored)
+        loop.resume()
+        params = loop.state.params
+        if args.anchor:
+          name, _, step = args.anchor.partition('@')
+          if not step.isdecimal():
+            raise ValueError(
+              f'--anchor is {args.anchor!r}; it must be name@step, one of: '
+              f'{loop.bank.listing()}'
+            )
+          params = loop.bank.restore(name, int(step), params)
+        elif not loop.first_step:
+          raise ValueError(f'{args.workdir} has no whole checkpoint yet')
+    yield run, nnx.merge(graphdef, *params), make_player(run, graphdef, params)
+
+
+def _eval(args: argparse.Namespace) -> None:
+  import dataclasses
+
+  from jaxdistill.data.tasks import load_task
+  from jaxdistill.loop import evaluate
+
+  with _asked(args) as (run, _, player), _one_line():
+    wanted = dataclasses.replace(
+      run.eval, splits=(args.split,), samples=args.samples
+    )
+    task = load_task(args.task) if args.task else run.task
+    run = dataclasses.replace(run, eval=wanted, task=task)
+    for name, value in evaluate(run, player).items():
+      print(f'{name:32} {value:.4f}')
+
+
+def _chat(args: argparse.Namespace) -> None:
+  import jax
+
+  from jaxdistill import rewards
+  from jaxdistill.rollout import Sampling
+  from jaxdistill.types import Problem, Prompt
+
+  with _asked(args) as (run, _, player):
+    with _one_line():
+      sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
+    task, solver = run.task, args.role == 'solver'
+    hint = 'a problem, e.g. 47+85' if solver else 'a topic: add, sub or mul'
+    print(f'{hint}; an empty line ends.')
+    for turn in range(10**6):
+      try:
+        text = input(f'{args.role}> ').strip()
+      except EOFError:
+        break
+      if not text:
+        break
+      problem = Problem(text, task, topic=text)
+      ask = task.solver_prompt if solver else task.proposer_prompt
+      prompt = Prompt(args.role, ask(problem), row=turn)
+      try:
+        (rollouts,) = player.generate(
+          [prompt], sampling, jax.random.key(run.seed)
+        )
+      except ValueError as e:
+        print(f'  {e}')
+        continue
+      for r in rollouts:
+        print(f'  {r.text}' + (' ... (cut)' if r.finish == 'length' else ''))
+      if solver:
+        vote = rewards.majority(rewards.answers(task, rollouts))
+        won = f'{vote.answer} ({vote.count} of {args.samples})'
+        print(f'  vote: {won if vote.answer is not None else "no majority"}')
+
+
+def _plot(args: argparse.Namespace) -> None:
+  from jaxdistill.plots import draw_curves
+
+  with _one_line():
+    draw_curves(args.workdirs, args.out)
+  print(args.out)
+
+
+def _export(args: argparse.Namespace) -> None:
+  from jaxdistill import models
+
+  with _asked(args) as (run, model, _):
+    merged = models.merge(model, args.role)
+    source = args.model or f'{args.workdir} {args.anchor or ""}'.strip()
+    manifest = {'source': source, 'role': args.role}
+    with _one_line():
+      models.save(args.to, merged, run.loaded.tokenizer, manifest)
+  print(args.to)
+
+
+def cli() -> None:
+  """Entry point of the `jaxdistill` command."""
+  sys.exit(main())
+
+
+if __name__ == '__main__':
+  cli()

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: maximise the likelihood of given responses.
+
+Each token of a response counts the same: `-log p(token | before)`, averaged
+over all response tokens of the step. It pretrains the shipped bases and is the
+step that other methods take on data of their own making.
+"""
+
+import dataclasses
+
+from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+  """Hyper-parameters of supervised fine-tuning.
+
+  Attributes:
+    problems: Demonstrations per step, over all hosts.
+    epochs: Passes over each step's demonstrations.
+    minibatches: Optimizer steps per pass.
+  """
+
+  problems: int = 128
+  epochs: int = 1
+  minibatches: int = 1
+
+  @property
+  def anchors(self):
+    return {}
+
+  def init(self):
+    return {}
+
+  def collect(self, players, problems, state, step, key):
+    del step, key
+    policy, rows = players['policy'], []
+    for problem in problems:
+      prompt, response = problem.demonstration
+      shown = policy.written(Prompt('solver', prompt), response)
+      n = len(shown.tokens_T)
+      rows.append(response_row(shown, weight=1.0, total=n))
+    metrics = {'train/tokens': [len(row.tokens_T) for row in rows]}
+    sets = (RowSet('solver', rows),)
+    update = Update(sets, self.epochs, self.minibatches)
+    return Collected([update], state, metrics, [])
+
+  def loss(self, model, frozen, batch):
+    del frozen
+    logp = model.logprobs(
+      batch.tokens, batch.positions, batch.segments, role=batch.role
+    )
+    return -logp, {}

@@ -1,0 +1,15 @@
+"""Who answers: one shared decoder, role deltas, and models on disk."""
+
+from jaxdistill.models.decoder import Decoder, DecoderConfig
+from jaxdistill.models.linear import Deltas
+from jaxdistill.models.store import from_pretrained, load, merge, save
+
+__all__ = [
+  'Decoder',
+  'DecoderConfig',
+  'Deltas',
+  'from_pretrained',
+  'load',
+  'merge',
+  'save',
+]

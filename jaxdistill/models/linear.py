@@ -1,0 +1,148 @@
+"""A linear map with low-rank deltas: one shared by all roles, one per role.
+
+A role is a tuple of named deltas on top of the trunk. Every delta is `a @ b`
+with `b` zero at the start, so each role begins as the trunk itself. Which role
+is in force is a traced index: changing it does not compile anything anew.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+
+class SharedDelta(nnx.Param):
+  """A delta in force for every role (LoRA)."""
+
+
+class RoleDelta(nnx.Param):
+  """Deltas of all roles, stacked on a leading axis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Deltas:
+  """Which deltas a model carries.
+
+  Attributes:
+    roles: Names of the roles, in the order of their index.
+    per_role: Where each role has a delta of its own: `heads` (the output
+      projection), `adapter` (every linear map) or `shared` (nowhere: the role
+      is in the prompt only).
+    lora: Whether a delta shared by all roles sits on every linear map.
+    rank: Rank of every delta.
+    alpha: Deltas are scaled by `alpha / rank`.
+  """
+
+  roles: tuple[str, ...] = ('solver', 'proposer')
+  per_role: str = 'heads'
+  lora: bool = False
+  rank: int = 16
+  alpha: float = 16.0
+
+  def __post_init__(self):
+    if self.per_role not in ('heads', 'adapter', 'shared'):
+      raise ValueError(
+        f'roles is {self.per_role!r}; it must be heads, adapter or shared'
+      )
+    if self.rank < 1:
+      raise ValueError(f'rank is {self.rank}; it must be at least 1')
+
+
+class Weights(NamedTuple):
+  """A kernel and the delta in force, ready for use.
+
+  Attributes:
+    kernel: `Float[Array, '*L I O']`.
+    delta: `a` of `Float[Array, '*L I R']`, scaled, and `b` of
+      `Float[Array, '*L R O']`; None where no delta is in force.
+  """
+
+  kernel: Array
+  delta: tuple[Array, Array] | None
+
+
+class Linear(nnx.Module):
+  """`x @ (kernel + sum of a @ b)`, stacked over layers.
+
+  Args:
+    stack: Leading axes: `(layers,)`, or `()` for a single map.
+    shape: Input and output size.
+    axes: Logical names of input and output.
+    deltas: Which deltas the model carries.
+    is_head: Whether this is the output projection.
+    rngs: Where initial values come from.
+    tied: The kernel is held elsewhere (a tied output projection).
+  """
+
+  def __init__(
+    self,
+    stack: tuple[int, ...],
+    shape: tuple[int, int],
+    axes: tuple[str, str],
+    deltas: Deltas,
+    *,
+    is_head: bool = False,
+    tied: bool = False,
+    rngs: nnx.Rngs,
+  ):
+    names = ('layers',) * len(stack)
+    normal = jax.nn.initializers.normal(shape[0] ** -0.5)
+    if not tied:
+      kernel = normal(rngs.params(), (*stack, *shape))
+      self.kernel = nnx.Param(kernel, axes=(*names, *axes))
+    self.scale = deltas.alpha / deltas.rank
+
+    def delta(kind, lead, lead_names):
+      a = normal(rngs.params(), (*lead, *stack, shape[0], deltas.rank))
+      b = jnp.zeros((*lead, *stack, deltas.rank, shape[1]))
+      return (
+        kind(a, axes=(*lead_names, *names, axes[0], 'rank')),
+        kind(b, axes=(*lead_names, *names, 'rank', axes[1])),
+      )
+
+    adapted = deltas.per_role == 'adapter'
+    pairs = []
+    if deltas.lora:
+      pairs.append(delta(SharedDelta, (), ()))
+    if adapted or (deltas.per_role == 'heads' and is_head):
+      pairs.append(delta(RoleDelta, (len(deltas.roles),), ('role',)))
+    self.deltas = nnx.List([nnx.List(pair) for pair in pairs])
+
+  def weights(
+    self, role: Int[Array, ''] | int | None, tied: Array | None = None
+  ) -> Weights:
+    """The kernel and the deltas of `role` joined along their rank.
+
+    Args:
+      role: Index of the role; None turns every delta off.
+      tied: The kernel, where it is held elsewhere.
+    """
+    kernel = self.kernel[...] if tied is None else tied
+    if role is None or not self.deltas:
+      return Weights(kernel, None)
+    pairs = [
+      [p[...][role] if isinstance(p, RoleDelta) else p[...] for p in pair]
+      for pair in self.deltas
+    ]
+    a = jnp.concatenate([a for a, _ in pairs], -1) * self.scale
+    return Weights(kernel, (a, jnp.concatenate([b for _, b in pairs], -2)))
+
+
+def apply(x: Float[Array, '... I'], weights: Weights) -> Float[Array, '... O']:
+  """`x @ (kernel + delta)`, computed in the dtype of `x`."""
+  y = x @ weights.kernel.astype(x.dtype)
+  if weights.delta is None:
+    return y
+  a, b = weights.delta
+  return y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
+
+
+def dense(weights: Weights) -> Float[Array, '*L I O']:
+  """The kernel with its delta added."""
+  if weights.delta is None:
+    return weights.kernel
+  a, b = weights.delta
+  return weights.kernel + a @ b

@@ -1,0 +1,109 @@
+"""The curves of one or more runs."""
+
+import json
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt
+from etils import epath
+
+# Panel title -> what it shows: metric, label, line style.
+PANELS = {
+  'Held-out accuracy': (
+    ('eval/test/accuracy_sampled', 'sampled', '-'),
+    ('eval/test/accuracy_greedy', 'greedy', '--'),
+    ('eval/test/vote_accuracy', 'vote', ':'),
+  ),
+  'Out-of-distribution accuracy': (
+    ('eval/ood/accuracy_sampled', 'sampled', '-'),
+    ('eval/ood/accuracy_greedy', 'greedy', '--'),
+    ('eval/ood/vote_accuracy', 'vote', ':'),
+  ),
+  'Self-play: is the vote right?': (
+    ('selfplay/vote_accuracy', 'vote is right', '-'),
+    ('selfplay/agreement', 'agreement', '--'),
+    ('train/reward', 'reward', '-'),
+  ),
+  'Self-play: what is proposed': (
+    ('selfplay/valid', 'valid', '-'),
+    ('selfplay/distinct', 'distinct', '--'),
+    ('selfplay/proposer_reward', 'proposer reward', ':'),
+  ),
+  'KL to the anchor (nats per token)': (
+    ('train/kl_base', 'solver', '-'),
+    ('train/proposer_kl_base', 'proposer', '--'),
+  ),
+  'Response length (tokens)': (('rollout/length', 'length', '-'),),
+  'Training loss': (('train/loss', 'loss', '-'),),
+}
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
+  """The lines of a run's `metrics.jsonl`.
+
+  Raises:
+    FileNotFoundError: The folder holds no run.
+  """
+  path = epath.Path(workdir) / 'metrics.jsonl'
+  if not path.exists():
+    raise FileNotFoundError(f'{workdir} holds no run (no metrics.jsonl)')
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def draw_curves(
+  workdirs: Sequence[epath.PathLike], out: epath.PathLike
+) -> None:
+  """Draws the panels for which some run has values.
+
+  Args:
+    workdirs: Folders of runs; one colour each where there are several.
+    out: The PNG file to write.
+  """
+  runs = {str(w): read_metrics(w) for w in workdirs}
+  names = {k for lines in runs.values() for line in lines for k in line}
+  panels = {
+    title: [s for s in series if s[0] in names]
+    for title, series in PANELS.items()
+  }
+  panels = {title: series for title, series in panels.items() if series}
+  if not panels:
+    raise ValueError(f'nothing to draw yet in {", ".join(runs)}')
+  columns = min(3, len(panels))
+  rows = -(-len(panels) // columns)
+  figure, axes = plt.subplots(
+    rows, columns, figsize=(5 * columns, 3.4 * rows), squeeze=False
+  )
+  for axis in axes.flat[len(panels) :]:
+    axis.axis('off')
+  for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
+    _draw_panel(axis, title, series, runs)
+  figure.tight_layout()
+  with epath.Path(out).open('wb') as file:
+    figure.savefig(file, format='png', dpi=130)
+  plt.close(figure)
+
+
+def _draw_panel(axis, title, series, runs):
+  for i, (run, lines) in enumerate(runs.items()):
+    for j, (name, label, style) in enumerate(series):
+      points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
+      if not points:
+        continue
+      many = len(runs) > 1
+      axis.plot(
+        *zip(*points, strict=True),
+        style,
+        color=f'C{i if many else j}',
+        marker='o' if len(points) < 15 else None,
+        markersize=3.5,
+        label=f'{epath.Path(run).name}: {label}' if many else label,
+      )
+  axis.set_title(title, fontsize=11)
+  axis.set_xlabel('step')
+  if 'accuracy' in title or 'Self-play' in title:
+    axis.set_ylim(-0.03, 1.03)
+  axis.grid(alpha=0.3)
+  axis.legend(fontsize=8)

@@ -1,0 +1,282 @@
+"""The train state, and one jitted gradient step for any method's loss."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from jaxdistill import dist
+from jaxdistill.batch import Batch
+from jaxdistill.models.decoder import Decoder
+from jaxdistill.models.linear import RoleDelta, SharedDelta
+
+Loss = Callable[[Decoder, Any, Batch], tuple[Array, dict[str, Array]]]
+
+
+class Params(NamedTuple):
+  """A model's parameters, by when they move.
+
+  Attributes:
+    shared: Trained by every role: the trunk, or a LoRA on a frozen trunk.
+    roles: Stacked over roles; only the slice of the role in force moves.
+    frozen: Never moves.
+  """
+
+  shared: nnx.State
+  roles: nnx.State
+  frozen: nnx.State
+
+
+class TrainState(NamedTuple):
+  """All that a gradient step changes.
+
+  Attributes:
+    params: Parameters.
+    shared_opt: Optimizer state of `params.shared`.
+    role_opts: Optimizer states of `params.roles`, stacked like them, the step
+      counts of the moments included.
+    step: Optimizer steps taken; the learning-rate schedule's clock.
+    skipped: Updates left out because a gradient was not finite.
+  """
+
+  params: Params
+  shared_opt: optax.OptState
+  role_opts: optax.OptState
+  step: Int[Array, '']
+  skipped: Int[Array, '']
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with warm-up, schedule and clipping.
+
+  Attributes:
+    lr: Peak learning rate.
+    schedule: `constant`, `cosine` or `linear` (both to 0) after the warm-up.
+    warmup: Optimizer steps of linear warm-up.
+    steps: Optimizer steps over which `cosine` and `linear` decay.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    eps: Added to the root of the second moment.
+    weight_decay: Decoupled, on matrices only.
+    clip: Largest global norm of a gradient, shared and role parts together.
+  """
+
+  lr: float = 3e-4
+  schedule: str = 'constant'
+  warmup: int = 0
+  steps: int = 0
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip: float = 1.0
+
+  def learning_rate(self) -> optax.Schedule:
+    """The learning rate as a function of the optimizer step."""
+    after = {
+      'constant': optax.constant_schedule(self.lr),
+      'cosine': optax.cosine_decay_schedule(self.lr, max(self.steps, 1)),
+      'linear': optax.linear_schedule(self.lr, 0.0, max(self.steps, 1)),
+    }
+    if self.schedule not in after:
+      raise ValueError(
+        f'optimizer.schedule is {self.schedule!r}; it must be one of '
+        + ', '.join(after)
+      )
+    if self.schedule != 'constant' and not self.steps:
+      raise ValueError(
+        f'optimizer.schedule {self.schedule!r} needs optimizer.steps, over '
+        'which the rate decays'
+      )
+    if not self.warmup:
+      return after[self.schedule]
+    rise = optax.linear_schedule(0.0, self.lr, self.warmup)
+    return optax.join_schedules([rise, after[self.schedule]], [self.warmup])
+
+  def direction(self) -> optax.GradientTransformation:
+    """AdamW's update before it is scaled by the learning rate."""
+    return optax.chain(
+      optax.scale_by_adam(self.b1, self.b2, self.eps),
+      optax.add_decayed_weights(
+        self.weight_decay,
+        mask=_is_matrix,
+      ),
+    )
+
+
+def _is_matrix(tree: Any) -> Any:
+  return jax.tree.map(
+    lambda v: None not in v.axes,
+    tree,
+    is_leaf=lambda x: isinstance(x, nnx.Variable),
+  )
+
+
+def split_params(model: Decoder, trainable: str) -> tuple[nnx.GraphDef, Params]:
+  """Splits a model by what is trained.
+
+  Args:
+    model: Its parameters are taken over, not copied.
+    trainable: `full` (the trunk moves) or `lora` (only deltas move).
+  """
+  if trainable == 'full':
+    graphdef, roles, shared, frozen = nnx.split(
+      model, RoleDelta, nnx.Param, ...
+    )
+  else:
+    graphdef, roles, shared, frozen = nnx.split(
+      model, RoleDelta, SharedDelta, ...
+    )
+  return graphdef, Params(shared, roles, frozen)
+
+
+def param_shardings(params: Any, mesh: Mesh, rules: dict = dist.RULES) -> Any:
+  """The sharding of every parameter, from its logical axes."""
+
+  def of(variable):
+    where = dist.sharding(mesh, variable.axes, variable.shape, rules)
+    return variable.replace(where)
+
+  return jax.tree.map(of, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def init_state(
+  params: Params, optimizer: OptimizerConfig, mesh: Mesh
+) -> TrainState:
+  """A fresh train state on a mesh; `params` are copied to where they belong."""
+  direction = optimizer.direction()
+  stacked = jax.tree.leaves(params.roles)
+  count = (stacked[0].shape[0] if stacked else 1,)
+
+  def build(params):
+    role_opts = jax.tree.map(
+      lambda x: x if x.ndim else jnp.broadcast_to(x, count),
+      direction.init(params.roles),
+    )
+    return TrainState(
+      params=params,
+      shared_opt=direction.init(params.shared),
+      role_opts=role_opts,
+      step=jnp.zeros((), jnp.int32),
+      skipped=jnp.zeros((), jnp.int32),
+    )
+
+  shardings = state_shardings(jax.eval_shape(build, params), mesh)
+  return jax.jit(build, out_shardings=shardings)(params)
+
+
+def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
+  """Where every array of a train state lives.
+
+  Moments are found by their Variables: they carry the logical axes of the
+  parameters that they belong to. All else is replicated.
+  """
+  whole = dist.replicated(mesh)
+
+  def of(leaf):
+    if isinstance(leaf, nnx.Variable):
+      return param_shardings(leaf, mesh)
+    return whole
+
+  return jax.tree.map(
+    of, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable)
+  )
+
+
+def make_step(
+  graphdef: nnx.GraphDef, loss: Loss, optimizer: OptimizerConfig
+) -> Callable:
+  """The compiled step `(state, frozen, batches) -> (state, metrics)`.
+
+  It minimises the sum over batches of `sum(weight * value) / total`. Each
+  batch is gone through in microbatches whose gradients add up, so any split
+  gives the same step. A step whose gradient is not finite changes nothing but
+  the count of skipped ones. `state` is donated.
+
+  Args:
+    graphdef: Of the model.
+    loss: A method's `loss`.
+    optimizer: Its hyper-parameters.
+  """
+  direction = optimizer.direction()
+  learning_rate = optimizer.learning_rate()
+
+  def objective(moving, still, frozen, batch):
+    model = nnx.merge(graphdef, *moving, still)
+    values, metrics = loss(model, frozen, batch)
+    metrics = {'loss': values} | metrics
+    trained = batch.weight != 0
+    sums = {k: jnp.sum(jnp.where(trained, v, 0)) for k, v in metrics.items()}
+    weighted = jnp.where(trained, batch.weight * values, 0)
+    return jnp.sum(weighted) / batch.total, (sums, jnp.sum(trained))
+
+  def accumulate(state, frozen, batch):
+    """Gradient and metric sums over the microbatches that hold rows."""
+    moving = (state.params.roles, state.params.shared)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+
+    def one(i):
+      micro = batch.microbatch(i)
+      return gradient(moving, state.params.frozen, frozen, micro)
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(one, jnp.zeros((), jnp.int32)),
+    )
+
+    def add(i, so_far):
+      return jax.tree.map(jnp.add, so_far, one(i))
+
+    return jax.lax.fori_loop(0, batch.microbatches, add, zeros)
+
+  def step(state, frozen, batches):
+    parts = [accumulate(state, frozen, batch) for batch in batches]
+    (value, (sums, count)), grads = jax.tree.map(lambda *x: sum(x), *parts)
+    norm = optax.global_norm(grads)
+    scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
+    role_grads, shared_grads = jax.tree.map(lambda g: g * scale, grads)
+    role = batches[0].role
+    lr = learning_rate(state.step)
+
+    def move(grads, opt, params) -> tuple[Any, Any]:
+      updates, opt = direction.update(grads, opt, params)
+      updates = jax.tree.map(lambda u: u * -jnp.asarray(lr), updates)
+      return optax.apply_updates(params, updates), opt
+
+    def pick(tree):
+      return jax.tree.map(lambda x: x[role], tree)
+
+    shared, shared_opt = move(
+      shared_grads, state.shared_opt, state.params.shared
+    )
+    # Only the role in force: momentum would move an idle one too.
+    moved = move(
+      pick(role_grads), pick(state.role_opts), pick(state.params.roles)
+    )
+    roles, role_opts = jax.tree.map(
+      lambda all_roles, new: all_roles.at[role].set(new),
+      (state.params.roles, state.role_opts),
+      moved,
+    )
+    new = TrainState(
+      params=Params(shared, roles, state.params.frozen),
+      shared_opt=shared_opt,
+      role_opts=role_opts,
+      step=state.step + 1,
+      skipped=state.skipped,
+    )
+    fine = jnp.isfinite(norm) & jnp.isfinite(value)
+    same = state._replace(skipped=state.skipped + 1)
+    state = jax.tree.map(lambda n, s: jnp.where(fine, n, s), new, same)
+    metrics = {k: v / jnp.maximum(count, 1) for k, v in sums.items()}
+    metrics |= {'loss': value, 'grad_norm': norm, 'lr': lr}
+    return state, metrics | {'skipped': state.skipped}
+
+  return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,216 @@
+"""The nouns that all folders share: frozen, host side, free of JAX.
+
+Data flows through them in this order:
+
+  Problem -> Prompt -> Rollout -> Row -> (arrays, made in `batch.py`)
+
+Ragged axes are named by suffix: `_P` problems, `_G` samples of one problem,
+`_T` tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Problems(Protocol):
+  """Problems read by index: a list, a grain `MapDataset`, or the like."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> 'Problem': ...
+
+
+@runtime_checkable
+class Task(Protocol):
+  """Where problems come from, how they are asked, and how answers are read."""
+
+  @property
+  def name(self) -> str: ...
+
+  def problems(self, split: str) -> 'Problems':
+    """Problems (or documents) of a split, read by index."""
+    ...
+
+  def solver_prompt(self, problem: 'Problem') -> str:
+    """The text that asks the solver head for an answer."""
+    ...
+
+  def proposer_prompt(self, topic: 'Problem') -> str:
+    """The text that asks the proposer head for a problem on `topic`."""
+    ...
+
+  def parse_problem(self, text: str) -> 'Problem | None':
+    """A proposal read back, or None if malformed or held out for testing."""
+    ...
+
+  def parse_answer(self, text: str) -> str | None:
+    """The final answer in a response, or None if there is none."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """One thing to be answered.
+
+  Attributes:
+    text: What is asked, e.g. `'47+85'`.
+    task: The task that asks it and reads its answers.
+    answer: The known answer. Methods that learn without labels read it only to
+      measure; None where nobody knows.
+    topic: What a proposer is asked for.
+    demonstration: A prompt and the response to learn from it (for supervised
+      methods).
+    row: Global address within a step: random draws for this problem are folded
+      from it, so they do not depend on the host or the batch.
+  """
+
+  text: str
+  task: Task = dataclasses.field(repr=False, compare=False)
+  answer: str | None = None
+  topic: str = ''
+  demonstration: tuple[str, str] | None = None
+  row: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """What a player is given: a role (whose deltas are used) and a text.
+
+  `row` is the global address from which the samples' randomness is folded.
+  """
+
+  role: str
+  text: str
+  row: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """One sampled response.
+
+  Attributes:
+    prompt: What was asked.
+    prompt_T: Prompt token ids, int32[P].
+    tokens_T: Response token ids, the end mark included, int32[T].
+    logp_T: log-prob of each response token under the *full* softmax at the
+      sampling temperature, float32[T].
+    kept_T: log of the probability mass that top-k and top-p kept, float32[T];
+      `logp_T - kept_T` is the log-prob under which the token was drawn.
+    finish: `'stop'` or `'length'` (cut: such a response has no vote).
+    text: The response as text.
+  """
+
+  prompt: Prompt
+  prompt_T: np.ndarray
+  tokens_T: np.ndarray
+  logp_T: np.ndarray
+  kept_T: np.ndarray
+  finish: Literal['stop', 'length']
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One training sequence.
+
+  The gradient step minimises `sum(weight * value) / sum(total)` over all rows
+  of a set, so every way of averaging (by token, by sequence, by a constant)
+  is a choice of `weight_T` and `total`.
+
+  Attributes:
+    tokens_T: Prompt and response, int32[T].
+    weight_T: Weight of each token's value; 0 where nothing is trained,
+      float32[T].
+    total: What this row adds to the denominator.
+    fields: What else the loss reads, one float32[T] each.
+  """
+
+  tokens_T: np.ndarray
+  weight_T: np.ndarray
+  total: float
+  fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def response_row(
+  rollout: Rollout, weight: float, total: float, **fields: float | np.ndarray
+) -> Row:
+  """A row that trains a response and leaves its prompt alone.
+
+  Args:
+    rollout: The sampled response.
+    weight: Weight of each response token.
+    total: What the row adds to the denominator.
+    **fields: A number for all response tokens, or one per response token.
+
+  Returns:
+    A `Row` whose weights and fields are 0 on the prompt.
+  """
+  p, t = len(rollout.prompt_T), len(rollout.tokens_T)
+
+  def spread(value):
+    out = np.zeros(p + t, np.float32)
+    out[p:] = value
+    return out
+
+  return Row(
+    tokens_T=np.concatenate([rollout.prompt_T, rollout.tokens_T]),
+    weight_T=spread(weight),
+    total=total,
+    fields={name: spread(value) for name, value in fields.items()},
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSet:
+  """Rows of one kind.
+
+  Attributes:
+    role: Whose deltas these rows train.
+    rows: This host's rows; may be empty.
+    fields: Names of the per-token fields; given here because a host with no
+      rows must still agree on them.
+    coefficients: Numbers that the loss reads (clip range, KL weight, ...).
+  """
+
+  role: str
+  rows: Sequence[Row]
+  fields: tuple[str, ...] = ()
+  coefficients: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+  """Row sets whose losses are summed into one optimizer step.
+
+  Attributes:
+    sets: The row sets (usually one).
+    epochs: How often the rows are gone through.
+    minibatches: Optimizer steps per epoch.
+  """
+
+  sets: tuple[RowSet, ...]
+  epochs: int = 1
+  minibatches: int = 1
+
+
+class Collected(NamedTuple):
+  """What a method's `collect` hands to the loop.
+
+  Attributes:
+    updates: In the order in which they are applied.
+    state: The method's next state (JSON and numpy, equal on every host).
+    metrics: name -> observations of this host; the loop averages them over
+      all observations of all hosts. Every host gives the same names.
+    transcripts: JSON objects for `rollouts/`, on disk before the first update.
+    tokens: How many tokens this host generated.
+  """
+
+  updates: Sequence[Update]
+  state: Any
+  metrics: Mapping[str, Sequence[float]]
+  transcripts: Sequence[Mapping[str, Any]] = ()
+  tokens: int = 0

@@ -1,0 +1,522 @@
+"""Bad input ends in one line; configs are complete; what a run leaves."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxdistill import checkpoint, loop
+from jaxdistill import config as configs
+from jaxdistill import main as command
+from jaxdistill.methods.sqlm import Sqlm
+from jaxdistill.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
+METHODS = sorted(
+  path.stem
+  for path in (ROOT / 'jaxdistill' / 'methods').glob('*.py')
+  if path.stem not in ('__init__', 'method')
+)
+
+
+def tree(root):
+  """Every file below a folder with its bytes, and every folder."""
+  return {
+    str(p): p.read_bytes() if p.is_file() else None for p in root.rglob('*')
+  }
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+  """A folder of its own, and no run that really trains."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(command, '_cache_compilations', lambda: None)
+
+  def train(self):
+    raise AssertionError('it trains')
+
+  monkeypatch.setattr(loop.Loop, 'train', train)
+  return tmp_path
+
+
+@pytest.fixture
+def refused(here, capsys):
+  """Runs a command that must be refused; returns what it says."""
+
+  def run(*argv):
+    before = tree(here)
+    code = command.main(list(argv))
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.count('\n') == 1 and err.endswith('\n'), err
+    assert out == ''
+    assert tree(here) == before
+    return err
+
+  return run
+
+
+@pytest.fixture
+def refused_keys(refused, monkeypatch):
+  """Runs `train` with keys that must be refused before a model is loaded."""
+
+  def load(*args, **kwargs):
+    raise AssertionError('the config was taken')
+
+  monkeypatch.setattr(configs, 'load', load)
+
+  def run(*keys):
+    return refused(
+      *('train', '--config', CONFIG, '--workdir', 'w'),
+      *(f'--config.{key}' for key in keys),
+    )
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ('key', 'nearest'),
+  [
+    ('step', 'steps'),
+    ('method.sample', 'method.samples'),
+    ('optimizer.warm', 'optimizer.warmup'),
+    ('batch.lenght', 'batch.length'),
+    ('modle', 'model'),
+  ],
+)
+def test_unknown_key(refused_keys, key, nearest):
+  said = refused_keys(f'{key}=3')
+  assert repr(key) in said
+  assert f'nearest is {nearest!r}' in said
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'kind'),
+  [
+    ('steps', 'many', 'int'),
+    ('steps', '1.5', 'int'),
+    ('steps', 'True', 'int'),
+    ('steps', '', 'int'),
+    ('steps', '[1', 'int'),
+    ('steps', '{[]}', 'int'),
+    ('method.samples', '"8"', 'int'),
+    ('optimizer.lr', 'fast', 'float'),
+    ('optimizer.lr', 'nan', 'float'),
+    ('optimizer.lr', 'False', 'float'),
+    ('eval.splits', 'test', 'tuple'),
+    ('eval.splits', '3', 'tuple'),
+  ],
+)
+def test_wrong_type(refused_keys, key, value, kind):
+  said = refused_keys(f'{key}={value}')
+  assert f'config.{key} must be {kind}' in said
+  assert repr(value) in said
+
+
+@pytest.mark.parametrize(
+  'key',
+  [
+    *('steps', 'eval_every', 'checkpoint_every', 'keep_checkpoints', 'rank'),
+    *('max_prompts', 'eval.problems', 'eval.samples', 'eval.max_tokens'),
+    *('batch.length', 'batch.sequences', 'optimizer.lr', 'optimizer.clip'),
+    *('method.problems', 'method.proposals', 'method.samples'),
+    *('method.max_tokens', 'method.max_problem_tokens'),
+    *('method.epochs', 'method.minibatches', 'mesh.fsdp', 'mesh.tensor'),
+  ],
+)
+@pytest.mark.parametrize('value', ['0', '-2'])
+def test_sizes_are_positive(refused_keys, key, value):
+  said = refused_keys(f'{key}={value}')
+  assert key.rpartition('.')[2] in said
+  assert value in said
+
+
+@pytest.mark.parametrize(
+  'key',
+  [
+    *('keep_anchors', 'optimizer.warmup', 'optimizer.steps'),
+    *('method.propose_every', 'method.top_k'),
+  ],
+)
+def test_sizes_that_may_be_zero_are_not_negative(refused_keys, key):
+  said = refused_keys(f'{key}=-1')
+  assert key.rpartition('.')[2] in said
+  assert '-1' in said
+
+
+def test_mesh_that_does_not_fit(refused_keys):
+  said = refused_keys('mesh.fsdp=3')
+  assert '3' in said and '8' in said and 'fsdp' in said
+  assert 'mesh.data is 0' in refused_keys('mesh.data=0')
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'said'),
+  [
+    ('method.name', 'sqml', "nearest is 'sqlm'"),
+    ('method.name', 'method', "no method 'method'"),
+    ('task', 'smal', "nearest is 'small'"),
+    ('model', 'small-lat', "nearest: 'small-late'"),
+    ('model', 'no/such/model', "no model 'no/such/model'"),
+    ('anchors.past', 'evry:3', 'anchor rule'),
+    ('anchors.past', 'every:0', 'anchor rule'),
+    ('anchors.past', 'every:', 'anchor rule'),
+    ('anchors.past', 'every:-1', 'anchor rule'),
+    ('anchors.past', 'frozen:3', 'anchor rule'),
+    ('method.reference', 'sometimes', 'anchor rule'),
+    ('roles', 'head', 'heads, adapter or shared'),
+    ('trainable', 'ful', "nearest is 'full'"),
+    ('dtype', 'float33', "nearest is 'float32'"),
+    ('optimizer.schedule', 'cosin', 'constant, cosine, linear'),
+    ('method.top_p', '1.5', 'top_p'),
+    ('method.temperature', '-1.0', 'temperature'),
+  ],
+)
+def test_unknown_value(refused_keys, key, value, said):
+  found = refused_keys(f'{key}={value}')
+  assert value in found
+  assert said in found
+
+
+def test_bad_key_among_good_ones(refused_keys):
+  assert "'step'" in refused_keys('steps=3', 'step=3', 'method.samples=2')
+
+
+def test_missing_config_file(refused):
+  near = str(ROOT / 'configs' / 'sqlm_smal.py')
+  said = refused('train', '--config', near, '--workdir', 'w')
+  assert repr(near) in said
+  assert f'nearest is {CONFIG!r}' in said
+  said = refused('train', '--config', 'no/where.py', '--workdir', 'w')
+  assert "'no/where.py'" in said
+
+
+def test_config_file_of_another_kind(refused, here):
+  (here / 'config.txt').write_text('steps: 3')
+  said = refused('train', '--config', 'config.txt', '--workdir', 'w')
+  assert "'config.txt'" in said
+
+
+def test_config_file_without_a_config(refused, here):
+  (here / 'empty.py').write_text('steps = 3\n')
+  said = refused('train', '--config', 'empty.py', '--workdir', 'w')
+  assert 'empty.py' in said and 'get_config' in said
+
+
+@pytest.mark.parametrize(
+  'extra', ['--foo', '--foo=3', 'foo', '--config.steps', '--cofnig.steps=3']
+)
+def test_unknown_argument(refused, extra):
+  said = refused('train', '--config', CONFIG, '--workdir', 'w', extra)
+  assert repr(extra) in said
+
+
+def test_config_keys_are_for_training_only(refused):
+  said = refused('plot', 'w', '--config.steps=3')
+  assert "'--config.steps=3'" in said
+
+
+def small_config(**overrides):
+  pairs = {'model': 'small-fresh'} | overrides
+  return configs.read_config(CONFIG, pairs.items()).to_dict()
+
+
+def test_workdir_of_another_config(refused, here):
+  (here / 'w').mkdir()
+  config = small_config(steps='7')
+  (here / 'w' / 'config.json').write_text(json.dumps(config))
+  said = refused(
+    *('train', '--config', CONFIG, '--workdir', 'w'),
+    '--config.model=small-fresh',
+  )
+  assert 'w holds a run of another config' in said
+  assert 'steps was 7, now 50' in said
+
+
+def test_workdir_that_is_a_file(refused, here):
+  (here / 'taken').write_text('not a folder')
+  said = refused(
+    *('train', '--config', CONFIG, '--workdir', 'taken'),
+    '--config.model=small-fresh',
+  )
+  assert 'taken' in said
+
+
+def test_plot_of_no_run(refused, here):
+  (here / 'empty').mkdir()
+  assert 'empty holds no run' in refused('plot', 'empty')
+  assert 'missing holds no run' in refused('plot', 'missing')
+  (here / 'begun').mkdir()
+  (here / 'begun' / 'metrics.jsonl').write_text('')
+  assert 'nothing to draw yet in begun' in refused('plot', 'begun')
+  (here / 'whole').mkdir()
+  line = '{"step": 0, "train/loss": 1.0}\n'
+  (here / 'whole' / 'metrics.jsonl').write_text(line)
+  assert 'empty holds no run' in refused('plot', 'whole', 'empty')
+
+
+def test_plot_draws(here, capsys):
+  (here / 'run').mkdir()
+  lines = ''.join(
+    json.dumps({'step': i, 'train/loss': 1 / (i + 1)}) + '\n' for i in range(3)
+  )
+  (here / 'run' / 'metrics.jsonl').write_text(lines)
+  assert command.main(['plot', 'run', '--out', 'drawn.png']) == 0
+  assert capsys.readouterr().out == 'drawn.png\n'
+  assert (here / 'drawn.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+  ('argv', 'said'),
+  [
+    (['chat', '--workdir', 'missing'], 'missing holds no run'),
+    (['eval', '--workdir', 'missing'], 'missing holds no run'),
+    (['export', '--workdir', 'missing', '--to', 'x'], 'missing holds no run'),
+    (['chat', '--model', 'smal-late'], "no model 'smal-late'"),
+    (['export', '--model', 'nope', '--to', 'x'], "no model 'nope'"),
+    (['chat', '--model', 'small-late', '--anchor', 'past@0'], '--anchor'),
+  ],
+)
+def test_asking_what_is_not_there(refused, argv, said):
+  assert said in refused(*argv)
+
+
+def test_a_config_read_back_is_the_same_run(here, monkeypatch, capsys):
+  """`chat` builds the run from `config.json`, as `train` wrote it."""
+  seen = []
+
+  def init(self, run, root, config):
+    seen.append((run, config))
+    raise ValueError('far enough')
+
+  monkeypatch.setattr(loop.Loop, '__init__', init)
+  config = small_config(**{'method.samples': '3', 'anchors.old': 'every:7'})
+  Workdir(here / 'w').claim(config)
+  assert command.main(['chat', '--workdir', 'w']) == 2
+  assert 'far enough' in capsys.readouterr().err
+  ((run, read),) = seen
+  assert read == json.loads(json.dumps(config))
+  assert isinstance(run.method, Sqlm)
+  assert run.method.samples == 3
+  assert tuple(run.eval.splits) == ('test', 'ood')
+  assert run.anchors['old'] == 'every:7'
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_method_s_fields_are_config_keys(name):
+  module = importlib.import_module(f'jaxdistill.methods.{name}')
+  (method,) = (
+    value
+    for value in vars(module).values()
+    if dataclasses.is_dataclass(value) and value.__module__ == module.__name__
+  )
+  keys = configs.base_config(name).method.to_dict()
+  fields = {f.name: f.default for f in dataclasses.fields(method)}
+  assert keys == {'name': name} | fields
+  assert configs.method_class(name) is method
+
+
+def test_every_config_file_is_complete():
+  for path in sorted((ROOT / 'configs').glob('*.py')):
+    config = configs.read_config(str(path), [])
+    base = configs.base_config(config.method.name)
+    assert config.keys() == base.keys(), path
+    for key in ('method', 'optimizer', 'eval', 'batch', 'mesh'):
+      assert config[key].keys() == base[key].keys(), (path, key)
+
+
+def test_overrides():
+  config = configs.read_config(
+    CONFIG,
+    [
+      ('optimizer.lr', '1'),
+      ('method.samples', '16'),
+      ('eval.splits', "('dev',)"),
+      ('model', 'small-fresh'),
+      ('anchors.old', 'every:5'),
+      ('mesh.fsdp', '-1'),
+    ],
+  )
+  assert config.optimizer.lr == 1.0 and type(config.optimizer.lr) is float
+  assert config.method.samples == 16
+  assert config.eval.splits == ('dev',)
+  assert config.model == 'small-fresh'
+  assert config.anchors.to_dict() == {'past': 'every:20', 'old': 'every:5'}
+  assert config.mesh.fsdp == -1
+  assert config.steps == 50  # the file's own value stays
+
+
+def test_another_method_brings_its_own_keys():
+  config = configs.read_config(
+    CONFIG, [('method.epochs', '3'), ('method.name', 'grpo')]
+  )
+  assert config.method.name == 'grpo'
+  assert config.method.epochs == 3
+  assert 'propose_every' not in config.method
+
+
+def test_a_good_config_passes():
+  configs.check(ConfigDict(small_config(), convert_dict=True))
+
+
+def leaves(value, name=''):
+  """Values of nested mappings by dotted name; tuples as lists."""
+  if not isinstance(value, dict):
+    return {name: list(value) if isinstance(value, tuple) else value}
+  out = {}
+  for key, inner in value.items():
+    out |= leaves(inner, f'{name}.{key}' if name else key)
+  return out
+
+
+def test_claim_writes_every_value(here):
+  config = small_config()
+  Workdir(here / 'a' / 'b').claim(config)
+  written = json.loads((here / 'a' / 'b' / 'config.json').read_text())
+  assert leaves(written) == leaves(config)
+  for key in ('seed', 'method.name', 'method.kl', 'optimizer.lr', 'mesh.fsdp'):
+    assert key in leaves(written)
+  assert len(leaves(written)) > 40
+
+
+def test_claim_knows_its_own_config_again(here):
+  before = (small_config(), small_config(steps='7'))
+  Workdir(here / 'w').claim(before[0])
+  text = (here / 'w' / 'config.json').read_text()
+  Workdir(here / 'w').claim(before[0])
+  with pytest.raises(ValueError, match='steps was 50, now 7'):
+    Workdir(here / 'w').claim(before[1])
+  assert (here / 'w' / 'config.json').read_text() == text
+  other = small_config(**{'method.kl': '0.5'})
+  with pytest.raises(ValueError, match=r'method\.kl was 0\.001, now 0\.5'):
+    Workdir(here / 'w').claim(other)
+  del other['seed'], other['method']['kl']
+  with pytest.raises(ValueError, match=r'method\.kl was 0\.001, now None'):
+    Workdir(here / 'w').claim(other)
+
+
+@pytest.fixture
+def workdir(here):
+  (here / 'w').mkdir()
+  out = Workdir(here / 'w')
+  yield out
+  out.close()
+
+
+def steps_on_disk(workdir):
+  text = (workdir.path / 'metrics.jsonl').read_text()
+  return [json.loads(line)['step'] for line in text.splitlines()]
+
+
+def test_metrics_are_cut_back(workdir):
+  workdir.open(0)
+  for step in range(6):
+    workdir.log(step, {'train/loss': float(step)})
+  workdir.close()
+  assert steps_on_disk(workdir) == [0, 1, 2, 3, 4, 5]
+
+  again = Workdir(workdir.path)
+  again.open(4)
+  assert steps_on_disk(again) == [0, 1, 2, 3]
+  again.log(4, {'train/loss': 40.0})
+  again.close()
+  assert steps_on_disk(again) == [0, 1, 2, 3, 4]
+  assert again.metrics() == [
+    *({'step': i, 'train/loss': float(i)} for i in range(4)),
+    {'step': 4, 'train/loss': 40.0},
+  ]
+
+
+def test_opening_at_the_start_drops_everything(workdir):
+  workdir.open(0)
+  workdir.log(0, {'train/loss': 1.0})
+  workdir.close()
+  again = Workdir(workdir.path)
+  again.open(0)
+  again.close()
+  assert again.metrics() == []
+  assert steps_on_disk(again) == []
+
+
+@pytest.mark.parametrize('torn', ['{"step": 2, "train/lo', '{', '{"step": 2'])
+def test_a_torn_last_line_is_dropped(workdir, torn):
+  whole = ''.join(json.dumps({'step': i, 'x': 0.5}) + '\n' for i in range(2))
+  (workdir.path / 'metrics.jsonl').write_text(whole + torn)
+  workdir.open(9)
+  assert (workdir.path / 'metrics.jsonl').read_text() == whole
+  workdir.log(9, {'x': 1.0})
+  assert steps_on_disk(workdir) == [0, 1, 9]
+
+
+def test_summary_has_first_best_and_last(workdir):
+  workdir.open(0)
+  accuracy = 'eval/test/accuracy_sampled'
+  workdir.log(0, {accuracy: 0.25, 'train/loss': 3.0})
+  workdir.log(1, {'train/loss': 2.0})
+  workdir.log(2, {accuracy: 0.75, 'eval/ood/cut': 0.5, 'train/loss': 1.0})
+  workdir.log(3, {accuracy: 0.5})
+  summary = workdir.summarise({'seed': 7, 'wall_s': 1.5})
+  written = json.loads((workdir.path / 'summary.json').read_text())
+  assert written == summary
+  assert summary[accuracy] == {'first': 0.25, 'best': 0.75, 'last': 0.5}
+  assert summary['eval/ood/cut'] == {'first': 0.5, 'best': 0.5, 'last': 0.5}
+  assert 'train/loss' not in summary
+  assert summary['seed'] == 7 and summary['wall_s'] == 1.5
+  assert {'jax', 'flax', 'grain'} <= summary['versions'].keys()
+
+
+def test_transcripts(workdir):
+  records = [{'proposal': '47+85', 'answers': ['132', None]}, {'proposal': ''}]
+  workdir.transcripts(3, iter(records))
+  workdir.transcripts(4, [])
+  (file,) = (workdir.path / 'rollouts').iterdir()
+  assert file.name == '000003.jsonl'
+  assert [json.loads(x) for x in file.read_text().splitlines()] == records
+
+
+def record_round_trip(record):
+  text = checkpoint._to_json(record)
+  return json.loads(text, object_hook=checkpoint._from_json)
+
+
+@pytest.mark.parametrize(
+  'array',
+  [
+    np.arange(6, dtype=np.int64).reshape(2, 3),
+    np.arange(6, dtype=np.uint8).reshape(2, 3).T,
+    np.arange(10, dtype=np.int32)[::-3],
+    np.array([0.1, -0.0, np.inf, 1e-45], np.float32),
+    np.array([1e300, np.pi]),
+    np.array([True, False]),
+    np.array(3.5),
+    np.zeros((0, 3), np.float32),
+    np.arange(3).astype('>i4'),
+  ],
+  ids=lambda x: f'{x.dtype}{list(x.shape)}',
+)
+def test_record_keeps_arrays(array):
+  (found,) = record_round_trip({'state': [array]})['state']
+  assert isinstance(found, np.ndarray)
+  assert found.dtype == array.dtype
+  assert found.shape == array.shape
+  assert found.tobytes() == array.tobytes()
+  assert found.flags.writeable
+
+
+def test_record_keeps_the_rest():
+  record = {
+    'method': {'pool': ['47+85', None], 'rates': {'add': 0.1, 'mul': 2}},
+    'tokens': np.int64(12345678901),
+    'seconds': np.float64(0.1),
+    'done': True,
+  }
+  found = record_round_trip(record)
+  assert found == record
+  assert type(found['tokens']) is int and type(found['seconds']) is float
+  with pytest.raises(TypeError, match='set cannot be kept'):
+    record_round_trip({'method': {1, 2}})

@@ -1,0 +1,25 @@
+"""Eight virtual CPU devices, and shape types checked at run time."""
+
+import os
+
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+from jaxtyping import install_import_hook
+
+install_import_hook('jaxdistill', 'shape_check.check')
+
+import jax
+import pytest
+
+from jaxdistill import dist
+
+
+@pytest.fixture
+def one_device():
+  """A mesh of a single device, in force."""
+  mesh = dist.make_mesh(devices=jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    yield mesh

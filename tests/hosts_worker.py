@@ -1,0 +1,118 @@
+"""One process of a multi-process run; started by `hosts_test.py`.
+
+python hosts_worker.py replay|uneven COORDINATOR PROCESSES ID OUT
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxdistill import config as configs
+from jaxdistill import dist, rollout
+from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.data import tasks
+from jaxdistill.methods.grpo import Grpo
+from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.step import (
+  OptimizerConfig,
+  init_state,
+  make_step,
+  split_params,
+)
+from jaxdistill.types import Row, RowSet
+
+TINY = DecoderConfig(
+  vocab_size=24,
+  embed_dim=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+)
+
+
+def stored_rows() -> list[Row]:
+  """Forty rollouts with their log-probs and advantages, from a fixed seed."""
+  rng = np.random.default_rng(7)
+  rows = []
+  for _ in range(40):
+    n = int(rng.integers(6, 20))
+    mask = (np.arange(n) > 3).astype(np.float32)
+    logp = -rng.random((2, n)).astype(np.float32) * 3
+    fields = dict(
+      advantage=mask * np.float32(rng.normal()),
+      old_logp=mask * logp[0],
+      anchor_logp=mask * logp[1],
+    )
+    tokens = rng.integers(3, 24, n).astype(np.int32)
+    rows.append(Row(tokens, mask / mask.sum(), 1.0, fields))
+  return rows
+
+
+def replay(steps: int = 5) -> dict:
+  """Five steps on stored rollouts, each process with its share of them."""
+  mesh = dist.make_mesh()
+  method = Grpo(kl=0.1)
+  optimizer = OptimizerConfig(lr=1e-2, eps=1e-3)
+  host, hosts = jax.process_index(), jax.process_count()
+  rows = stored_rows()
+  # Uneven on purpose: the first process holds fewer rows than the others.
+  cut = len(rows) // 4 if hosts > 1 else 0
+  mine = rows[:cut] if host == 0 and hosts > 1 else rows[cut:]
+  losses = []
+  with jax.set_mesh(mesh):
+    model = Decoder(TINY, Deltas(rank=4), rngs=nnx.Rngs(0))
+    graphdef, params = split_params(model, 'full')
+    state = init_state(params, optimizer, mesh)
+    step = make_step(graphdef, method.loss, optimizer)
+    coefficients = {'clip': 0.2, 'kl': 0.1}
+    for i in range(steps):
+      row_set = RowSet('solver', mine, rollout.FIELDS, coefficients)
+      batch, _ = make_batch(row_set, i % 2, mesh, Shapes(32, 8))
+      state, metrics = step(state, {}, (batch,))
+      losses.append({k: float(v) for k, v in metrics.items()})
+    whole = jax.jit(lambda p: p, out_shardings=dist.replicated(mesh))
+    leaves = jax.tree.leaves(whole(state.params))
+  flat = np.concatenate([np.asarray(x).ravel() for x in leaves])
+  return {'losses': losses, 'params': flat.tolist()}
+
+
+def uneven(workdir: str) -> list[dict]:
+  """Self-play in which process 1 gets no valid proposal, then resumed."""
+  if jax.process_index() == 1:
+    tasks.SmallTask.parse_problem = lambda self, text: None
+  from jaxdistill.loop import Loop
+
+  config = configs.base_config('sqlm')
+  config.eval_every, config.checkpoint_every = 2, 2
+  config.method.problems, config.method.samples = 4, 4
+  config.method.propose_every = 1
+  config.eval.splits, config.eval.problems = ('test',), 8
+  config.eval.samples = 4
+  config.batch.sequences = 4
+  run, out = configs.build(config), []
+  with jax.set_mesh(run.mesh):
+    for steps in (2, 4):
+      part = dataclasses.replace(run, steps=steps)
+      loop = Loop(part, workdir, config.to_dict())
+      out.append(loop.train() | {'first_step': loop.first_step})
+  return out
+
+
+def main():
+  what, coordinator, processes, process, out, *rest = sys.argv[1:]
+  if int(processes) > 1:
+    dist.start_hosts(coordinator, int(processes), int(process))
+  found = replay() if what == 'replay' else uneven(*rest)
+  if jax.process_index() == 0:
+    with open(out, 'w') as file:
+      json.dump(found, file)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,167 @@
+"""Who may import whom, and what stays free of JAX."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / 'jaxdistill'
+
+# Part -> what it may import besides itself. An entry with a dot allows that
+# module only.
+TABLE = {
+  '__init__': (),
+  'types': (),
+  'dist': (),
+  'losses': (),
+  'plots': (),
+  'checkpoint': (),
+  'batch': ('types', 'dist'),
+  'rewards': ('types',),
+  'data': ('types',),
+  'models': ('dist', 'data.tokenizer', 'data.small_world'),
+  'workdir': ('checkpoint',),
+  'anchors': ('checkpoint',),
+  'rollout': ('models', 'data', 'types', 'dist', 'batch'),
+  'step': ('batch', 'models', 'dist'),
+  'eval': ('rollout', 'rewards', 'data', 'types'),
+  'methods': ('data', 'rollout', 'rewards', 'losses', 'types'),
+  'loop': (
+    *('methods.method', 'step', 'batch', 'eval', 'anchors', 'rollout'),
+    *('checkpoint', 'workdir', 'data', 'dist', 'types', 'models'),
+  ),
+}
+FREE = ('config', 'main')
+EXTRA = {'methods.method': ('batch', 'models')}
+
+# Every module by its name inside the package, e.g. `methods.sqlm`.
+MODULES = {
+  '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
+  for path in sorted(ROOT.rglob('*.py'))
+}
+
+
+def imported(source, package, modules):
+  """Modules of jaxdistill that a source imports, anywhere in it.
+
+  Args:
+    source: Python text.
+    package: Names that relative imports start from, e.g. `('data',)`.
+    modules: Names of all modules; packages are `NAME.__init__`.
+
+  Returns:
+    Names without `jaxdistill.`; a package, or the name of something inside a
+    module, counts as the module or package.
+  """
+  found = set()
+
+  def add(parts):
+    while parts and '.'.join(parts) not in modules:
+      if '.'.join((*parts, '__init__')) in modules:
+        break
+      parts = parts[:-1]
+    if parts:
+      found.add('.'.join(parts))
+
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      for alias in node.names:
+        if alias.name.startswith('jaxdistill.'):
+          add(tuple(alias.name.split('.')[1:]))
+    elif isinstance(node, ast.ImportFrom):
+      parts = tuple(node.module.split('.')) if node.module else ()
+      if node.level:
+        parts = (*package[: len(package) + 1 - node.level], *parts)
+      elif parts[:1] != ('jaxdistill',):
+        continue
+      else:
+        parts = parts[1:]
+      for alias in node.names:
+        add((*parts, alias.name))
+  return found
+
+
+def edges(module):
+  package = tuple(module.split('.')[:-1])
+  return imported(MODULES[module].read_text(), package, MODULES)
+
+
+def covers(entry, target):
+  return target == entry or target.startswith(f'{entry}.')
+
+
+@pytest.mark.parametrize(
+  ('source', 'found'),
+  [
+    ('import jaxdistill.step', {'step'}),
+    ('import jaxdistill.step as s, os', {'step'}),
+    ('from jaxdistill import dist', {'dist'}),
+    ('from jaxdistill import losses, rewards', {'losses', 'rewards'}),
+    ('from jaxdistill.dist import mesh, RULES', {'dist.mesh', 'dist'}),
+    ('from jaxdistill.models.store import find as f', {'models.store'}),
+    ('from jaxdistill.types import Row, Task', {'types'}),
+    ('def f():\n  from jaxdistill import loop', {'loop'}),
+    ('class C:\n  import jaxdistill.loop', {'loop'}),
+    ('if TYPE_CHECKING:\n  from jaxdistill.batch import Batch', {'batch'}),
+    ('from . import tokenizer', {'data.tokenizer'}),
+    ('from .tokenizer import SymbolTokenizer', {'data.tokenizer'}),
+    ('from .. import types', {'types'}),
+    ('from ..models.store import find', {'models.store'}),
+    ('import os, jax\nfrom numpy import types', set()),
+    ("'from jaxdistill import loop'", set()),
+  ],
+)
+def test_the_walk_finds_imports(source, found):
+  assert imported(source, ('data',), MODULES) == found
+
+
+def test_the_walk_finds_what_is_known():
+  assert 'checkpoint' in edges('workdir')
+  assert 'data.builders' in edges('data.tasks')  # inside a function
+  assert 'methods.method' in edges('loop')
+  assert 'plots' in edges('main')
+
+
+def test_the_table_knows_every_part():
+  parts = {name.split('.')[0] for name in MODULES} - {'__init__'}
+  assert parts == {*TABLE, *FREE} - {'__init__'}
+
+
+@pytest.mark.parametrize(
+  'module', [m for m in MODULES if m.split('.')[0] not in FREE]
+)
+def test_imports_are_in_the_table(module):
+  part = module.split('.')[0]
+  allowed = (part, *TABLE[part], *EXTRA.get(module, ()))
+  broken = {t for t in edges(module) if not any(covers(a, t) for a in allowed)}
+  assert not broken, f'{module} imports {broken}'
+
+
+@pytest.mark.parametrize(
+  'module', [m for m in MODULES if m.startswith('methods.')]
+)
+def test_methods_do_not_import_each_other(module):
+  others = {t for t in edges(module) if covers('methods', t)}
+  assert others <= {'methods.method'} - {module}
+
+
+@pytest.mark.parametrize('part', ['types', 'rewards', 'plots'])
+def test_stays_free_of_jax(part):
+  code = (
+    f'import sys, jaxdistill.{part}\n'
+    'print(*(m for m in sys.modules if m.split(".")[0] in ("jax", "jaxlib")))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.split() == []
+
+
+def test_the_free_check_would_see_jax():
+  code = 'import sys, jaxdistill.losses; print("jax" in sys.modules)'
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == 'True'

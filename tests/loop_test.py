@@ -1,0 +1,196 @@
+"""Whole runs: resumed equals uninterrupted; a run leaves what it promises."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import config as configs
+from jaxdistill.loop import Loop, evaluate
+
+TIMED = ('time', '_per_s')
+
+
+def small(method='sqlm', **changes):
+  config = configs.base_config(method)
+  config.steps, config.eval_every, config.checkpoint_every = 4, 2, 2
+  config.method.problems = 4
+  config.eval.problems, config.eval.samples = 8, 2
+  config.anchors = {'past': 'every:2'}
+  config.batch.sequences = 8
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+def start(config, root):
+  run = configs.build(config)
+  return Loop(run, root, config.to_dict())
+
+
+def lines(root):
+  out = [json.loads(x) for x in (root / 'metrics.jsonl').open()]
+  return [
+    {k: v for k, v in x.items() if not any(t in k for t in TIMED)} for x in out
+  ]
+
+
+def same(left, right):
+  pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+  return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.fixture
+def mesh(one_device, monkeypatch):
+  """Runs on one device, though eight are there."""
+  make_mesh = configs.dist.make_mesh
+
+  def on_one(**sizes):
+    return make_mesh(**sizes, devices=jax.devices()[:1])
+
+  monkeypatch.setattr(configs.dist, 'make_mesh', on_one)
+  return one_device
+
+
+def test_resumed_equals_uninterrupted(mesh, tmp_path):
+  config = small()
+  config.method.samples, config.method.propose_every = 4, 2
+  config.method.reference = 'every:3'
+  whole = start(config, tmp_path / 'whole')
+  whole.train()
+
+  cut = start(config, tmp_path / 'cut')
+  step, calls = cut.run.method.collect, []
+
+  def dies(*args):
+    calls.append(args)
+    if len(calls) == 4:  # in step 3, after the checkpoint at step 2
+      raise KeyboardInterrupt
+    return step(*args)
+
+  object.__setattr__(cut.run.method, 'collect', dies)
+  with pytest.raises(KeyboardInterrupt):
+    cut.train()
+  cut.checkpoints.close()
+
+  again = start(config, tmp_path / 'cut')
+  again.train()
+  assert again.first_step == 2
+  assert same(whole.state, again.state)
+  assert same(whole.anchors, again.anchors)
+  assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
+  for name in ('000002.jsonl', '000003.jsonl'):
+    left, right = (tmp_path / w / 'rollouts' / name for w in ('whole', 'cut'))
+    assert left.read_text() == right.read_text()
+
+
+def test_a_run_leaves_what_it_promises(mesh, tmp_path):
+  config = small()
+  config.steps, config.method.samples = 2, 4
+  config.method.propose_every = 1
+  loop = start(config, tmp_path)
+  before = [np.array(x) for x in jax.tree.leaves(loop.state.params)]
+  summary = loop.train()
+
+  logged = lines(tmp_path)
+  assert [x['step'] for x in logged] == [0, 1, 2]
+  wanted = {
+    'eval/test/accuracy_sampled',
+    'eval/test/accuracy_greedy',
+    'eval/ood/accuracy_sampled',
+    'selfplay/vote_accuracy',
+    'selfplay/agreement',
+    'selfplay/distinct',
+    'selfplay/valid',
+    'train/loss',
+    'train/kl_base',
+    'rollout/length',
+  }
+  assert wanted <= logged[0].keys()
+  assert logged[0]['train/kl_base'] == pytest.approx(0, abs=1e-6)
+  assert logged[1]['train/kl_base'] > 0
+  series = [
+    x['eval/test/accuracy_sampled']
+    for x in logged
+    if 'eval/test/accuracy_sampled' in x
+  ]
+  found = summary['eval/test/accuracy_sampled']
+  assert (found['first'], found['last']) == (series[0], series[-1])
+  assert found['best'] == max(series)
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+
+  # The policy moved, and the anchors are where they were taken.
+  after = jax.tree.leaves(loop.state.params)
+  moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+  assert any(moved)
+  base = loop.bank.restore('base', 0, loop.state.params)
+  assert same(base, before)
+  assert loop.bank.steps('past') == [0]
+
+  records = [json.loads(x) for x in (tmp_path / 'rollouts/000000.jsonl').open()]
+  assert len(records) == 4 * config.method.proposals
+  asked = [r for r in records if 'vote' in r]
+  assert len(asked) / len(records) == logged[0]['selfplay/valid']
+  for record in asked:
+    assert len(record['answers']) == len(record['texts']) == 4
+    paid = [
+      a for a, r in zip(record['answers'], record['rewards'], strict=True) if r
+    ]
+    assert all(int(a) == int(record['vote']) for a in paid)
+    assert len(paid) != 1  # a singleton is no majority
+
+
+def test_anchors_can_be_gone_back_to(mesh, tmp_path):
+  config = small()
+  config.steps, config.eval_every = 4, 4
+  config.method.samples = 4
+  loop = start(config, tmp_path)
+  loop.train()
+  step_0 = loop.bank.restore('past', 0, loop.state.params)
+  back = loop.state._replace(params=step_0)
+  fresh = start(config, tmp_path / 'fresh')
+  assert same(back.params, fresh.state.params)
+  assert not same(back.params, loop.state.params)
+
+
+@pytest.mark.parametrize(
+  'roles, trainable',
+  [('adapter', 'lora'), ('shared', 'lora'), ('adapter', 'full')],
+)
+def test_settings_move_what_they_should(mesh, tmp_path, roles, trainable):
+  config = small('sft', roles=roles, trainable=trainable, model='small-fresh')
+  config.steps, config.eval.problems = 1, 2
+  config.optimizer.lr = 1e-2
+  loop = start(config, tmp_path)
+  old = jax.tree.map(np.array, loop.state.params)
+  loop.train()
+  new = loop.state.params
+  assert same(old.frozen, new.frozen)
+  assert bool(jax.tree.leaves(new.frozen)) == (trainable == 'lora')
+  assert not same(old.shared, new.shared)
+  assert same(old.roles, new.roles) == (roles == 'shared')
+
+
+def test_each_host_reads_the_problems_of_its_step(mesh, tmp_path):
+  config = small('grpo')
+  loop = start(config, tmp_path)
+  drawn = [loop.draw(step) for step in (0, 1, 0)]
+  assert [p.row for p in drawn[0]] == [0, 1, 2, 3]
+  assert drawn[0] == drawn[2]
+  assert {p.text for p in drawn[0]}.isdisjoint(p.text for p in drawn[1])
+  other = start(small('grpo', seed=1), tmp_path / 'other')
+  assert [p.text for p in other.draw(0)] != [p.text for p in drawn[0]]
+
+
+def test_evaluation_does_not_depend_on_training_draws(mesh, tmp_path):
+  config = small('grpo')
+  loop = start(config, tmp_path)
+  player = loop.player(loop.state.params)
+  first = evaluate(loop.run, player)
+  assert first == evaluate(loop.run, player)
+  other = evaluate(dataclasses.replace(loop.run, seed=5), player)
+  greedy = 'eval/test/accuracy_greedy'
+  assert other[greedy] == first[greedy]
+  assert other['eval/test/agreement'] != first['eval/test/agreement']

@@ -1,0 +1,247 @@
+"""Losses by hand, against float64 references and in their limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import losses
+
+CLIP = 0.2
+LOSSES = {
+  'clipped_policy': lambda x, y, a: losses.clipped_policy(x, y, a, CLIP),
+  'k3': lambda x, y, a: losses.k3(x, y),
+}
+every_loss = pytest.mark.parametrize('name', LOSSES)
+
+
+def draws(n=64, seed=0):
+  """Log-probs of two policies and advantages; ratios in and out of range."""
+  rng = np.random.default_rng(seed)
+  logp = -rng.exponential(1.5, n)
+  other = logp + rng.normal(0, 0.3, n)
+  return tuple(jnp.float32(x) for x in (logp, other, rng.normal(0, 1, n)))
+
+
+@pytest.mark.parametrize(
+  ('ratio', 'advantage', 'value'),
+  [
+    *((1.0, 1.0, -1.0), (1.0, -1.0, 1.0), (1.0, 0.0, 0.0)),
+    *((1.1, 2.0, -2.2), (0.9, 2.0, -1.8), (1.1, -2.0, 2.2)),
+    *((1.5, 2.0, -2.4), (0.5, 2.0, -1.0)),
+    *((1.5, -2.0, 3.0), (0.5, -2.0, 1.6)),
+  ],
+)
+def test_clipped_policy_by_hand(ratio, advantage, value):
+  found = losses.clipped_policy(
+    jnp.log(jnp.float32([ratio])) - 1.0,
+    jnp.float32([-1.0]),
+    jnp.float32([advantage]),
+    CLIP,
+  )
+  np.testing.assert_allclose(found, [value], rtol=1e-5, atol=1e-6)
+
+
+def test_clip_may_be_an_array():
+  x = draws()
+  np.testing.assert_array_equal(
+    losses.clipped_policy(*x, jnp.float32(0.1)), losses.clipped_policy(*x, 0.1)
+  )
+  assert (
+    losses.clipped_policy(*x, 0.1) != losses.clipped_policy(*x, 0.3)
+  ).any()
+
+
+@pytest.mark.parametrize(
+  ('logp', 'anchor', 'value'),
+  [
+    *((-1.0, -1.0, 0.0), (0.0, 0.0, 0.0)),
+    # d = log 2, log 1/2, log 4: exp(d) - d - 1.
+    *((-2.0, -2.0 + np.log(2), 0.3068528), (-2.0, -2 - np.log(2), 0.1931472)),
+    (-3.0, -3.0 + np.log(4), 1.6137056),
+    (-1.0, -11.0, 9.0000454),
+  ],
+)
+def test_k3_by_hand(logp, anchor, value):
+  found = losses.k3(jnp.float32([logp]), jnp.float32([anchor]))
+  np.testing.assert_allclose(found, [value], rtol=1e-5, atol=1e-6)
+
+
+@every_loss
+def test_float64_reference(name):
+  logp, other, advantage = draws(500, seed=1)
+  x, y, a = (np.asarray(v, np.float64) for v in (logp, other, advantage))
+  if name == 'k3':
+    wanted = np.expm1(y - x) - (y - x)
+  else:
+    ratio = np.exp(x - y)
+    beyond = np.where(a > 0, ratio > 1 + CLIP, ratio < 1 - CLIP)
+    wanted = -a * np.where(beyond, 1 + CLIP * np.sign(a), ratio)
+    assert beyond.any() and not beyond.all()
+  found = LOSSES[name](logp, other, advantage)
+  np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+@every_loss
+def test_jit_is_eager(name):
+  x = draws()
+  eager, compiled = LOSSES[name](*x), jax.jit(LOSSES[name])(*x)
+  np.testing.assert_allclose(compiled, eager, rtol=1e-6, atol=1e-7)
+  assert compiled.shape == eager.shape == (64,)
+
+
+@every_loss
+def test_axes_do_not_matter(name):
+  x = draws()
+  shaped = LOSSES[name](*(v.reshape(4, 2, 8) for v in x))
+  np.testing.assert_allclose(
+    shaped.ravel(), LOSSES[name](*x), rtol=1e-6, atol=1e-7
+  )
+
+
+@every_loss
+def test_tokens_are_independent(name):
+  x, mask = draws(), np.arange(64) % 3 == 0
+  alone = LOSSES[name](*(v[mask] for v in x))
+  np.testing.assert_allclose(LOSSES[name](*x)[mask], alone, rtol=1e-6)
+
+  def masked(logp):
+    return jnp.sum(LOSSES[name](logp, *x[1:]) * mask)
+
+  gradient = jax.grad(masked)(x[0])
+  assert not gradient[~mask].any()
+  assert gradient[mask].any()
+  jacobian = jax.jacobian(lambda v: LOSSES[name](v, *x[1:]))(x[0])
+  assert not (jacobian - jnp.diag(jnp.diag(jacobian))).any()
+
+
+@every_loss
+@pytest.mark.parametrize('gap', [0.0, 1e-6, 1.0, 20.0, 80.0, -20.0, -80.0])
+def test_values_and_gradients_are_finite(name, gap):
+  logp = jnp.float32([-90.0, -90.0, -90.0])
+  other, advantage = logp + gap, jnp.float32([-3.0, 0.0, 3.0])
+  value, gradient = jax.value_and_grad(
+    lambda v: LOSSES[name](v, other, advantage).sum()
+  )(logp)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+
+
+def test_at_ratio_one_the_gradient_is_reinforce():
+  logits = jnp.float32([0.3, -1.0, 0.8, 0.0, -0.2])
+  tokens = jnp.array([0, 3, 2, 2])
+  advantage = jnp.float32([1.5, -0.5, 0.0, 2.0])
+
+  def logp(logits):
+    return jax.nn.log_softmax(logits)[tokens]
+
+  old = logp(logits)
+  found = jax.jacobian(
+    lambda z: losses.clipped_policy(logp(z), old, advantage, CLIP)
+  )(logits)
+  wanted = -advantage[:, None] * jax.jacobian(logp)(logits)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  assert jnp.abs(wanted).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  ('ratio', 'advantage', 'moves'),
+  [
+    *((1.5, 2.0, False), (0.5, 2.0, True), (1.1, 2.0, True)),
+    *((0.5, -2.0, False), (1.5, -2.0, True), (0.9, -2.0, True)),
+  ],
+)
+def test_clipping_stops_the_gradient_on_one_side(ratio, advantage, moves):
+  def value(logp):
+    old, a = jnp.float32([-1.0]), jnp.float32([advantage])
+    return losses.clipped_policy(logp, old, a, CLIP).sum()
+
+  gradient = jax.grad(value)(jnp.log(jnp.float32([ratio])) - 1.0)
+  wanted = -ratio * advantage if moves else 0.0
+  np.testing.assert_allclose(gradient, [wanted], rtol=1e-5)
+
+
+def test_k3_is_zero_and_flat_only_at_equality():
+  logp = jnp.float32([-0.1, -1.0, -7.5, -20.0])
+  value, gradient = (
+    losses.k3(logp, logp),
+    jax.grad(lambda v: losses.k3(v, logp).sum())(logp),
+  )
+  assert not value.any()
+  assert not gradient.any()
+  for gap in (-3.0, -0.5, 0.5, 3.0):
+    assert (losses.k3(logp, logp + gap) > 0).all()
+
+
+def test_k3_is_not_negative():
+  sizes = jnp.logspace(-7, 1, 500)  # float32 rounds 1 + d for the smallest
+  for gaps in (sizes, -sizes):
+    assert (losses.k3(jnp.zeros(500), gaps) >= 0).all()
+
+
+def test_k3_is_the_exact_divergence_in_expectation():
+  p = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
+  q = np.array([0.1, 0.3, 0.25, 0.05, 0.3])
+  exact = float(np.sum(p * (np.log(p) - np.log(q))))
+  values = losses.k3(jnp.float32(np.log(p)), jnp.float32(np.log(q)))
+  np.testing.assert_allclose(np.sum(p * np.asarray(values)), exact, rtol=1e-5)
+  backwards = losses.k3(jnp.float32(np.log(q)), jnp.float32(np.log(p)))
+  assert abs(np.sum(p * np.asarray(backwards)) - exact) > 0.1
+
+
+def test_group_normalised_by_hand():
+  found = losses.group_normalised(np.array([1.0, 0.0, 0.0, 1.0]), eps=0.0)
+  np.testing.assert_allclose(found, [1, -1, -1, 1], rtol=1e-12)
+  found = losses.group_normalised(np.array([[1.0, 2.0, 3.0, 6.0]]), eps=0.0)
+  root = np.sqrt(3.5)
+  np.testing.assert_allclose(
+    found, [[-2 / root, -1 / root, 0, 3 / root]], rtol=1e-12
+  )
+  found = losses.group_normalised(np.array([1.0, 0.0]), eps=0.5)
+  np.testing.assert_allclose(found, [0.5, -0.5], rtol=1e-12)
+  found = losses.group_normalised(np.array([1.0, 0.0]))
+  np.testing.assert_allclose(found, [0.5 / 0.5001, -0.5 / 0.5001], rtol=1e-12)
+
+
+def test_group_normalised_reference():
+  rewards = np.random.default_rng(0).normal(3, 2, (5, 3, 7))
+  found = losses.group_normalised(rewards, eps=1e-3)
+  for index in np.ndindex(5, 3):
+    group = [float(r) for r in rewards[index]]
+    mean = sum(group) / 7
+    std = (sum((r - mean) ** 2 for r in group) / 7) ** 0.5
+    wanted = [(r - mean) / (std + 1e-3) for r in group]
+    np.testing.assert_allclose(found[index], wanted, rtol=1e-9)
+
+
+def test_groups_are_independent():
+  rewards = np.random.default_rng(0).integers(0, 2, (6, 4)).astype(float)
+  found = losses.group_normalised(rewards)
+  for i in range(6):
+    np.testing.assert_array_equal(found[i], losses.group_normalised(rewards[i]))
+  rewards[0] += [5.0, 0.0, 0.0, 0.0]
+  np.testing.assert_array_equal(losses.group_normalised(rewards)[1:], found[1:])
+
+
+@pytest.mark.parametrize('reward', [0.0, 1.0, 0.1, 0.3, 1 / 3, -0.7, 1e6 / 7])
+def test_an_all_equal_group_is_exactly_zero(reward):
+  for size in range(1, 17):
+    found = losses.group_normalised(np.full((2, size), reward))
+    assert found.shape == (2, size)
+    assert not found.any(), size
+
+
+def test_group_normalised_takes_integers_and_no_groups():
+  found = losses.group_normalised(np.array([[0, 1], [1, 1]]), eps=1e-12)
+  np.testing.assert_allclose(found, [[-1, 1], [0, 0]], atol=1e-9)
+  assert losses.group_normalised(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_group_normalised_ignores_scale_and_shift():
+  rewards = np.array([[0.0, 1.0, 1.0, 0.0, 1.0]])
+  found = losses.group_normalised(rewards, eps=0.0)
+  np.testing.assert_allclose(
+    losses.group_normalised(5 * rewards - 2, eps=0.0), found, rtol=1e-12
+  )
+  np.testing.assert_allclose(found.sum(), 0, atol=1e-12)
+  np.testing.assert_allclose((found**2).mean(), 1, rtol=1e-12)

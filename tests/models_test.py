@@ -1,0 +1,418 @@
+"""The decoder against plain numpy, its role deltas, and models on disk."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.models import (
+  Decoder,
+  DecoderConfig,
+  Deltas,
+  decoder,
+  from_pretrained,
+  load,
+  merge,
+  save,
+)
+from jaxdistill.models.linear import RoleDelta
+
+TINY = DecoderConfig(
+  vocab_size=20,
+  embed_dim=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+  rope_theta=100.0,
+  norm_eps=1e-3,
+)
+LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+TOKENIZER = SymbolTokenizer(
+  ('<pad>', '<bos>', '<eos>', *'0123456789', *'+-*/=?!')
+)
+# One shape, and few sets of deltas, for as few compilations as possible.
+TOKENS = np.random.default_rng(2).integers(0, TINY.vocab_size, (2, 12), 'int32')
+ADAPTER = Deltas(per_role='adapter', lora=True, rank=3, alpha=6.0)
+HEADS = Deltas(per_role='heads', rank=3, alpha=6.0)
+SHARED = Deltas(per_role='shared', lora=True, rank=3, alpha=6.0)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  """Without LLVM's passes: most of the time, and nothing that is tested."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+@pytest.fixture(autouse=True)
+def quick_keys():
+  """Threefry takes seconds to compile for every shape of parameter."""
+  with jax.default_prng_impl('rbg'):
+    yield
+
+
+def make_model(deltas=None, **changes):
+  """Values from numpy: norm scales random too, second factors of deltas 0."""
+  config = dataclasses.replace(TINY, **changes)
+  empty = nnx.eval_shape(lambda: Decoder(config, deltas, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(empty)
+  draw = np.random.default_rng(0)
+  for path, variable in nnx.to_flat_state(state):
+    if 'norm' in path[0]:
+      value = draw.uniform(0.5, 2.0, variable.shape)
+    elif path[-1] == 1:
+      value = np.zeros(variable.shape)
+    else:
+      fan_in = variable.shape[-1 if path[0] == 'embed' else -2]
+      value = draw.standard_normal(variable.shape) * fan_in**-0.5
+    variable.set_value(jnp.asarray(value, jnp.float32))
+  return nnx.merge(graphdef, state)
+
+
+def per_role(deltas):
+  return deltas.per_role
+
+
+def disturb(model, roles=(0, 1)):
+  """Gives the deltas of some roles, and shared ones, values of their own."""
+  draw = np.random.default_rng(1)
+  for name in (*LINEARS, 'head'):
+    for _, b in getattr(model, name).deltas:
+      noise = 0.1 * draw.standard_normal(b.shape)
+      if isinstance(b, RoleDelta):
+        noise[[r for r in range(len(noise)) if r not in roles]] = 0
+      b.set_value(b[...] + jnp.asarray(noise, jnp.float32))
+  return model
+
+
+@nnx.jit
+def _run(model, tokens, role):
+  return model(tokens, role=role)
+
+
+def run(model, role=0, tokens=TOKENS):
+  return _run(model, tokens, None if role is None else np.int32(role))
+
+
+@nnx.jit
+def run_logprobs(model, tokens, positions, segments, role=0):
+  return model.logprobs(tokens, positions, segments, role=role)
+
+
+# An implementation of its own: float64, one head of one row at a time.
+
+
+def f64(variable):
+  return np.asarray(variable[...], np.float64)
+
+
+def reference_kernel(linear, role):
+  """Kernel plus every delta in force, as one matrix."""
+  kernel = f64(linear.kernel) if hasattr(linear, 'kernel') else 0.0
+  for a, b in linear.deltas:
+    at = role if isinstance(a, RoleDelta) else slice(None)
+    kernel = kernel + linear.scale * f64(a)[at] @ f64(b)[at]
+  return kernel
+
+
+def reference_norm(x, scale, eps):
+  return scale * x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+
+
+def reference_rope(x, theta):
+  """Coordinates i and i + half as one complex number, turned by position."""
+  half = x.shape[-1] // 2
+  z = x[..., :half] + 1j * x[..., half:]
+  for position in range(len(x)):
+    for i in range(half):
+      z[position, ..., i] *= np.exp(1j * position / theta ** (i / half))
+  return np.concatenate([z.real, z.imag], -1)
+
+
+def reference_logits(model, row, role=0):
+  c, t = model.config, len(row)
+  w = {name: reference_kernel(getattr(model, name), role) for name in LINEARS}
+  embed = f64(model.embed)
+  x = embed[row] * np.sqrt(c.embed_dim)
+  for i in range(c.num_layers):
+    h = reference_norm(x, f64(model.attention_norm)[i], c.norm_eps)
+    q = (h @ w['q'][i]).reshape(t, c.num_heads, c.head_dim)
+    k = (h @ w['k'][i]).reshape(t, c.num_kv_heads, c.head_dim)
+    v = (h @ w['v'][i]).reshape(t, c.num_kv_heads, c.head_dim)
+    q, k = reference_rope(q, c.rope_theta), reference_rope(k, c.rope_theta)
+    heads = []
+    for n in range(c.num_heads):
+      shared = n // (c.num_heads // c.num_kv_heads)
+      scores = q[:, n] @ k[:, shared].T / np.sqrt(c.head_dim)
+      scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+      p = np.exp(scores - scores.max(-1, keepdims=True))
+      heads.append(p / p.sum(-1, keepdims=True) @ v[:, shared])
+    x = x + np.concatenate(heads, -1) @ w['o'][i]
+    h = reference_norm(x, f64(model.mlp_norm)[i], c.norm_eps)
+    gate = h @ w['gate'][i]
+    x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'][i])) @ w['down'][i]
+  head = reference_kernel(model.head, role)
+  if c.tie_embeddings:
+    head = embed.T + head
+  return reference_norm(x, f64(model.norm), c.norm_eps) @ head
+
+
+def log_softmax64(logits):
+  logits = np.asarray(logits, np.float64)
+  logits = logits - logits.max(-1, keepdims=True)
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'tie_embeddings': False, 'num_kv_heads': 1}, {'num_kv_heads': 4}],
+  ids=['tied', 'untied', 'ungrouped'],
+)
+def test_logits_match_numpy(changes):
+  model = make_model(**changes)
+  expected = np.array([reference_logits(model, row) for row in TOKENS])
+  assert np.abs(run(model) - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize('lora', [False, True])
+@pytest.mark.parametrize('deltas', [HEADS, ADAPTER, SHARED], ids=per_role)
+def test_deltas_match_numpy(deltas, lora):
+  deltas = dataclasses.replace(deltas, lora=lora)
+  model = disturb(make_model(deltas))
+  logits = [run(model, role) for role in (0, 1)]
+  for role in (0, 1):
+    expected = reference_logits(model, TOKENS[0], role)
+    assert np.abs(logits[role][0] - expected).max() <= 1e-4
+  differ = np.abs(logits[0] - logits[1]).max() > 0.1
+  assert differ == (deltas.per_role != 'shared')
+
+
+def test_recomputation_changes_nothing():
+  recomputed = run(make_model(remat=True))
+  np.testing.assert_allclose(recomputed, run(make_model()), atol=1e-6)
+
+
+def test_bfloat16_is_near_float32_and_gives_float32():
+  logits = run(make_model(dtype='bfloat16'))
+  assert logits.dtype == jnp.float32
+  error = np.abs(logits - run(make_model()))
+  assert 1e-4 < error.max() < 0.25
+
+
+def packed_rows():
+  """Three rows in the first sequence, one in the other; padding at the ends."""
+  lengths = ((3, 5, 2), (11,))
+  tokens, positions, segments = np.zeros((3, *TOKENS.shape), np.int32)
+  places = []
+  for b, row_lengths in enumerate(lengths):
+    start = 0
+    for i, n in enumerate(row_lengths):
+      where = b, slice(start, start + n)
+      tokens[where] = TOKENS[b, :n] if i % 2 else TOKENS[1 - b, -n:]
+      positions[where], segments[where] = np.arange(n), i + 1
+      places.append(where)
+      start += n
+  return places, (tokens, positions, segments)
+
+
+def test_packed_segments_do_not_see_each_other():
+  model = make_model()
+  places, packed = packed_rows()
+  tokens, positions, segments = packed
+  logits = nnx.jit(Decoder.__call__)(
+    model, tokens, positions=positions, segments=segments
+  )
+  logp = run_logprobs(model, *packed)
+  for where in places:
+    row = tokens[where]
+    alone = np.zeros_like(TOKENS)  # what comes after a row is not seen by it
+    alone[0, : len(row)] = row
+    expected = np.asarray(run(model, tokens=alone))[0, : len(row)]
+    np.testing.assert_allclose(logits[where], expected, atol=1e-5)
+    scores = log_softmax64(expected)[np.arange(len(row) - 1), row[1:]]
+    np.testing.assert_allclose(logp[where][1:], scores, atol=1e-5)
+
+
+def test_logprobs_are_zero_where_a_segment_begins():
+  places, packed = packed_rows()
+  logp = np.asarray(run_logprobs(make_model(), *packed))
+  for where in places:
+    assert logp[where][0] == 0
+    assert (logp[where][1:] < 0).all()
+
+
+@pytest.mark.parametrize(
+  ('temperature', 'chunk'), [(1.0, None), (1.0, 3), (0.6, 3)]
+)
+def test_logprobs_are_the_log_softmax_of_the_logits(
+  monkeypatch, temperature, chunk
+):
+  model = make_model()
+  if chunk:  # room for `chunk` positions of the batch at a time
+    size = 4 * len(TOKENS) * TINY.vocab_size * chunk
+    monkeypatch.setattr(decoder, '_CHUNK_BYTES', size)
+  traced = []
+  unembed = decoder.unembed
+  monkeypatch.setattr(
+    decoder,
+    'unembed',
+    lambda hidden, w: traced.append(hidden.shape[1]) or unembed(hidden, w),
+  )
+  logp = nnx.jit(Decoder.logprobs)(model, TOKENS, temperature=temperature)
+  monkeypatch.undo()
+  assert set(traced) == {chunk or TOKENS.shape[1]}
+
+  full = log_softmax64(np.asarray(run(model)) / temperature)
+  for b, row in enumerate(TOKENS):
+    expected = [full[b, t, row[t + 1]] for t in range(len(row) - 1)]
+    np.testing.assert_allclose(logp[b, 1:], expected, atol=1e-5)
+  np.testing.assert_array_equal(logp[:, 0], 0)
+
+
+def test_logprobs_use_the_role():
+  model = disturb(make_model(HEADS), roles=(1,))
+  everything = TOKENS, *np.ones((2, *TOKENS.shape), np.int32)
+  everything[1][:] = np.arange(TOKENS.shape[1])
+  solver, proposer = (
+    run_logprobs(model, *everything, role=np.int32(r)) for r in (0, 1)
+  )
+  full = log_softmax64(run(model, 1))
+  expected = [full[0, t, TOKENS[0, t + 1]] for t in range(11)]
+  np.testing.assert_allclose(proposer[0, 1:], expected, atol=1e-5)
+  assert np.abs(solver - proposer).max() > 1e-2
+
+
+@pytest.mark.parametrize('deltas', [HEADS, ADAPTER, SHARED], ids=per_role)
+def test_every_role_begins_as_the_trunk(deltas):
+  model = Decoder(TINY, deltas, rngs=nnx.Rngs(0))
+  trunk = run(model, None)
+  assert np.abs(trunk).max() > 0.1
+  for role in (0, 1):
+    np.testing.assert_array_equal(run(model, role), trunk)
+
+
+def test_no_role_turns_deltas_off():
+  model = make_model(ADAPTER)
+  before = np.asarray(run(model, None))
+  disturb(model)
+  np.testing.assert_array_equal(run(model, None), before)
+  assert np.abs(run(model, 0) - before).max() > 0.1
+
+
+@pytest.mark.parametrize('deltas', [HEADS, ADAPTER], ids=per_role)
+def test_a_role_does_not_feel_the_other(deltas):
+  model = make_model(dataclasses.replace(deltas, lora=False))
+  before = np.asarray(run(model, 0))
+  disturb(model, roles=(1,))
+  np.testing.assert_array_equal(run(model, 0), before)
+  assert np.abs(run(model, 1) - before).max() > 0.1
+
+
+def test_another_role_compiles_nothing():
+  graphdef, params = nnx.split(disturb(make_model(ADAPTER)))
+  tokens, traces = jnp.asarray(TOKENS), []
+
+  @jax.jit
+  def logits(params, role):
+    traces.append(role)
+    return nnx.merge(graphdef, params)(tokens, role=role)
+
+  first, second = logits(params, np.int32(0)), logits(params, np.int32(1))
+  assert len(traces) == 1
+  assert np.abs(first - second).max() > 0.1
+
+
+def test_deltas_are_checked():
+  with pytest.raises(ValueError, match='heads, adapter or shared'):
+    Deltas(per_role='head')
+  with pytest.raises(ValueError, match='rank is 0'):
+    Deltas(rank=0)
+
+
+@pytest.mark.parametrize(
+  ('deltas', 'tied'),
+  [(HEADS, True), (HEADS, False), (ADAPTER, True), (SHARED, True)],
+  ids=lambda x: x if isinstance(x, bool) else per_role(x),
+)
+def test_a_merged_role_answers_alike(deltas, tied):
+  model = disturb(make_model(deltas, tie_embeddings=tied))
+  for index, role in enumerate(deltas.roles):
+    merged = merge(model, role)
+    np.testing.assert_allclose(run(merged), run(model, index), atol=1e-5)
+    assert not any(getattr(merged, n).deltas for n in (*LINEARS, 'head'))
+
+
+def test_a_merged_role_goes_through_disk(tmp_path):
+  model = disturb(make_model(HEADS))
+  save(tmp_path, merge(model, 'proposer'), TOKENIZER, {})
+  loaded = from_pretrained(str(tmp_path))
+  assert not loaded.config.tie_embeddings
+  assert np.abs(run(loaded) - run(model, 1)).max() < 0.1
+  assert np.abs(run(loaded) - run(model, 0)).max() > 0.3
+
+
+def trunk_of(model):
+  flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+  return {path: v for path, v in flat if 'deltas' not in path}
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_saving_keeps_bf16_values(tmp_path, tied):
+  model = disturb(make_model(ADAPTER, tie_embeddings=tied))
+  folder = tmp_path / 'new' / 'model'
+  save(folder, model, TOKENIZER, {'steps': 7})
+  loaded = load(str(folder), ADAPTER)
+
+  trunk = trunk_of(model)
+  assert len(trunk) == 11 + (not tied)
+  assert trunk_of(loaded.model).keys() == trunk.keys()
+  for path, variable in trunk_of(loaded.model).items():
+    rounded = np.asarray(trunk[path][...], jnp.bfloat16)
+    assert variable.dtype == jnp.float32
+    np.testing.assert_array_equal(variable[...], rounded.astype(np.float32))
+  assert loaded.model.config == model.config
+  assert loaded.tokenizer == TOKENIZER
+
+  logits = from_pretrained(str(folder))(jnp.asarray(TOKENS))
+  assert logits.shape == (*TOKENS.shape, TINY.vocab_size)
+  np.testing.assert_allclose(run(loaded.model, 1), logits, atol=1e-6)
+  assert 0 < np.abs(logits - run(model, None)).max() < 0.1
+
+
+def test_the_manifest_names_the_weights(tmp_path):
+  save(tmp_path, make_model(), TOKENIZER, {'steps': 7})
+  digest = hashlib.sha256((tmp_path / 'model.safetensors').read_bytes())
+  manifest = json.loads((tmp_path / 'manifest.json').read_text())
+  assert manifest == {'steps': 7, 'sha256': digest.hexdigest()}
+  assert load(str(tmp_path)).sha256 == digest.hexdigest()
+
+
+def test_compute_dtype_is_chosen_when_loading(tmp_path):
+  save(tmp_path, make_model(), TOKENIZER, {})
+  model = load(str(tmp_path), dtype='bfloat16').model
+  assert model.config == dataclasses.replace(TINY, dtype='bfloat16')
+  assert model.embed.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ('asked', 'nearest'),
+  [
+    ('small-lat', 'small-late'),
+    ('smal-erly', 'small-early'),
+    ('small-frsh', 'small-fresh'),
+  ],
+)
+def test_an_unknown_model_names_the_nearest(asked, nearest):
+  with pytest.raises(FileNotFoundError, match=f"nearest: '{nearest}'") as error:
+    load(asked)
+  assert repr(asked) in str(error.value)

@@ -1,0 +1,426 @@
+"""What is sampled, against the model's own logits and plain numpy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxdistill import dist
+from jaxdistill.batch import Shapes
+from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.rollout import FIELDS, Player, Sampling, policy_rows
+from jaxdistill.rollout.samplers import keep_top_k, keep_top_p
+from jaxdistill.step import split_params
+from jaxdistill.types import Prompt
+
+TOKENIZER = SymbolTokenizer(
+  ('<pad>', '<bos>', '<eos>', *'0123456789', *'+-*/=?!')
+)
+CONFIG = DecoderConfig(
+  vocab_size=len(TOKENIZER),
+  embed_dim=32,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  rope_theta=100.0,
+  tie_embeddings=False,
+)
+BASE = Sampling(samples=3, max_tokens=10)
+SAMPLINGS = [
+  BASE,
+  dataclasses.replace(BASE, temperature=0.7),
+  dataclasses.replace(BASE, top_k=5),
+  dataclasses.replace(BASE, top_p=0.8),
+  dataclasses.replace(BASE, top_k=6, top_p=0.9, temperature=1.3),
+  dataclasses.replace(BASE, temperature=0.0),
+]
+KEY = jax.random.key(7)
+# All as the proposer, whose deltas are not zero: the role must get through.
+PROMPTS = [
+  Prompt('proposer', '3+4=', row=11),
+  Prompt('proposer', '1234567890+987*65=', row=4),
+  Prompt('proposer', '', row=0),
+  Prompt('proposer', '9-8/2?', row=7),
+  Prompt('proposer', '00112233445566=', row=3),
+  Prompt('proposer', '3+4=', row=12),
+  Prompt('proposer', '!', row=2**20),
+]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  """Without LLVM's passes: most of the time, and nothing that is tested."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+def make_player(mesh, seed=0, **changes):
+  """A random model: sharp, and sensitive to where its tokens stand."""
+  deltas = Deltas(per_role='heads', rank=2, alpha=2.0)
+  empty = nnx.eval_shape(lambda: Decoder(CONFIG, deltas, rngs=nnx.Rngs(0)))
+  graphdef, params = split_params(empty, 'full')
+  draw = np.random.default_rng(seed)
+
+  def fill(path, x):
+    fan_in = (
+      x.shape[-1] if 'embed' in path else x.shape[-2] if x.ndim > 1 else 1
+    )
+    value = draw.standard_normal(x.shape) * fan_in**-0.5
+    value = value * 2 if {'q', 'k'} & set(path) else value
+    value = np.full(x.shape, 1.5) if 'norm' in path[0] else value
+    return jnp.asarray(value, jnp.float32)
+
+  for state in params:
+    for path, variable in nnx.to_flat_state(state):
+      variable.set_value(fill(path, variable))
+  player = Player(
+    graphdef, params, deltas.roles, TOKENIZER, mesh, Shapes(64, 16), 64
+  )
+  return dataclasses.replace(player, **changes)
+
+
+@nnx.jit
+def _logits(model, tokens, role):
+  return model(tokens, role=role)
+
+
+def logits_of(player, sequences, role=1):
+  """Logits of whole sequences, float64, in one forward pass each."""
+  tokens = np.zeros((24, 48), np.int32)
+  for i, sequence in enumerate(sequences):
+    tokens[i, : len(sequence)] = sequence
+  model = nnx.merge(player.graphdef, *player.params)
+  out = np.asarray(_logits(model, tokens, np.int32(role)), np.float64)
+  return [out[i, : len(s)] for i, s in enumerate(sequences)]
+
+
+def teacher_forced(player, rollouts):
+  """Logits from which each response token was drawn."""
+  sequences = [np.concatenate([r.prompt_T, r.tokens_T]) for r in rollouts]
+  logits = logits_of(player, sequences)
+  return [
+    x[len(r.prompt_T) - 1 : -1] for r, x in zip(rollouts, logits, strict=True)
+  ]
+
+
+def softmax(logits):
+  p = np.exp(logits - logits.max(-1, keepdims=True))
+  return p / p.sum(-1, keepdims=True)
+
+
+def kept_by_hand(p, sampling, slack=1e-6):
+  """Tokens that the filters keep, and whether a tie decides about one."""
+  order = sorted(range(len(p)), key=lambda i: -p[i])
+  tied = False
+  if 0 < sampling.top_k < len(p):
+    edge, out = p[order[sampling.top_k - 1]], p[order[sampling.top_k]]
+    tied |= edge - out < slack
+    order = order[: sampling.top_k]
+  if sampling.top_p < 1:
+    whole, mass, keep = sum(p[i] for i in order), 0.0, []
+    while mass < sampling.top_p:
+      keep.append(order[len(keep)])
+      mass += p[keep[-1]] / whole
+      tied |= abs(mass - sampling.top_p) < slack
+    rest = order[len(keep) :]
+    tied |= bool(rest) and p[keep[-1]] - p[rest[0]] < slack
+    order = keep
+  return set(order), tied
+
+
+def flat(rollouts_PG):
+  return [rollout for rollouts_G in rollouts_PG for rollout in rollouts_G]
+
+
+def assert_same(first, second, atol=1e-4):
+  for a, b in zip(first, second, strict=True):
+    np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
+    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=atol)
+    np.testing.assert_allclose(a.kept_T, b.kept_T, atol=atol)
+    assert (a.finish, a.text, a.prompt) == (b.finish, b.text, b.prompt)
+
+
+@pytest.mark.parametrize(
+  'sampling', SAMPLINGS, ids=['plain', 'cold', 'k', 'p', 'k-p-hot', 'greedy']
+)
+def test_decoding_agrees_with_teacher_forcing(one_device, sampling):
+  player = make_player(one_device)
+  rollouts = flat(player.generate(PROMPTS[:4], sampling, KEY))
+  assert len(rollouts) == 12
+  temperature = sampling.temperature or 1.0
+  scored = player.logprobs(rollouts, temperature)
+
+  undecided = total = filtered = 0
+  for rollout, logp_T, logits_T in zip(
+    rollouts, scored, teacher_forced(player, rollouts), strict=True
+  ):
+    p_TV = softmax(logits_T / temperature)
+    by_hand = np.log(p_TV[np.arange(len(p_TV)), rollout.tokens_T])
+    np.testing.assert_allclose(rollout.logp_T, logp_T, atol=1e-4)
+    np.testing.assert_allclose(rollout.logp_T, by_hand, atol=1e-4)
+    for p, token, kept in zip(
+      p_TV, rollout.tokens_T, rollout.kept_T, strict=True
+    ):
+      keep, tied = kept_by_hand(p, sampling)
+      total, undecided = total + 1, undecided + tied
+      if not tied:
+        assert token in keep
+        assert abs(kept - np.log(sum(p[i] for i in keep))) < 1e-4
+        filtered += len(keep) < len(p)
+  assert undecided < 0.05 * total
+  has_filter = bool(sampling.top_k) or sampling.top_p < 1
+  assert (filtered > 0.9 * total) if has_filter else not filtered
+
+
+def test_greedy_is_the_argmax_of_repeated_forward_passes(one_device):
+  player = make_player(one_device)
+  sampling = SAMPLINGS[-1]
+  rollouts_PG = player.generate(PROMPTS[:4], sampling, KEY)
+  sequences = [list(player.encode(p)) for p in PROMPTS[:4]]
+  for _ in range(sampling.max_tokens):
+    for sequence, logits in zip(
+      sequences, logits_of(player, sequences), strict=True
+    ):
+      if sequence[-1] != TOKENIZER.eos_id:
+        sequence.append(int(np.argmax(logits[-1])))
+  for prompt, sequence, rollouts_G in zip(
+    PROMPTS, sequences, rollouts_PG, strict=False
+  ):
+    continuation = sequence[len(player.encode(prompt)) :]
+    assert [r.tokens_T.tolist() for r in rollouts_G] == [continuation] * 3
+
+
+def test_a_prompt_is_answered_alike_alone_and_among_longer_ones(one_device):
+  player = make_player(one_device)
+  together = player.generate(PROMPTS[:4], BASE, KEY)
+  for i in (0, 2):  # the others are longer, so these two are padded
+    (alone,) = player.generate([PROMPTS[i]], BASE, KEY)
+    assert len(player.encode(PROMPTS[i])) <= 8
+    assert_same(alone, together[i])
+
+
+def test_samples_do_not_depend_on_the_batch(one_device):
+  player = make_player(one_device)
+  first = player.generate(PROMPTS[:4], BASE, KEY)
+  backwards = player.generate(PROMPTS[3::-1], BASE, KEY)[::-1]
+  larger = player.generate(PROMPTS, BASE, KEY)
+  fewer = dataclasses.replace(BASE, samples=2)
+  pairs = player.generate(PROMPTS[:4], fewer, KEY)
+  assert_same(flat(backwards), flat(first))
+  assert_same(flat(larger[:4]), flat(first))
+  assert_same(flat(pairs), [r for group in first for r in group[:2]])
+
+
+def test_samples_depend_on_key_row_and_sample(one_device):
+  player = make_player(one_device)
+  same, other_row, again = (
+    dataclasses.replace(PROMPTS[0], row=row) for row in (11, 12, 11)
+  )
+  prompts = [same, other_row, again, PROMPTS[1]]
+  here = player.generate(prompts, BASE, KEY)
+  there = player.generate(prompts, BASE, jax.random.key(8))
+  assert_same(here[0], here[2])
+  texts = [r.text for r in (*here[0], *here[1], *there[0], *there[1])]
+  assert len(set(texts)) == len(texts) == 12
+
+
+def test_many_prompts_go_in_chunks(one_device):
+  player = make_player(one_device, max_prompts=4)
+  chunked = player.generate(PROMPTS, BASE, KEY)
+  assert [r.prompt for r, *_ in chunked] == PROMPTS
+  whole = dataclasses.replace(player, max_prompts=64)
+  assert_same(flat(chunked), flat(whole.generate(PROMPTS, BASE, KEY)))
+
+
+def test_nothing_asked_nothing_answered(one_device):
+  player = make_player(one_device)
+  assert player.generate([], BASE, KEY) == []
+  assert player.logprobs([]) == []
+
+
+def test_other_meshes_give_the_same_samples(one_device):
+  expected = make_player(one_device).generate(PROMPTS[:4], BASE, KEY)
+  mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
+  with jax.set_mesh(mesh):
+    sharded = make_player(mesh).generate(PROMPTS[:4], BASE, KEY)
+  assert_same(flat(sharded), flat(expected))
+
+
+def test_responses_end_at_the_end_mark_or_are_cut(one_device):
+  rollouts = flat(make_player(one_device).generate(PROMPTS, BASE, KEY))
+  assert {r.finish for r in rollouts} == {'stop', 'length'}
+  for r in rollouts:
+    ends = r.tokens_T == TOKENIZER.eos_id
+    assert not ends[:-1].any()
+    assert ends[-1] == (r.finish == 'stop')
+    assert r.finish == 'stop' or len(r.tokens_T) == BASE.max_tokens
+    assert len(r.tokens_T) == len(r.logp_T) == len(r.kept_T)
+    assert (r.logp_T < 0).all()
+    assert r.text == TOKENIZER.decode(r.tokens_T.tolist())
+    np.testing.assert_array_equal(
+      r.prompt_T, [1, *TOKENIZER.encode(r.prompt.text)]
+    )
+
+
+# Frequencies. The statistic is about df with a deviation of sqrt(2 df); the
+# bound of 4 deviations lets one in some ten thousand right samplers fail, and
+# the keys are fixed.
+
+
+def assert_frequencies(counts, expected):
+  """Chi-square of counts, those that are expected below 5 times pooled."""
+  counts, expected = np.ravel(counts), np.ravel(expected)
+  assert (counts[expected == 0] == 0).all()
+  often = expected >= 5
+  counts = np.append(counts[often], counts[~often].sum())
+  expected = np.append(expected[often], expected[~often].sum())
+  df = often.sum() - 1
+  assert df >= 3
+  chi2 = ((counts - expected) ** 2 / np.maximum(expected, 1)).sum()
+  assert chi2 < df + 4 * np.sqrt(2 * df)
+
+
+@pytest.mark.parametrize(
+  'filters',
+  [{}, {'top_k': 6}, {'top_k': 9, 'top_p': 0.8, 'temperature': 1.5}],
+  ids=['plain', 'k', 'k-p-hot'],
+)
+def test_first_tokens_have_the_exact_frequencies(one_device, filters):
+  player = make_player(one_device)
+  sampling = Sampling(samples=2000, max_tokens=1, **filters)
+  prompts = [dataclasses.replace(PROMPTS[0], row=row) for row in (0, 1)]
+  rollouts = flat(player.generate(prompts, sampling, KEY))
+  counts = np.bincount([r.tokens_T[0] for r in rollouts], minlength=20)
+
+  (logits,) = logits_of(player, [player.encode(prompts[0])])
+  p = softmax(logits[-1] / sampling.temperature)
+  keep, tied = kept_by_hand(p, sampling)
+  assert not tied
+  assert len(keep) == {0: 20, 6: 6}.get(sampling.top_k, len(keep)) < 21
+  p = np.array([p[i] if i in keep else 0.0 for i in range(20)])
+  assert_frequencies(counts, len(rollouts) * p / p.sum())
+
+
+def test_pairs_of_tokens_have_the_exact_frequencies(one_device):
+  player = make_player(one_device)
+  sampling = Sampling(samples=2000, max_tokens=2)
+  prompts = [dataclasses.replace(PROMPTS[0], row=row) for row in (0, 1)]
+  rollouts = flat(player.generate(prompts, sampling, KEY))
+  counts = np.zeros((20, 20))
+  for r in rollouts:
+    counts[r.tokens_T[0], r.tokens_T[-1]] += 1
+
+  start = list(player.encode(prompts[0]))
+  after = logits_of(player, [[*start, token] for token in range(20)])
+  first = softmax(after[0][-2])
+  joint = first[:, None] * softmax(np.array([x[-1] for x in after]))
+  end = TOKENIZER.eos_id  # nothing follows it
+  joint[end] = np.where(np.arange(20) == end, first[end], 0.0)
+  assert_frequencies(counts, len(rollouts) * joint)
+
+
+def test_choices_are_scored_by_their_own_tokens(one_device):
+  player = make_player(one_device)
+  prompts, choices = PROMPTS[:2], ('7', '1-2', '5555')
+  scores = player.choose(prompts, choices)
+  assert scores.shape == (2, 3)
+  for prompt, row in zip(prompts, scores, strict=True):
+    before = list(player.encode(prompt))
+    for choice, score in zip(choices, row, strict=True):
+      ids = TOKENIZER.encode(choice)
+      (logits,) = logits_of(player, [before + ids])
+      p = softmax(logits)
+      at = len(before) - 1
+      by_hand = sum(np.log(p[at + i, token]) for i, token in enumerate(ids))
+      assert abs(score - by_hand) < 1e-4
+
+
+def test_a_role_without_deltas_answers_as_the_first(one_device):
+  player = make_player(one_device)
+
+  def ask(role):
+    return player.logprobs([player.written(Prompt(role, '1+'), '2')])
+
+  np.testing.assert_array_equal(ask('judge')[0], ask('solver')[0])
+  assert np.abs(ask('solver')[0] - ask('proposer')[0]).max() > 1e-2
+
+
+def test_policy_rows_score_under_the_anchor(one_device):
+  policy, anchor = (make_player(one_device, seed=seed) for seed in (0, 1))
+  sampling = dataclasses.replace(BASE, temperature=0.7)
+  rollouts = flat(policy.generate(PROMPTS[:4], sampling, KEY))
+  advantages = np.linspace(-1, 1, len(rollouts))
+  rows = policy_rows(rollouts, advantages, anchor, 0.7)
+  for row, r, advantage, logits_T in zip(
+    rows, rollouts, advantages, teacher_forced(anchor, rollouts), strict=True
+  ):
+    p, n = len(r.prompt_T), len(r.tokens_T)
+    assert tuple(row.fields) == FIELDS
+    assert row.total == 1.0
+    np.testing.assert_array_equal(row.tokens_T[p:], r.tokens_T)
+    for values in (row.weight_T, *row.fields.values()):
+      np.testing.assert_array_equal(values[:p], 0)
+    np.testing.assert_allclose(row.weight_T[p:], 1 / n)
+    np.testing.assert_allclose(row.fields['advantage'][p:], advantage)
+    np.testing.assert_array_equal(row.fields['old_logp'][p:], r.logp_T)
+    p_TV = softmax(logits_T / 0.7)
+    by_hand = np.log(p_TV[np.arange(n), r.tokens_T])
+    np.testing.assert_allclose(
+      row.fields['anchor_logp'][p:], by_hand, atol=1e-4
+    )
+
+
+def test_top_k_by_hand():
+  logp = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.3, 0.2, 0.3, 0.2]]))
+  kept = {
+    1: [[0, 1, 0, 0], [1, 0, 1, 0]],
+    2: [[0, 1, 0, 1], [1, 0, 1, 0]],
+    3: [[0, 1, 1, 1], [1, 1, 1, 1]],
+    9: [[1, 1, 1, 1], [1, 1, 1, 1]],
+  }
+  for k, expected in kept.items():
+    np.testing.assert_array_equal(keep_top_k(logp, k), expected)
+
+
+def test_top_p_by_hand():
+  logp = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
+  kept = {
+    0.01: [0, 1, 0, 0],
+    0.39: [0, 1, 0, 0],
+    0.41: [0, 1, 0, 1],
+    0.69: [0, 1, 0, 1],
+    0.71: [0, 1, 1, 1],
+    0.91: [1, 1, 1, 1],
+  }
+  for p, expected in kept.items():
+    np.testing.assert_array_equal(keep_top_p(logp, p), expected)
+  tied = jnp.log(jnp.array([0.25, 0.5, 0.25]))
+  np.testing.assert_array_equal(keep_top_p(tied, 0.6), [1, 1, 1])
+  # Of what top-k left, 0.4 and 0.3, the first has 4/7 of the mass.
+  left = jnp.where(jnp.array([0, 1, 0, 1], bool), logp, -jnp.inf)
+  np.testing.assert_array_equal(keep_top_p(left, 0.57), [0, 1, 0, 0])
+  np.testing.assert_array_equal(keep_top_p(left, 0.58), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('samples', 0),
+    ('max_tokens', 0),
+    ('temperature', -0.1),
+    ('top_k', -1),
+    ('top_p', 0.0),
+    ('top_p', 1.1),
+  ],
+)
+def test_impossible_samplings_are_refused(field, value):
+  with pytest.raises(ValueError, match=f'{field}.*{value}'):
+    Sampling(**{field: value})

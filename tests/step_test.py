@@ -1,0 +1,458 @@
+"""The gradient step: the same whatever the layout, and only where it should."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxdistill import dist
+from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.methods.grpo import Grpo
+from jaxdistill.methods.sft import Sft
+from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.step import (
+  OptimizerConfig,
+  init_state,
+  make_step,
+  split_params,
+)
+from jaxdistill.types import Row, RowSet
+
+CONFIG = DecoderConfig(
+  vocab_size=20,
+  embed_dim=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+)
+HEADS = Deltas(per_role='heads', rank=2)
+LORA = Deltas(per_role='heads', lora=True, rank=2)
+ADAPTER = Deltas(per_role='adapter', rank=2)
+NO_ROLES = Deltas(per_role='shared')
+# With the usual eps a gradient that is rounding error alone would move a
+# parameter by a whole learning rate, and no two layouts would agree.
+OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=2, eps=1e-4, weight_decay=0.1)
+RATES = (0.0, 5e-4, 1e-3, 1e-3, 1e-3)
+METHODS = {'sft': Sft(), 'grpo': Grpo(temperature=0.8)}
+FIELDS = {'sft': (), 'grpo': ('advantage', 'old_logp', 'anchor_logp')}
+COEFFICIENTS = {'sft': {}, 'grpo': {'clip': 0.2, 'kl': 0.1}}
+MESHES = {
+  'one device': {'devices': jax.devices()[:1]},
+  'data=8': {'data': 8},
+  'data=2,fsdp=4': {'data': 2, 'fsdp': 4},
+  'data=2,fsdp=2,tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2},
+}
+ONE_BATCH = Shapes(32, 8)
+
+both_losses = pytest.mark.parametrize('kind', METHODS)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_compilation():
+  """Without LLVM's passes: most of the time, and nothing that is tested."""
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+def make_model(deltas, sharpness=1.0):
+  """Values from numpy; second factors of deltas are 0, as in a new model."""
+  empty = nnx.eval_shape(lambda: Decoder(CONFIG, deltas, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(empty)
+  draw = np.random.default_rng(0)
+  for path, variable in nnx.to_flat_state(state):
+    shape = variable.shape
+    if 'norm' in path[0]:
+      value = np.full(shape, sharpness if path[0] == 'norm' else 1.0)
+    elif path[-1] == 1:
+      value = np.zeros(shape)
+    else:
+      fan_in = shape[-1 if path[0] == 'embed' else -2]
+      value = draw.standard_normal(shape) * fan_in**-0.5
+    variable.set_value(jnp.asarray(value, jnp.float32))
+  return nnx.merge(graphdef, state)
+
+
+def make_rows(seed, count=12):
+  """Rows of 9 to 16 tokens, of which the first four are a prompt."""
+  draw = np.random.default_rng(seed)
+  rows = []
+  for n in draw.integers(9, 17, count):
+    trained = np.arange(n) >= 4
+    values = {
+      'advantage': draw.choice([-1.0, 1.0]) * np.ones(n),
+      'old_logp': -3 + 0.5 * draw.standard_normal(n),
+      'anchor_logp': -3 + 0.5 * draw.standard_normal(n),
+    }
+    rows.append(
+      Row(
+        tokens_T=draw.integers(1, 20, n).astype(np.int32),
+        weight_T=(trained / trained.sum()).astype(np.float32),
+        total=1.0,
+        fields={k: (v * trained).astype('float32') for k, v in values.items()},
+      )
+    )
+  return rows
+
+
+def batch_of(kind, rows, role, mesh, shapes=ONE_BATCH):
+  row_set = RowSet('', rows, FIELDS[kind], COEFFICIENTS[kind])
+  return make_batch(row_set, role, mesh, shapes)[0]
+
+
+@functools.cache
+def compiled(kind, deltas, trainable='full'):
+  graphdef, _ = split_params(make_model(deltas), trainable)
+  return make_step(graphdef, METHODS[kind].loss, OPTIMIZER)
+
+
+def fresh_state(mesh, deltas, trainable='full'):
+  _, params = split_params(make_model(deltas), trainable)
+  return init_state(params, OPTIMIZER, mesh)
+
+
+def values(tree):
+  """Copies, since a step takes its state over."""
+  return [np.array(x) for x in jax.tree.leaves(tree)]
+
+
+def assert_equal(first, second):
+  for a, b in zip(values(first), values(second), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@functools.cache
+def trajectory(kind, layout='one device', shapes=ONE_BATCH, steps=5):
+  """Losses, gradient norms and final parameters; roles take turns."""
+  mesh = dist.make_mesh(**MESHES[layout])
+  with jax.set_mesh(mesh):
+    step, state = compiled(kind, HEADS), fresh_state(mesh, HEADS)
+    losses, norms = [], []
+    for i in range(steps):
+      batch = batch_of(kind, make_rows(i % 4), i % 2, mesh, shapes)
+      state, metrics = step(state, {}, (batch,))
+      losses.append(float(metrics['loss']))
+      norms.append(float(metrics['grad_norm']))
+    assert int(state.step) == steps
+    return losses, norms, values(state.params)
+
+
+def assert_same_trajectory(first, second):
+  """Single precision, sums in another order, five steps of 1e-3 at most."""
+  np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(first[1], second[1], rtol=1e-4)
+  for a, b in zip(first[2], second[2], strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'layout'),
+  [
+    ('grpo', 'data=8'),
+    ('grpo', 'data=2,fsdp=4'),
+    ('grpo', 'data=2,fsdp=2,tensor=2'),
+    ('sft', 'data=2,fsdp=2,tensor=2'),
+  ],
+)
+def test_eight_devices_step_as_one(kind, layout):
+  assert_same_trajectory(trajectory(kind, layout), trajectory(kind))
+
+
+@both_losses
+def test_many_microbatches_step_as_one(kind):
+  many = Shapes(32, 1)
+  mesh = dist.make_mesh(**MESHES['one device'])
+  counts = [
+    int(batch_of(kind, make_rows(i), 0, mesh, s).microbatches)
+    for i in range(4)
+    for s in (ONE_BATCH, many)
+  ]
+  assert max(counts[::2]) == 1 and min(counts[1::2]) >= 5
+  assert_same_trajectory(trajectory(kind, shapes=many), trajectory(kind))
+
+
+@both_losses
+def test_packed_rows_step_as_rows_alone(kind):
+  alone = Shapes(16, 16)
+  mesh = dist.make_mesh(**MESHES['one device'])
+  most = [
+    int(batch_of(kind, make_rows(0), 0, mesh, s).segments.max())
+    for s in (ONE_BATCH, alone)
+  ]
+  assert most[0] >= 2 and most[1] == 1
+  assert_same_trajectory(trajectory(kind, shapes=alone), trajectory(kind))
+
+
+def test_a_state_stays_where_it_is():
+  mesh = dist.make_mesh(**MESHES['data=2,fsdp=2,tensor=2'])
+  with jax.set_mesh(mesh):
+    state = fresh_state(mesh, HEADS)
+    before = [x.sharding for x in jax.tree.leaves(state)]
+    for moments in (state.shared_opt[0].mu, state.shared_opt[0].nu):
+      kernel = moments['q']['kernel'][...]
+      assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 16)
+    batch = batch_of('sft', make_rows(0), 0, mesh)
+    state, _ = compiled('sft', HEADS)(state, {}, (batch,))
+  for x, sharding in zip(jax.tree.leaves(state), before, strict=True):
+    assert x.sharding.is_equivalent_to(sharding, x.ndim)
+
+
+@pytest.mark.parametrize('deltas', [HEADS, ADAPTER], ids=['heads', 'adapter'])
+def test_an_idle_role_does_not_move(one_device, deltas):
+  step, state = compiled('sft', deltas), fresh_state(one_device, deltas)
+
+  def of_role(state, role):
+    both = (state.params.roles, state.role_opts)
+    return values(jax.tree.map(lambda x: x[role], both))
+
+  def moved(before, after):
+    return [
+      not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
+    ]
+
+  start, trunk = (of_role(state, 0), of_role(state, 1)), state.params.shared
+  trunk = values(trunk)
+  for i in range(10):
+    batch = batch_of('sft', make_rows(i), 0, one_device)
+    state, _ = step(state, {}, (batch,))
+  assert all(moved(start[0], of_role(state, 0)))
+  assert not any(moved(start[1], of_role(state, 1)))
+  assert state.role_opts[0].count.tolist() == [10, 0]
+
+  solver, trunk = of_role(state, 0), values(state.params.shared)
+  batch = batch_of('sft', make_rows(10), 1, one_device)
+  state, _ = step(state, {}, (batch,))
+  assert not any(moved(solver, of_role(state, 0)))
+  assert any(moved(start[1], of_role(state, 1)))
+  assert all(moved(trunk, values(state.params.shared)))
+  assert state.role_opts[0].count.tolist() == [10, 1]
+  assert int(state.shared_opt[0].count) == int(state.step) == 11
+
+
+def by_hand(graphdef):
+  """The SFT loss and its gradient: every row alone, from the logits."""
+
+  def loss(params, tokens, weights, total):
+    logp = jax.nn.log_softmax(nnx.merge(graphdef, *params)(tokens))
+    picked = jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
+    return -(picked * weights[:, 1:]).sum() / total
+
+  gradient = jax.jit(jax.value_and_grad(loss))
+
+  def of_rows(params, rows):
+    tokens, weights = np.zeros((2, len(rows), 16), np.float32)
+    for i, row in enumerate(rows):
+      tokens[i, : len(row.tokens_T)] = row.tokens_T
+      weights[i, : len(row.tokens_T)] = row.weight_T
+    total = sum(row.total for row in rows)
+    return gradient(params, tokens.astype(np.int32), weights, total)
+
+  return of_rows
+
+
+def test_updates_are_those_of_optax(one_device):
+  graphdef, params = split_params(make_model(NO_ROLES), 'full')
+  gradient_of = by_hand(graphdef)
+  hand = nnx.to_pure_dict(params.shared)
+  matrices = {name: 'norm' not in name for name in hand}
+  plain = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(
+      lambda i: jnp.array(RATES)[i],
+      b1=0.9,
+      b2=0.95,
+      eps=1e-4,
+      weight_decay=0.1,
+      mask=matrices,
+    ),
+  )
+  update, hand_state, start = jax.jit(plain.update), plain.init(hand), hand
+  step, state = compiled('sft', NO_ROLES), fresh_state(one_device, NO_ROLES)
+  for i, size in enumerate((1.0, 0.1, 1.0, 0.2)):  # clipped: first and third
+    rows = [
+      dataclasses.replace(row, weight_T=row.weight_T * np.float32(size))
+      for row in make_rows(i)
+    ]
+    loss, gradient = gradient_of(state.params, rows)
+    gradient = nnx.to_pure_dict(gradient.shared)
+    norm = float(optax.global_norm(gradient))
+    assert (norm > 1.3) if size == 1 else (norm < 0.7)
+    updates, hand_state = update(gradient, hand_state, hand)
+    hand = optax.apply_updates(hand, updates)
+
+    batch = batch_of('sft', rows, 0, one_device)
+    state, metrics = step(state, {}, (batch,))
+    np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
+    ours = values(nnx.to_pure_dict(state.params.shared))
+    for a, b in zip(ours, values(hand), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+  for a, old in zip(ours, values(start), strict=True):
+    assert np.abs(a - old).max() > 1e-4
+
+
+def test_several_sets_add_up(one_device):
+  step = compiled('grpo', HEADS)
+  first, second = make_rows(0, 5), make_rows(1, 3)
+  batches = tuple(
+    batch_of('grpo', rows, 0, one_device) for rows in (first, second)
+  )
+  joined = [
+    dataclasses.replace(row, weight_T=row.weight_T / len(rows), total=1 / 8)
+    for rows in (first, second)
+    for row in rows
+  ]
+  apart, apart_metrics = step(fresh_state(one_device, HEADS), {}, batches)
+  batch = batch_of('grpo', joined, 0, one_device)
+  whole, metrics = step(fresh_state(one_device, HEADS), {}, (batch,))
+  for name in ('loss', 'grad_norm', 'kl_base'):
+    np.testing.assert_allclose(apart_metrics[name], metrics[name], rtol=1e-4)
+  for a, b in zip(values(apart), values(whole), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def spoil(rows):
+  """NaN at one trained token."""
+  fields = dict(rows[3].fields)
+  fields['old_logp'] = fields['old_logp'].copy()
+  fields['old_logp'][6] = np.nan
+  return [*rows[:3], dataclasses.replace(rows[3], fields=fields), *rows[4:]]
+
+
+def test_a_nan_is_skipped_and_counted(one_device):
+  step = compiled('grpo', HEADS)
+  batches = [
+    (batch_of('grpo', rows, 0, one_device),)
+    for rows in (make_rows(0), spoil(make_rows(1)), make_rows(2), make_rows(3))
+  ]
+  state, first = step(fresh_state(one_device, HEADS), {}, batches[0])
+  before = jax.tree.map(np.array, state)
+  state, bad = step(state, {}, batches[1])
+  assert not np.isfinite(float(bad['loss']))
+  assert int(state.skipped) == int(bad['skipped']) == 1
+  assert_equal(state._replace(skipped=0), before._replace(skipped=0))
+
+  # As if it had never been, the learning rate's clock included.
+  state, third = step(state, {}, batches[2])
+  state, fourth = step(state, {}, batches[3])
+  rates = [float(m['lr']) for m in (first, bad, third, fourth)]
+  np.testing.assert_allclose(rates, [0, 5e-4, 5e-4, 1e-3])
+  assert int(fourth['skipped']) == 1 and int(state.step) == 3
+  clean = fresh_state(one_device, HEADS)
+  for i in (0, 2, 3):
+    clean, _ = step(clean, {}, batches[i])
+  assert_equal(state._replace(skipped=0), clean._replace(skipped=0))
+
+
+def test_an_impossible_prompt_spoils_nothing(one_device):
+  """Prompt tokens carry no weight, however unlikely the model finds them."""
+  graphdef, params = split_params(make_model(HEADS, sharpness=60.0), 'full')
+  rows = make_rows(0)
+  tokens, positions, segments = np.zeros((3, len(rows), 16), np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row.tokens_T)] = row.tokens_T
+    positions[i] = np.arange(16)
+  logp = jax.jit(
+    lambda params: nnx.merge(graphdef, *params).logprobs(
+      *map(jnp.asarray, (tokens, positions, segments)), temperature=0.8
+    )
+  )(params)
+  assert np.min(logp[:, 1:4]) < -100
+  on_policy = []
+  for row, logp_T in zip(rows, np.asarray(logp), strict=True):
+    trained = row.weight_T > 0
+    own = np.where(trained, logp_T[: len(trained)], 0).astype(np.float32)
+    fields = row.fields | {'old_logp': own, 'anchor_logp': own}
+    on_policy.append(dataclasses.replace(row, fields=fields))
+  state = init_state(params, OPTIMIZER, one_device)
+  batch = batch_of('grpo', on_policy, 0, one_device)
+  _, metrics = compiled('grpo', HEADS)(state, {}, (batch,))
+  advantages = [row.fields['advantage'][-1] for row in rows]
+  np.testing.assert_allclose(metrics['loss'], -np.mean(advantages), atol=1e-3)
+  assert int(metrics['skipped']) == 0
+
+
+def test_lora_leaves_the_trunk_alone(one_device):
+  step = compiled('sft', LORA, trainable='lora')
+  state = fresh_state(one_device, LORA, trainable='lora')
+  assert len(jax.tree.leaves(state.params.frozen)) == 11
+  assert len(jax.tree.leaves(state.params.shared)) == 2 * 8
+  assert len(jax.tree.leaves(state.params.roles)) == 2
+  before = jax.tree.map(np.array, state.params)
+  for i in range(4):
+    batch = batch_of('sft', make_rows(i), 0, one_device)
+    state, _ = step(state, {}, (batch,))
+  assert_equal(state.params.frozen, before.frozen)
+  deltas, old = state.params[:2], before[:2]
+  for a, b in zip(values(deltas), values(old), strict=True):
+    assert np.abs(a - b).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  ('config', 'expected'),
+  [
+    ({}, [1, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ({'warmup': 4}, [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
+    (
+      {'schedule': 'cosine', 'steps': 4},
+      [1, 0.853553, 0.5, 0.146447, 0, 0, 0, 0, 0],
+    ),
+    ({'schedule': 'linear', 'steps': 4}, [1, 0.75, 0.5, 0.25, 0, 0, 0, 0, 0]),
+    (
+      {'schedule': 'cosine', 'steps': 4, 'warmup': 2},
+      [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0, 0, 0],
+    ),
+    (
+      {'schedule': 'linear', 'steps': 4, 'warmup': 2},
+      [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0, 0],
+    ),
+  ],
+)
+def test_learning_rates_by_hand(config, expected):
+  rate = OptimizerConfig(lr=0.5, **config).learning_rate()
+  rates = [float(rate(jnp.asarray(i))) for i in range(9)]
+  np.testing.assert_allclose(rates, 0.5 * np.array(expected), atol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused():
+  with pytest.raises(ValueError, match='constant, cosine, linear'):
+    OptimizerConfig(schedule='cosin').learning_rate()
+
+
+def test_metrics_are_means_over_trained_tokens(one_device):
+  rows = make_rows(0)
+  batch = batch_of('grpo', rows, 0, one_device, Shapes(32, 1))
+  state = fresh_state(one_device, HEADS)
+  model, logits_of = make_model(HEADS), nnx.jit(Decoder.__call__)
+  _, metrics = compiled('grpo', HEADS)(state, {}, (batch,))
+  total, count = 0.0, 0
+  for row in rows:
+    tokens = np.zeros((1, 16), np.int32)
+    tokens[0, : len(row.tokens_T)] = row.tokens_T
+    logits = np.asarray(logits_of(model, tokens), np.float64)[0] / 0.8
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    for t in np.flatnonzero(row.weight_T):
+      d = row.fields['anchor_logp'][t] - logp[t - 1, row.tokens_T[t]]
+      total, count = total + np.exp(d) - d - 1, count + 1
+  np.testing.assert_allclose(metrics['kl_base'], total / count, rtol=1e-4)
+
+
+# From this file's own trajectories: they hold the arithmetic where it is.
+GOLDEN = {
+  'sft': [],
+  'grpo': [],
+}
+
+
+@both_losses
+def test_trajectories_stay_as_they_were(kind):
+  losses, _, _ = trajectory(kind, steps=20)
+  np.testing.assert_allclose(losses, GOLDEN[kind], rtol=2e-4, atol=2e-5)

@@ -2,8 +2,8 @@
 
   jaxdistill train --config configs/sqlm_small.py --workdir runs/quickstart
 
-Under two minutes on two cores. Held-out sampled accuracy rises from about .72
-to .95 and more; greedy accuracy stays where it was.
+About two minutes on two cores, compilation included. Held-out sampled accuracy
+rises from about .70 to about .95; greedy accuracy stays near .99.
 """
 
 from jaxdistill.config import base_config
@@ -12,14 +12,19 @@ from jaxdistill.config import base_config
 def get_config():
   config = base_config('sqlm')
   config.model = 'small-late'
-  config.steps = 50
+  config.steps = 30
   config.eval_every = 10
-  config.checkpoint_every = 25
-  config.method.problems = 8
+  config.checkpoint_every = 10
+  config.anchors.past = 'every:10'
+  config.eval.problems = 300
+  config.eval.samples = 3
+  config.method.problems = 12
   config.method.proposals = 4
   config.method.samples = 8
-  config.method.propose_every = 5
-  config.method.kl = 0.001
-  config.optimizer.lr = 3e-4
-  config.batch.length = 128
+  config.method.propose_every = 10
+  config.method.kl = 0.02
+  config.optimizer.lr = 2e-4
+  config.optimizer.warmup = 5
+  config.batch.length = 96
+  config.batch.sequences = 16
   return config

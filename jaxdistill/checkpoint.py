@@ -52,7 +52,9 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._root / 'checkpoints',
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True
+        # One more than asked: the newest counts only once it is sealed.
+        max_to_keep=keep + 1,
+        enable_async_checkpointing=True,
       ),
     )
 
@@ -65,13 +67,15 @@ class Checkpoints:
       record: JSON and numpy arrays: the method's state and the like.
     """
     self.seal(wait=True)
-    self._manager.save(
+    saved = self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(pure(state)),
         record=ocp.args.JsonSave(json.loads(_to_json(record))),
       ),
     )
+    if not saved:
+      raise RuntimeError(f'Orbax did not save step {step}')
     self._unsealed.append(step)
 
   def seal(self, wait: bool = False) -> None:
@@ -92,6 +96,10 @@ class Checkpoints:
           path.unlink()
     self._unsealed = []
 
+  def oldest(self) -> int:
+    """The oldest step that a run may have to go on from; 0 without any."""
+    return min(self._manager.all_steps(), default=0)
+
   def newest(self) -> int | None:
     """The newest step whose files match its manifest, or None."""
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -109,9 +117,6 @@ class Checkpoints:
       step: From `newest`.
       like: A state that says what goes where; any mesh will do.
     """
-    for later in self._manager.all_steps():
-      if later > step:  # not whole: it would be in the way of saving again
-        self._manager.delete(later)
     found = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -121,6 +126,16 @@ class Checkpoints:
     )
     record = json.loads(json.dumps(found['record']), object_hook=_from_json)
     return restored(found['state'], like), record
+
+  def forget_after(self, step: int) -> None:
+    """Deletes what a dying run left: steps later than the one restored.
+
+    They are not whole, and would be in the way of saving again. A run whose
+    checkpoints are all damaged forgets them all (`step` 0) and starts anew.
+    """
+    for later in self._manager.all_steps():
+      if later > step:
+        self._manager.delete(later)
 
   def close(self) -> None:
     """Waits until everything is on disk and sealed."""
@@ -138,7 +153,11 @@ class Checkpoints:
 
 def sha256(path: epath.PathLike) -> str:
   """Hex digest of a file."""
-  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+  digest = hashlib.sha256()
+  with epath.Path(path).open('rb') as file:
+    while block := file.read(2**24):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:

@@ -22,9 +22,9 @@ from jaxdistill import dist, methods
 from jaxdistill.anchors import parse_rule
 from jaxdistill.batch import Shapes
 from jaxdistill.data.tasks import SPLITS, load_task
-from jaxdistill.loop import EvalConfig, Run
 from jaxdistill.models import Deltas, load
 from jaxdistill.models.store import FRESH, find
+from jaxdistill.run import EvalConfig, Run
 from jaxdistill.step import OptimizerConfig
 
 
@@ -110,11 +110,11 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except SyntaxError as e:
-    raise ConfigError(f'{path}, line {e.lineno}: {e.msg}') from None
-  if not hasattr(module, 'get_config'):
-    raise ConfigError(f'{path!r} has no get_config()')
-  config = module.get_config()
+    config = module.get_config()
+  except ConfigError:
+    raise
+  except Exception as e:  # it is the user's code: anything may be wrong in it
+    raise ConfigError(f'{path}: {type(e).__name__}: {e}') from None
   pairs = list(overrides)
   for key, value in sorted(pairs, key=lambda pair: pair[0] != 'method.name'):
     _override(config, key, value)
@@ -161,9 +161,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 _MAY_BE_ZERO = (
   *('seed', 'alpha', 'keep_anchors', 'mesh.data', 'method.propose_every'),
-  *('method.temperature', 'method.top_k', 'method.clip', 'method.kl'),
+  *('method.top_k', 'method.clip', 'method.kl'),
   *('optimizer.warmup', 'optimizer.steps', 'optimizer.weight_decay'),
-  *('optimizer.b1', 'optimizer.b2', 'optimizer.eps'),
+  *('optimizer.b1', 'optimizer.b2'),
 )
 
 
@@ -174,6 +174,21 @@ def check(config: Any) -> None:
     ConfigError: Names the key, the value and what it should be.
   """
   flat = _flat(config)
+  wanted = _flat(base_config(config.method.name))
+  for key in flat:
+    if key not in wanted and not key.startswith('anchors.'):
+      raise ConfigError(
+        f'there is no config key {key!r}{_nearest(key, wanted)}'
+      )
+  for key, value in wanted.items():
+    if key not in flat and not key.startswith('anchors.'):
+      raise ConfigError(f'config.{key} is missing')
+    kinds = (int, float) if isinstance(value, float) else (type(value),)
+    if isinstance(value, tuple):
+      kinds = (tuple, list)
+    if key in flat and not isinstance(flat[key], kinds):
+      kind = type(value).__name__
+      raise ConfigError(f'config.{key} must be {kind}, not {flat[key]!r}')
   for key, value in flat.items():
     if isinstance(value, bool) or not isinstance(value, int | float):
       continue
@@ -183,6 +198,9 @@ def check(config: Any) -> None:
       raise ConfigError(f'config.{key} is {value}; it must not be negative')
     if value == 0 and key not in _MAY_BE_ZERO:
       raise ConfigError(f'config.{key} is 0; it must be positive')
+  for key in ('optimizer.b1', 'optimizer.b2'):
+    if flat[key] >= 1:
+      raise ConfigError(f'config.{key} is {flat[key]}; it must be below 1')
   if not 0 <= config.seed < 2**32:
     raise ConfigError(f'config.seed is {config.seed}; it must be below 2**32')
   for split in config.eval.splits or ('',):
@@ -200,9 +218,22 @@ def check(config: Any) -> None:
     _deltas(config)
     method = _method(config)
     OptimizerConfig(**config.optimizer).learning_rate()
-    load_task(config.task)
-    for rule in {**config.anchors, **method.anchors}.values():
+    task = load_task(config.task)
+    if config.method.name != 'sft' and task.name == 'small:corpus':
+      raise ConfigError(
+        f'method {config.method.name!r} needs problems; task small:corpus has '
+        "documents (use 'small')"
+      )
+    for name, rule in {**config.anchors, **method.anchors}.items():
       parse_rule(rule)
+      if not name.isidentifier() or name == 'policy':
+        raise ConfigError(f'an anchor cannot be called {name!r}')
+    for name in config.anchors:
+      if name in method.anchors:
+        raise ConfigError(
+          f'config.anchors.{name} belongs to the method; its rule is set by '
+          'config.method.reference'
+        )
     if config.model != FRESH:
       find(config.model)
   except (ValueError, FileNotFoundError) as e:

@@ -5,77 +5,38 @@ state there is: a run that dies goes on from its newest checkpoint as if it had
 never stopped.
 """
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from tqdm import tqdm
 
 from jaxdistill import dist
 from jaxdistill.anchors import Bank, parse_rule
-from jaxdistill.batch import Shapes, make_batch, split_minibatches
+from jaxdistill.batch import make_batch, split_minibatches
 from jaxdistill.checkpoint import Checkpoints
-from jaxdistill.eval import accuracy
-from jaxdistill.methods.method import Method
-from jaxdistill.models.store import Loaded
 from jaxdistill.rollout.player import Player
+from jaxdistill.run import (
+  COLLECT,
+  Run,
+  evaluate,
+  make_player,
+  reduce_metrics,
+  share,
+)
 from jaxdistill.step import (
-  OptimizerConfig,
   Params,
   init_state,
   make_step,
   param_shardings,
   split_params,
 )
-from jaxdistill.types import Problem, Task, Update
+from jaxdistill.types import Problem, Update
 from jaxdistill.workdir import Workdir
-
-_COLLECT, _EVALUATE = 0, 1  # purposes that random keys are folded from
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-  """What is measured on held-out problems.
-
-  Attributes:
-    splits: Of the task; the first is shown in the progress bar.
-    problems: Most problems per split.
-    samples: Responses per problem.
-    max_tokens: Longest response.
-  """
-
-  splits: tuple[str, ...] = ('test', 'ood')
-  problems: int = 500
-  samples: int = 4
-  max_tokens: int = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """Everything a run is made of, built from its config by `config.build`."""
-
-  seed: int
-  steps: int
-  eval_every: int
-  checkpoint_every: int
-  keep_checkpoints: int
-  keep_anchors: int
-  trainable: str
-  method: Method
-  task: Task
-  loaded: Loaded
-  optimizer: OptimizerConfig
-  shapes: Shapes
-  max_prompts: int
-  mesh: jax.sharding.Mesh
-  anchors: Mapping[str, str]
-  eval: EvalConfig
 
 
 class Loop:
@@ -113,14 +74,17 @@ class Loop:
       for split in splits:
         run.task.problems(split)
     dist.barrier('data is made')  # one process writes what several may share
-    self._problems = _dataset(run.task.problems('train'))
-    self._problems = self._problems.shuffle(seed=run.seed).repeat()
+    problems: Any = run.task.problems('train')  # read by index, lists too
+    problems = grain.MapDataset.source(problems)
+    self._problems = problems.shuffle(seed=run.seed).repeat()
 
   def train(self) -> dict[str, Any]:
     """Runs to the last step, from the newest checkpoint if there is one."""
     run = self.run
     self.resume()
-    self.workdir.open(self.first_step)
+    self.checkpoints.forget_after(self.first_step)
+    finished = self.first_step >= run.steps
+    self.workdir.open(self.first_step + finished)  # keeps a last evaluation
     steps = range(self.first_step, run.steps)
     bar = tqdm(
       steps,
@@ -172,7 +136,7 @@ class Loop:
     begin = time.perf_counter()
     players = {'policy': self.player(self.state.params)}
     players |= {name: self.player(p) for name, p in self.anchors.items()}
-    key = jax.random.fold_in(jax.random.fold_in(self.key, _COLLECT), step)
+    key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     collected = self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
     )
@@ -228,13 +192,17 @@ class Loop:
   def draw(self, step: int) -> list[Problem]:
     """This host's share of a step's problems, read by index."""
     n = self.run.method.problems
-    return _share(lambda i: self._problems[step * n + i], n)
+    return share(lambda i: self._problems[step * n + i], n)
 
   def _refresh_anchors(self, step: int) -> None:
     for name, rule in self.rules.items():
       if rule.holds(step) == step:
-        self.anchors[name] = jax.tree.map(lambda x: x.copy(), self.state.params)
-        self.bank.save(name, step, self.anchors[name])
+        # A copy: the state's own arrays are donated to the next step.
+        past = jax.tree.map(lambda x: x.copy(), self.state.params)
+        needed_from = rule.holds(self.checkpoints.oldest())
+        self.bank.save(name, step, past, needed_from)
+        if name in self.run.method.anchors:
+          self.anchors[name] = past
 
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
@@ -264,80 +232,18 @@ class Loop:
 
   def resume(self) -> None:
     """Takes up the newest whole checkpoint, if there is one."""
-    step = self.checkpoints.newest()
-    if step is None:
+    # One process decides, so that all restore the same.
+    found = self.checkpoints.newest() if jax.process_index() == 0 else None
+    (step,) = dist.agree_max(-1 if found is None else found)
+    if step < 0:
       return
     self.state, record = self.checkpoints.restore(step, self.state)
     self.method_state = record['method']
     self.tokens, self.seconds = record['tokens'], record['seconds']
     self.first_step = step
-    for name, rule in self.rules.items():
+    for name in self.run.method.anchors:
+      rule = self.rules[name]
       if rule.holds(step) != step:
         self.anchors[name] = self.bank.restore(
           name, rule.holds(step), self.state.params
         )
-
-
-def make_player(
-  run: Run, graphdef: nnx.GraphDef, params: tuple[nnx.State, ...]
-) -> Player:
-  """A player of a run's architecture.
-
-  Args:
-    run: Whose tokenizer, mesh and shapes it uses.
-    graphdef: Of its model.
-    params: Its parameters, in any number of parts.
-  """
-  return Player(
-    graphdef=graphdef,
-    params=params,
-    roles=run.loaded.model.deltas.roles,
-    tokenizer=run.loaded.tokenizer,
-    mesh=run.mesh,
-    shapes=run.shapes,
-    max_prompts=run.max_prompts,
-  )
-
-
-def evaluate(run: Run, player: Player) -> dict[str, float]:
-  """Metrics `eval/<split>/<name>` of a player; the same draws every time."""
-  key = jax.random.fold_in(jax.random.key(run.seed), _EVALUATE)
-  out = {}
-  for split in run.eval.splits:
-    held_out = run.task.problems(split)
-    observed = accuracy(
-      player,
-      _share(held_out.__getitem__, min(len(held_out), run.eval.problems)),
-      samples=run.eval.samples,
-      max_tokens=run.eval.max_tokens,
-      key=key,
-    )
-    named = {f'eval/{split}/{k}': v for k, v in observed.items()}
-    out |= reduce_metrics(named)
-  return out
-
-
-def _dataset(problems: Any) -> grain.MapDataset:
-  return grain.MapDataset.source(problems)
-
-
-def reduce_metrics(observed: Mapping[str, Sequence[float]]) -> dict[str, float]:
-  """Means over all observations of all hosts; names without any are left out.
-
-  Every process calls it with the same names.
-  """
-  names = sorted(observed)
-  sums = np.array([(np.sum(observed[n]), len(observed[n])) for n in names])
-  totals = dist.sum_over_hosts(sums.reshape(-1, 2))
-  return {
-    n: float(total / count)
-    for n, (total, count) in zip(names, totals, strict=True)
-    if count
-  }
-
-
-def _share(get, n: int) -> list[Problem]:
-  """This host's part of problems 0 to n - 1, each with its address."""
-  host, hosts = jax.process_index(), jax.process_count()
-  part = range(host * n // hosts, (host + 1) * n // hosts)
-  return [dataclasses.replace(get(i), row=i) for i in part]

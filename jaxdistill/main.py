@@ -125,7 +125,8 @@ def _train(args: argparse.Namespace) -> None:
   config = configs.read_config(args.config, args.overrides)
   configs.check(config)
   _cache_compilations()
-  dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
+  with _one_line():
+    dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
   import jax
 
   from jaxdistill.loop import Loop
@@ -201,13 +202,15 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
       raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
     stored = json.loads(path.read_text())
     config: Any = ConfigDict(stored, convert_dict=True)
+    config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
   else:
     stored = None
     config = configs.base_config('sft')
     config.model, config.roles = args.model, 'shared'
   configs.check(config)
   run = configs.build(config)
-  from jaxdistill.loop import Loop, make_player
+  from jaxdistill.loop import Loop
+  from jaxdistill.run import make_player
   from jaxdistill.step import split_params
 
   with jax.set_mesh(run.mesh):
@@ -234,7 +237,7 @@ def _eval(args: argparse.Namespace) -> None:
   import dataclasses
 
   from jaxdistill.data.tasks import load_task
-  from jaxdistill.loop import evaluate
+  from jaxdistill.run import evaluate
 
   with _asked(args) as (run, _, player), _one_line():
     wanted = dataclasses.replace(

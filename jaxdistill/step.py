@@ -211,11 +211,12 @@ def make_step(
   def objective(moving, still, frozen, batch):
     model = nnx.merge(graphdef, *moving, still)
     values, metrics = loss(model, frozen, batch)
-    metrics = {'loss': values} | metrics
-    trained = batch.weight != 0
-    sums = {k: jnp.sum(jnp.where(trained, v, 0)) for k, v in metrics.items()}
-    weighted = jnp.where(trained, batch.weight * values, 0)
-    return jnp.sum(weighted) / batch.total, (sums, jnp.sum(trained))
+
+    def weighted(v):
+      return jnp.sum(jnp.where(batch.weight != 0, batch.weight * v, 0))
+
+    sums = {name: weighted(v) for name, v in metrics.items()}
+    return weighted(values) / batch.total, (sums, jnp.sum(batch.weight))
 
   def accumulate(state, frozen, batch):
     """Gradient and metric sums over the microbatches that hold rows."""
@@ -238,11 +239,10 @@ def make_step(
 
   def step(state, frozen, batches):
     parts = [accumulate(state, frozen, batch) for batch in batches]
-    (value, (sums, count)), grads = jax.tree.map(lambda *x: sum(x), *parts)
+    (value, (sums, weight)), grads = jax.tree.map(lambda *x: sum(x), *parts)
     norm = optax.global_norm(grads)
     scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
     role_grads, shared_grads = jax.tree.map(lambda g: g * scale, grads)
-    role = batches[0].role
     lr = learning_rate(state.step)
 
     def move(grads, opt, params) -> tuple[Any, Any]:
@@ -250,20 +250,15 @@ def make_step(
       updates = jax.tree.map(lambda u: u * -jnp.asarray(lr), updates)
       return optax.apply_updates(params, updates), opt
 
-    def pick(tree):
-      return jax.tree.map(lambda x: x[role], tree)
-
     shared, shared_opt = move(
       shared_grads, state.shared_opt, state.params.shared
     )
-    # Only the role in force: momentum would move an idle one too.
-    moved = move(
-      pick(role_grads), pick(state.role_opts), pick(state.params.roles)
-    )
+    # Only the roles in force: momentum would move an idle one too.
+    old = state.params.roles, state.role_opts
+    moved = jax.vmap(move)(role_grads, state.role_opts, state.params.roles)
+    active = jnp.stack([batch.role for batch in batches])
     roles, role_opts = jax.tree.map(
-      lambda all_roles, new: all_roles.at[role].set(new),
-      (state.params.roles, state.role_opts),
-      moved,
+      lambda new, old: old.at[active].set(new[active]), moved, old
     )
     new = TrainState(
       params=Params(shared, roles, state.params.frozen),
@@ -275,7 +270,7 @@ def make_step(
     fine = jnp.isfinite(norm) & jnp.isfinite(value)
     same = state._replace(skipped=state.skipped + 1)
     state = jax.tree.map(lambda n, s: jnp.where(fine, n, s), new, same)
-    metrics = {k: v / jnp.maximum(count, 1) for k, v in sums.items()}
+    metrics = {name: total / weight for name, total in sums.items()}
     metrics |= {'loss': value, 'grad_norm': norm, 'lr': lr}
     return state, metrics | {'skipped': state.skipped}
 

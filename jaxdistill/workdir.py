@@ -12,6 +12,9 @@ from etils import epath
 
 from jaxdistill.checkpoint import write_atomically
 
+# How a run is laid out, not what it does: a resumed run may change these.
+_MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
+
 
 class Workdir:
   """A run's folder; process 0 writes to it.
@@ -133,6 +136,8 @@ def _difference(old: Any, new: Any, name: str = '') -> str | None:
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key in sorted({*old, *new}):
       inner = f'{name}.{key}' if name else key
+      if inner in _MAY_CHANGE:
+        continue
       if found := _difference(old.get(key), new.get(key), inner):
         return found
     return None

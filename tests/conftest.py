@@ -23,3 +23,15 @@ def one_device():
   mesh = dist.make_mesh(devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
     yield mesh
+
+
+@pytest.fixture
+def mesh(one_device, monkeypatch):
+  """Runs use one device, though eight are there."""
+  make_mesh = dist.make_mesh
+
+  def on_one(**sizes):
+    return make_mesh(**sizes, devices=jax.devices()[:1])
+
+  monkeypatch.setattr(dist, 'make_mesh', on_one)
+  return one_device

@@ -325,11 +325,11 @@ def test_stored_splits_are_disjoint(stored):
   [
     (
       'dev',
-      {'add22': 20, 'add33': 25, 'sub22': 20, 'sub33': 20, 'mul21': 15},
+      {'add22': 24, 'add33': 24, 'sub22': 21, 'sub33': 21, 'mul21': 10},
     ),
     (
       'test',
-      {'add22': 20, 'add33': 25, 'sub22': 20, 'sub33': 20, 'mul21': 15},
+      {'add22': 24, 'add33': 24, 'sub22': 21, 'sub33': 21, 'mul21': 10},
     ),
     (
       'ood',

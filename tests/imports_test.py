@@ -28,9 +28,13 @@ TABLE = {
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types'),
   'methods': ('data', 'rollout', 'rewards', 'losses', 'types'),
+  'run': (
+    *('methods.method', 'step', 'batch', 'eval', 'rollout'),
+    *('models', 'dist', 'types'),
+  ),
   'loop': (
-    *('methods.method', 'step', 'batch', 'eval', 'anchors', 'rollout'),
-    *('checkpoint', 'workdir', 'data', 'dist', 'types', 'models'),
+    *('run', 'step', 'batch', 'anchors', 'rollout'),
+    *('checkpoint', 'workdir', 'dist', 'types'),
   ),
 }
 FREE = ('config', 'main')
@@ -120,7 +124,7 @@ def test_the_walk_finds_imports(source, found):
 def test_the_walk_finds_what_is_known():
   assert 'checkpoint' in edges('workdir')
   assert 'data.builders' in edges('data.tasks')  # inside a function
-  assert 'methods.method' in edges('loop')
+  assert 'methods.method' in edges('run')
   assert 'plots' in edges('main')
 
 

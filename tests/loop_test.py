@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import config as configs
-from jaxdistill.loop import Loop, evaluate
+from jaxdistill.loop import Loop
+from jaxdistill.run import evaluate
 
 TIMED = ('time', '_per_s')
 
@@ -40,18 +41,6 @@ def lines(root):
 def same(left, right):
   pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
   return all(np.array_equal(a, b) for a, b in pairs)
-
-
-@pytest.fixture
-def mesh(one_device, monkeypatch):
-  """Runs on one device, though eight are there."""
-  make_mesh = configs.dist.make_mesh
-
-  def on_one(**sizes):
-    return make_mesh(**sizes, devices=jax.devices()[:1])
-
-  monkeypatch.setattr(configs.dist, 'make_mesh', on_one)
-  return one_device
 
 
 def test_resumed_equals_uninterrupted(mesh, tmp_path):

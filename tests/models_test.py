@@ -116,12 +116,14 @@ def f64(variable):
   return np.asarray(variable[...], np.float64)
 
 
-def reference_kernel(linear, role):
+def reference_kernel(model, name, role):
   """Kernel plus every delta in force, as one matrix."""
+  linear = getattr(model, name)
   kernel = f64(linear.kernel) if hasattr(linear, 'kernel') else 0.0
   for a, b in linear.deltas:
     at = role if isinstance(a, RoleDelta) else slice(None)
-    kernel = kernel + linear.scale * f64(a)[at] @ f64(b)[at]
+    scale = model.deltas.alpha / model.deltas.rank
+    kernel = kernel + scale * f64(a)[at] @ f64(b)[at]
   return kernel
 
 
@@ -141,7 +143,7 @@ def reference_rope(x, theta):
 
 def reference_logits(model, row, role=0):
   c, t = model.config, len(row)
-  w = {name: reference_kernel(getattr(model, name), role) for name in LINEARS}
+  w = {name: reference_kernel(model, name, role) for name in LINEARS}
   embed = f64(model.embed)
   x = embed[row] * np.sqrt(c.embed_dim)
   for i in range(c.num_layers):
@@ -161,7 +163,7 @@ def reference_logits(model, row, role=0):
     h = reference_norm(x, f64(model.mlp_norm)[i], c.norm_eps)
     gate = h @ w['gate'][i]
     x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'][i])) @ w['down'][i]
-  head = reference_kernel(model.head, role)
+  head = reference_kernel(model, 'head', role)
   if c.tie_embeddings:
     head = embed.T + head
   return reference_norm(x, f64(model.norm), c.norm_eps) @ head

@@ -13,6 +13,7 @@ from jaxdistill.batch import Shapes
 from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
 from jaxdistill.rollout import FIELDS, Player, Sampling, policy_rows
+from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import keep_top_k, keep_top_p
 from jaxdistill.step import split_params
 from jaxdistill.types import Prompt
@@ -268,6 +269,39 @@ def test_responses_end_at_the_end_mark_or_are_cut(one_device):
     np.testing.assert_array_equal(
       r.prompt_T, [1, *TOKENIZER.encode(r.prompt.text)]
     )
+
+
+def test_after_the_end_there_is_nothing(one_device):
+  player = make_player(one_device)
+  lengths = [len(player.encode(p)) for p in PROMPTS[:3]] + [0]
+  prompts = np.zeros((4, 32), np.int32)
+  for i, n in enumerate(lengths[:3]):
+    prompts[i, 32 - n :] = player.encode(PROMPTS[i])
+  tokens, logp, kept, ended = map(
+    np.asarray,
+    generate(
+      player.graphdef,
+      player.params,
+      jnp.asarray(prompts),
+      jnp.asarray(lengths, jnp.int32),
+      jnp.asarray([p.row for p in PROMPTS[:4]], jnp.int32),
+      KEY,
+      np.int32(1),
+      sampling=BASE,
+      eos_id=TOKENIZER.eos_id,
+    ),
+  )
+  expected = player.generate(PROMPTS[:3], BASE, KEY)
+  for i, rollouts_G in enumerate(expected):
+    for g, r in enumerate(rollouts_G):
+      n = len(r.tokens_T)
+      np.testing.assert_array_equal(tokens[i, g, :n], r.tokens_T)
+      for values in (tokens, logp, kept):
+        assert not values[i, g, n:].any()
+      assert ended[i, g] == (r.finish == 'stop')
+  assert (ended & (tokens[..., -1] == 0)).any()
+  for values in (tokens[3], logp[3], kept[3], ended[3]):  # an empty row
+    assert not values.any()
 
 
 # Frequencies. The statistic is about df with a deviation of sqrt(2 df); the

@@ -146,11 +146,11 @@ def trajectory(kind, layout='one device', shapes=ONE_BATCH, steps=5):
 
 
 def assert_same_trajectory(first, second):
-  """Single precision, sums in another order, five steps of 1e-3 at most."""
-  np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(first[1], second[1], rtol=1e-4)
+  """Sums in another order: parameters move by 1e-3, and agree to 1e-6."""
+  np.testing.assert_allclose(first[0], second[0], rtol=1e-5, atol=5e-6)
+  np.testing.assert_allclose(first[1], second[1], rtol=2e-5)
   for a, b in zip(first[2], second[2], strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -313,10 +313,38 @@ def test_several_sets_add_up(one_device):
   apart, apart_metrics = step(fresh_state(one_device, HEADS), {}, batches)
   batch = batch_of('grpo', joined, 0, one_device)
   whole, metrics = step(fresh_state(one_device, HEADS), {}, (batch,))
-  for name in ('loss', 'grad_norm', 'kl_base'):
+  for name in ('loss', 'grad_norm'):
     np.testing.assert_allclose(apart_metrics[name], metrics[name], rtol=1e-4)
   for a, b in zip(values(apart), values(whole), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_sets_of_two_roles_move_each_its_own(one_device):
+  step = compiled('grpo', HEADS)
+  rows = [
+    dataclasses.replace(row, weight_T=row.weight_T * np.float32(0.05))
+    for row in make_rows(0)
+  ]
+  batches = tuple(
+    batch_of('grpo', part, role, one_device)
+    for role, part in enumerate((rows[:7], rows[7:]))
+  )
+
+  def after_two(*batches):  # the first at a rate of 0, and nothing is clipped
+    state = fresh_state(one_device, HEADS)
+    for _ in range(2):
+      state, metrics = step(state, {}, batches)
+      assert float(metrics['grad_norm']) < 1
+    return values((state.params.roles, state.role_opts))
+
+  both, alone = after_two(*batches), [after_two(batch) for batch in batches]
+  for role in (0, 1):
+    idle = alone[1 - role]
+    for x, own in zip(both, alone[role], strict=True):
+      np.testing.assert_allclose(x[role], own[role], rtol=1e-4, atol=1e-8)
+    assert any(
+      (x[role] != y[role]).any() for x, y in zip(both, idle, strict=True)
+    )
 
 
 def spoil(rows):
@@ -427,13 +455,16 @@ def test_an_unknown_schedule_is_refused():
     OptimizerConfig(schedule='cosin').learning_rate()
 
 
-def test_metrics_are_means_over_trained_tokens(one_device):
-  rows = make_rows(0)
+def test_metrics_are_weighted_means(one_device):
+  rows = [
+    dataclasses.replace(row, weight_T=row.weight_T * np.float32(n))
+    for n, row in enumerate(make_rows(0), 1)
+  ]
   batch = batch_of('grpo', rows, 0, one_device, Shapes(32, 1))
   state = fresh_state(one_device, HEADS)
   model, logits_of = make_model(HEADS), nnx.jit(Decoder.__call__)
   _, metrics = compiled('grpo', HEADS)(state, {}, (batch,))
-  total, count = 0.0, 0
+  total = whole = 0.0
   for row in rows:
     tokens = np.zeros((1, 16), np.int32)
     tokens[0, : len(row.tokens_T)] = row.tokens_T
@@ -441,18 +472,29 @@ def test_metrics_are_means_over_trained_tokens(one_device):
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     for t in np.flatnonzero(row.weight_T):
       d = row.fields['anchor_logp'][t] - logp[t - 1, row.tokens_T[t]]
-      total, count = total + np.exp(d) - d - 1, count + 1
-  np.testing.assert_allclose(metrics['kl_base'], total / count, rtol=1e-4)
+      total += row.weight_T[t] * (np.exp(d) - d - 1)
+      whole += row.weight_T[t]
+  np.testing.assert_allclose(metrics['kl_base'], total / whole, rtol=1e-4)
 
 
-# From this file's own trajectories: they hold the arithmetic where it is.
+# Recorded with JAX 0.10.2 on CPU: they hold the arithmetic where it is. The
+# order of a sum changes them by some 1e-6.
 GOLDEN = {
-  'sft': [],
-  'grpo': [],
+  'sft': """
+    3.790267 3.719644 3.547596 3.781764 3.701173 3.591077 3.417357
+    3.666184 3.558803 3.461114 3.300594 3.55068 3.427679 3.350312
+    3.200184 3.441729 3.308915 3.254595 3.11707 3.342075
+  """,
+  'grpo': """
+    0.369187 0.683735 0.490102 0.687259 0.265828 0.509541 0.264845
+    0.509594 0.143708 0.381597 0.11089 0.364407 0.065213 0.289935
+    0.000179 0.250802 0.001635 0.21751 -0.081203 0.16435
+  """,
 }
 
 
 @both_losses
 def test_trajectories_stay_as_they_were(kind):
   losses, _, _ = trajectory(kind, steps=20)
-  np.testing.assert_allclose(losses, GOLDEN[kind], rtol=2e-4, atol=2e-5)
+  golden = [float(x) for x in GOLDEN[kind].split()]
+  np.testing.assert_allclose(losses, golden, rtol=1e-4, atol=1e-4)

@@ -21,15 +21,25 @@ class Bank:
     self.root, self.keep = epath.Path(root), keep
     self._saver = ocp.StandardCheckpointer()
 
-  def save(self, name: str, step: int, params) -> None:
-    """Writes a snapshot in the background; one that is there stays."""
+  def save(
+    self, name: str, step: int, params, needed_from: int | None = None
+  ) -> None:
+    """Writes a snapshot in the background; one that is there stays.
+
+    Args:
+      name: Of the anchor.
+      step: Whose policy it is.
+      params: What is written.
+      needed_from: Snapshots from this step on stay whatever `keep` says: a
+        checkpoint that a run may go on from needs them.
+    """
     path = self.root / name / str(step)
     if path.exists():
       return
     self._saver.save(path, pure(params))
     if self.keep and jax.process_index() == 0:
       for old in self.steps(name)[: -self.keep or None]:
-        if old != step:
+        if old != step and (needed_from is None or old < needed_from):
           (self.root / name / str(old)).rmtree()
 
   def restore(self, name: str, step: int, like):

@@ -28,12 +28,13 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
   | test  | 500 | the held-out mix |
   | ood   | 500 | kinds that the corpus shows rarely or never |
 
-  The held-out mix, fixed here once: additions of two (20%) and three digits
-  (25%), subtractions of two (20%) and three digits (20%), two digits times one
-  (15%). Out of distribution: additions and subtractions of four digits by four
-  (20% each) and four by two (15% each), three digits times one (20%), four
-  digits times one (10%). Kinds of 4 by 4 and 3 by 1 digits are 1% of the
-  corpus each; those of 4 by 2 and 4 by 1 do not occur in it.
+  The held-out mix, fixed here once: additions of two and of three digits (24%
+  each), subtractions of two and of three digits (21% each), two digits times
+  one (10%). The one-digit factor on the right is 2 to 6 throughout. Out of
+  distribution: additions and subtractions of four digits by four (20% each)
+  and four by two (15% each), three digits times one (20%), four digits times
+  one (10%). Kinds of 4 by 4 and 3 by 1 digits are 1% of the corpus each; those
+  of 4 by 2 and 4 by 1 do not occur in it.
 
   Which split a problem belongs to is decided by its SHA-256, so no test
   problem, in distribution or out, occurs in any training document.

@@ -40,14 +40,14 @@ CORPUS_MIX = {
   **{('sub', n, n): s for n, s in ((1, 3), (2, 14), (3, 14), (4, 1))},
   **{('add', a, b): 1 for a, b in ((2, 1), (3, 2), (3, 1))},
   **{('sub', a, b): 1 for a, b in ((2, 1), (3, 2), (3, 1))},
-  **{('mul', 1, 1): 5, ('mul', 2, 1): 20, ('mul', 3, 1): 1},
+  **{('mul', 1, 1): 4, ('mul', 2, 1): 28, ('mul', 3, 1): 1},
 }
 TEST_MIX = {
-  ('add', 2, 2): 20,
-  ('add', 3, 3): 25,
-  ('sub', 2, 2): 20,
-  ('sub', 3, 3): 20,
-  ('mul', 2, 1): 15,
+  ('add', 2, 2): 24,
+  ('add', 3, 3): 24,
+  ('sub', 2, 2): 21,
+  ('sub', 3, 3): 21,
+  ('mul', 2, 1): 10,
 }
 OOD_MIX = {
   ('add', 4, 4): 20,
@@ -105,7 +105,7 @@ def read_sum(text: str) -> Sum | None:
 
 
 def draw_sum(rng: np.random.Generator, mix: dict, split: str) -> Sum:
-  """A problem of `split`, drawn from a mix of kinds."""
+  """A problem of `split`, drawn from a mix of kinds; factors are 2 to 6."""
   kinds, shares = list(mix), np.array(list(mix.values()), float)
   operation, *lengths = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
   while True:
@@ -114,6 +114,8 @@ def draw_sum(rng: np.random.Generator, mix: dict, split: str) -> Sum:
     )
     if operation == 'sub' and a < b:
       a, b = b, a
+    if operation == 'mul':
+      b = int(rng.integers(2, 7))
     found = Sum(operation, a, b)
     if found.split == split:
       return found

@@ -20,10 +20,23 @@ def start_hosts(
       (TPU pods, Slurm, GKE).
     num_processes: How many processes there are.
     process_id: Which of them this is.
+
+  Raises:
+    ValueError: The three do not go together.
   """
   if coordinator == 'auto':
     jax.distributed.initialize()
-  elif coordinator:
+    return
+  if not coordinator and (num_processes > 1 or process_id >= 0):
+    raise ValueError(
+      'num_processes and process_id need a coordinator, host:port or auto'
+    )
+  if coordinator:
+    if not 0 <= process_id < num_processes:
+      raise ValueError(
+        f'coordinator {coordinator} needs num_processes and process_id; '
+        f'process_id is {process_id} of {num_processes}'
+      )
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 

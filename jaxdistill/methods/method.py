@@ -65,7 +65,8 @@ class Method(Protocol):
 
     Args:
       model: The policy, differentiated.
-      frozen: Parameters of anchors that the loss itself needs; mostly empty.
+      frozen: Parameters of anchors that the loss itself needs; empty for the
+        methods here, which read an anchor's log-probs from the batch.
       batch: One microbatch.
     """
     ...

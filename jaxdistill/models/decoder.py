@@ -75,7 +75,8 @@ class Cache(NamedTuple):
   """Keys and values of a prompt or of the samples after it, one per layer.
 
   Attributes:
-    k: Per layer `[B S K H]` (prompt) or `[B G S K H]` (samples).
+    k: Per layer `[B K S H]` (prompt) or `[B G K S H]` (samples): heads come
+      before places, so that a step's products need no transposition.
     v: The same.
   """
 
@@ -272,12 +273,13 @@ class Decoder(nnx.Module):
     mask = mask & (real[:, None, :] | jnp.eye(s, dtype=bool)[None])
     x = embed(tokens, weights, self.config)
     hidden, (k, v) = self._trunk(weights, x, positions, mask)
-    return unembed(hidden[:, -1], weights), Cache(tuple(k), tuple(v)), real
+    k, v = (tuple(jnp.swapaxes(x, 2, 3)) for x in (k, v))
+    return unembed(hidden[:, -1], weights), Cache(k, v), real
 
   def empty_cache(self, b: int, g: int, t: int) -> Cache:
     """Room for `t` tokens of `g` samples of each of `b` prompts."""
     c = self.config
-    shape = (b, g, t, c.num_kv_heads, c.head_dim)
+    shape = (b, g, c.num_kv_heads, t, c.head_dim)
     zeros = tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_layers))
     return Cache(zeros, zeros)
 
@@ -305,14 +307,14 @@ class Decoder(nnx.Module):
     c = self.config
     x = embed(tokens, weights, c)
     positions = jnp.broadcast_to((lengths + t)[:, None], tokens.shape)
-    own_mask = jnp.arange(cache.k[0].shape[2]) <= t
+    own_mask = jnp.arange(cache.k[0].shape[3]) <= t
     ks, vs = [], []
     for layer, pk, pv, ck, cv in zip(
       weights.layers, prompt.k, prompt.v, cache.k, cache.v, strict=True
     ):
       q, k, v = project(x, layer, positions, c)
-      ck = jax.lax.dynamic_update_slice_in_dim(ck, k[:, :, None], t, axis=2)
-      cv = jax.lax.dynamic_update_slice_in_dim(cv, v[:, :, None], t, axis=2)
+      ck = jax.lax.dynamic_update_slice_in_dim(ck, k[..., None, :], t, 3)
+      cv = jax.lax.dynamic_update_slice_in_dim(cv, v[..., None, :], t, 3)
       attended = attend_shared(q, pk, pv, prompt_mask, ck, cv, own_mask)
       x = finish_block(x, attended, layer, c)
       ks.append(ck)
@@ -333,7 +335,7 @@ def unembed(
   hidden: Float[Array, '*N D'], weights: Resolved | Unrolled
 ) -> Float[Array, '*N V']:
   """Logits, float32."""
-  return apply(hidden, weights.head).astype(jnp.float32)
+  return apply(hidden, weights.head, jnp.float32)
 
 
 def rms_norm(
@@ -389,11 +391,11 @@ def finish_block(
 
 def attend_shared(
   q: Float[Array, 'B G N H'],
-  prompt_k: Float[Array, 'B S K H'],
-  prompt_v: Float[Array, 'B S K H'],
+  prompt_k: Float[Array, 'B K S H'],
+  prompt_v: Float[Array, 'B K S H'],
   prompt_mask: Bool[Array, 'B S'],
-  own_k: Float[Array, 'B G T K H'],
-  own_v: Float[Array, 'B G T K H'],
+  own_k: Float[Array, 'B G K T H'],
+  own_v: Float[Array, 'B G K T H'],
   own_mask: Bool[Array, 'T'],
 ) -> Float[Array, 'B G N H']:
   """Attention of one new token per sample, softmax in float32.
@@ -402,14 +404,15 @@ def attend_shared(
   repeated.
   """
   b, g, n, h = q.shape
-  kv = prompt_k.shape[2]
+  kv = prompt_k.shape[1]
   q = q.reshape(b, g, kv, n // kv, h) * h**-0.5
-  there = jnp.einsum('bgknh,bskh->bgkns', q, prompt_k).astype(jnp.float32)
-  own = jnp.einsum('bgknh,bgtkh->bgknt', q, own_k).astype(jnp.float32)
+  exact = {'preferred_element_type': jnp.float32}
+  there = jnp.einsum('bgknh,bksh->bgkns', q, prompt_k, **exact)
+  own = jnp.einsum('bgknh,bgkth->bgknt', q, own_k, **exact)
   there = jnp.where(prompt_mask[:, None, None, None, :], there, NEG)
   own = jnp.where(own_mask, own, NEG)
   p = jax.nn.softmax(jnp.concatenate([there, own], -1), -1).astype(q.dtype)
   p_there, p_own = jnp.split(p, [there.shape[-1]], -1)
-  out = jnp.einsum('bgkns,bskh->bgknh', p_there, prompt_v)
-  out = out + jnp.einsum('bgknt,bgtkh->bgknh', p_own, own_v)
+  out = jnp.einsum('bgkns,bksh->bgknh', p_there, prompt_v)
+  out = out + jnp.einsum('bgknt,bgkth->bgknh', p_own, own_v)
   return out.reshape(b, g, n, h)

@@ -6,7 +6,7 @@ is in force is a traced index: changing it does not compile anything anew.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,13 +131,25 @@ class Linear(nnx.Module):
     return Weights(kernel, (a, jnp.concatenate([b for _, b in pairs], -2)))
 
 
-def apply(x: Float[Array, '... I'], weights: Weights) -> Float[Array, '... O']:
-  """`x @ (kernel + delta)`, computed in the dtype of `x`."""
-  y = x @ weights.kernel.astype(x.dtype)
+def apply(
+  x: Float[Array, '... I'], weights: Weights, dtype: Any = None
+) -> Float[Array, '... O']:
+  """`x @ (kernel + delta)`, computed in the dtype of `x`.
+
+  Args:
+    x: Input.
+    weights: Kernel and delta.
+    dtype: Of the sums and the result; default that of `x`.
+  """
+
+  def times(x, w):
+    return jnp.matmul(x, w.astype(x.dtype), preferred_element_type=dtype)
+
+  y = times(x, weights.kernel)
   if weights.delta is None:
     return y
   a, b = weights.delta
-  return y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
+  return y + times(times(x, a).astype(x.dtype), b)
 
 
 def dense(weights: Weights) -> Float[Array, '*L I O']:

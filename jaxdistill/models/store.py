@@ -67,7 +67,12 @@ def find(name: str) -> epath.Path:
     return epath.Path(str(package / 'shipped' / name))
   path = epath.Path(name)
   if (path / 'model.safetensors').exists():
-    return path
+    config = path / 'config.json'
+    if config.exists() and 'symbols' in json.loads(config.read_text()):
+      return path
+    raise FileNotFoundError(
+      f'{name} is a model of another kind: its config.json has no symbols'
+    )
   known = (*SHIPPED, FRESH)
   near = difflib.get_close_matches(name, known, 1, 0)[0]
   raise FileNotFoundError(

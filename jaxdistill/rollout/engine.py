@@ -83,7 +83,7 @@ def generate(
 
   empty = jnp.zeros((b, g, limit))
   cache = jax.tree.map(
-    lambda x: constrain(x, 'batch', None, None, 'kv_heads', None),
+    lambda x: constrain(x, 'batch', None, 'kv_heads', None, None),
     model.empty_cache(b, g, limit),
   )
   start = (

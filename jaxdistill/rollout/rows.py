@@ -18,7 +18,9 @@ def policy_rows(
 ) -> list[Row]:
   """Rows for a policy gradient that averages over tokens, then sequences.
 
-  Called on every process together: the anchor scores the responses here.
+  Identical responses to a prompt are scored and trained once, their number in
+  the weight: the sum is the same, and on short answers it is severalfold less
+  work. Called on every process together: the anchor scores the responses here.
 
   Args:
     rollouts: Sampled responses.
@@ -27,20 +29,27 @@ def policy_rows(
     temperature: At which the responses were sampled.
 
   Returns:
-    A row per rollout with `FIELDS`: the advantage, the log-prob under the
-    policy that sampled and under the anchor, all at `temperature`.
+    Rows with `FIELDS`: the advantage, the log-prob under the policy that
+    sampled and under the anchor, all at `temperature`.
   """
-  anchored = anchor.logprobs(rollouts, temperature)
+  # Equal texts of one prompt have equal answers, so equal advantages; keyed by
+  # both all the same, because the caller may say otherwise.
+  found: dict[tuple, list[int]] = {}
+  for i, r in enumerate(rollouts):
+    key = (r.prompt.row, r.prompt_T.tobytes(), r.tokens_T.tobytes())
+    found.setdefault((*key, float(advantages[i])), []).append(i)
+  distinct = [rollouts[members[0]] for members in found.values()]
+  anchored = anchor.logprobs(distinct, temperature)
   return [
     response_row(
       rollout,
-      weight=1 / len(rollout.tokens_T),
-      total=1.0,
-      advantage=float(advantage),
+      weight=len(members) / len(rollout.tokens_T),
+      total=float(len(members)),
+      advantage=float(advantages[members[0]]),
       old_logp=rollout.logp_T,
       anchor_logp=logp_T,
     )
-    for rollout, advantage, logp_T in zip(
-      rollouts, advantages, anchored, strict=True
+    for rollout, members, logp_T in zip(
+      distinct, found.values(), anchored, strict=True
     )
   ]

@@ -1,0 +1,119 @@
+"""What a run is made of, and what every part of the machinery asks of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxdistill import dist
+from jaxdistill.batch import Shapes
+from jaxdistill.eval import accuracy
+from jaxdistill.methods.method import Method
+from jaxdistill.models.store import Loaded
+from jaxdistill.rollout.player import Player
+from jaxdistill.step import OptimizerConfig
+from jaxdistill.types import Problem, Task
+
+COLLECT, EVALUATE = 0, 1  # purposes that random keys are folded from
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """What is measured on held-out problems.
+
+  Attributes:
+    splits: Of the task; the first is shown in the progress bar.
+    problems: Most problems per split.
+    samples: Responses per problem.
+    max_tokens: Longest response.
+  """
+
+  splits: tuple[str, ...] = ('test', 'ood')
+  problems: int = 500
+  samples: int = 4
+  max_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a run is made of, built from its config by `config.build`."""
+
+  seed: int
+  steps: int
+  eval_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  keep_anchors: int
+  trainable: str
+  method: Method
+  task: Task
+  loaded: Loaded
+  optimizer: OptimizerConfig
+  shapes: Shapes
+  max_prompts: int
+  mesh: jax.sharding.Mesh
+  anchors: Mapping[str, str]
+  eval: EvalConfig
+
+
+def make_player(
+  run: Run, graphdef: nnx.GraphDef, params: tuple[nnx.State, ...]
+) -> Player:
+  """A player of a run's architecture.
+
+  Args:
+    run: Whose tokenizer, mesh and shapes it uses.
+    graphdef: Of its model.
+    params: Its parameters, in any number of parts.
+  """
+  return Player(
+    graphdef=graphdef,
+    params=params,
+    roles=run.loaded.model.deltas.roles,
+    tokenizer=run.loaded.tokenizer,
+    mesh=run.mesh,
+    shapes=run.shapes,
+    max_prompts=run.max_prompts,
+  )
+
+
+def evaluate(run: Run, player: Player) -> dict[str, float]:
+  """Metrics `eval/<split>/<name>` of a player; the same draws every time."""
+  key = jax.random.fold_in(jax.random.key(run.seed), EVALUATE)
+  out = {}
+  for split in run.eval.splits:
+    held_out = run.task.problems(split)
+    observed = accuracy(
+      player,
+      share(held_out.__getitem__, min(len(held_out), run.eval.problems)),
+      samples=run.eval.samples,
+      max_tokens=run.eval.max_tokens,
+      key=key,
+    )
+    named = {f'eval/{split}/{k}': v for k, v in observed.items()}
+    out |= reduce_metrics(named)
+  return out
+
+
+def reduce_metrics(observed: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  """Means over all observations of all hosts; names without any are left out.
+
+  Every process calls it with the same names.
+  """
+  names = sorted(observed)
+  sums = np.array([(np.sum(observed[n]), len(observed[n])) for n in names])
+  totals = dist.sum_over_hosts(sums.reshape(-1, 2))
+  return {
+    n: float(total / count)
+    for n, (total, count) in zip(names, totals, strict=True)
+    if count
+  }
+
+
+def share(get: Callable[[int], Problem], n: int) -> list[Problem]:
+  """This host's part of problems 0 to n - 1, each with its address."""
+  host, hosts = jax.process_index(), jax.process_count()
+  part = range(host * n // hosts, (host + 1) * n // hosts)
+  return [dataclasses.replace(get(i), row=i) for i in part]

@@ -1,0 +1,111 @@
+"""Every config through the command line, and every verb on what it left."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxdistill import models
+from jaxdistill.main import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+SMALLEST = {
+  'steps': 2,
+  'eval_every': 2,
+  'checkpoint_every': 1,
+  'method.problems': 2,
+  'eval.problems': 4,
+  'eval.samples': 2,
+  'batch.sequences': 4,
+}
+
+
+def train(config, workdir, **more):
+  sets = [f'--config.{k}={v}' for k, v in {**SMALLEST, **more}.items()]
+  paths = ['--config', str(config), '--workdir', str(workdir)]
+  return main(['train', *paths, *sets])
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
+  assert train(config, tmp_path / 'run') == 0
+  said = capsys.readouterr().out
+  assert 'accuracy held out, sampled' in said and 'jaxdistill chat' in said
+  left = {p.name for p in (tmp_path / 'run').iterdir()}
+  assert {'config.json', 'metrics.jsonl', 'summary.json', 'curves.png'} <= left
+  assert {'checkpoints', 'anchors', 'manifests'} <= left
+  png = (tmp_path / 'run/curves.png').read_bytes()
+  assert png.startswith(b'\x89PNG') and len(png) > 10_000
+
+
+def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
+  config, run = ROOT / 'configs/sqlm_small.py', tmp_path / 'run'
+  assert train(config, run, **{'method.samples': 4}) == 0
+  before = (run / 'metrics.jsonl').read_text()
+  assert train(config, run, **{'method.samples': 4}) == 0  # nothing left to do
+  assert (run / 'metrics.jsonl').read_text() == before
+  capsys.readouterr()
+
+  assert main(['eval', '--workdir', str(run), '--samples', '2']) == 0
+  rows = dict(x.split() for x in capsys.readouterr().out.splitlines())
+  logged = json.loads(before.splitlines()[-1])
+  greedy = 'eval/test/accuracy_greedy'
+  assert float(rows[greedy]) == pytest.approx(logged[greedy], abs=1e-4)
+
+  monkeypatch.setattr('sys.stdin', io.StringIO('47+85\nhello\n\n'))
+  assert main(['chat', '--workdir', str(run), '--samples', '3']) == 0
+  said = capsys.readouterr().out
+  assert 'vote:' in said and "no symbol 'hello'" in said
+
+  monkeypatch.setattr('sys.stdin', io.StringIO('add\n'))
+  ask = ['chat', '--workdir', str(run), '--role', 'proposer']
+  assert main([*ask, '--anchor', 'base@0']) == 0
+  assert '+' in capsys.readouterr().out
+  assert main([*ask, '--anchor', 'base@7']) == 2
+  assert 'base@0' in capsys.readouterr().err
+
+  out = tmp_path / 'exported'
+  write = ['export', '--workdir', str(run), '--anchor', 'base@0']
+  assert main([*write, '--to', str(out)]) == 0
+  tokens = np.array([[1, 3, 4, 5, 6]])
+  np.testing.assert_allclose(
+    models.from_pretrained(str(out))(tokens),
+    models.from_pretrained('small-late')(tokens),
+    atol=1e-4,
+  )
+  figure = tmp_path / 'both.png'
+  assert main(['plot', str(run), str(run), '--out', str(figure)]) == 0
+  assert figure.read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_shipped_bases_are_what_their_manifests_say():
+  total = 0
+  votes = {}
+  for name in models.store.SHIPPED:
+    folder = models.store.find(name)
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    assert models.load(name).sha256 == manifest['sha256']
+    total += sum(p.stat().st_size for p in folder.iterdir())
+    votes[name] = manifest['scores']['eval/test/vote_accuracy']
+    assert {'recipe', 'seed', 'step', 'data_sha256'} <= manifest.keys()
+  assert total <= 4 * 2**20
+  assert votes['small-early'] < 0.5 and votes['small-late'] > 0.95
+  assert 0.8 <= votes['small-middle'] <= 0.9
+  late = json.loads((folder / 'manifest.json').read_text())['scores']
+  assert 0.2 <= late['eval/ood/accuracy_sampled'] <= 0.8
+  assert 0.2 <= late['eval/ood/accuracy_greedy'] <= 0.8
+
+
+def test_help_needs_no_config():
+  done = subprocess.run(
+    [sys.executable, '-m', 'jaxdistill.main', '--help'],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0
+  assert all(verb in done.stdout for verb in ('train', 'chat', 'eval', 'plot'))

@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ class Checkpoints:
   """
 
   def __init__(self, root: epath.PathLike, keep: int = 2):
-    self._root = epath.Path(root)
+    self._root = absolute(root)
     self._manifests = self._root / 'manifests'
     self._unsealed: list[int] = []
     self._manager = ocp.CheckpointManager(
@@ -149,6 +150,12 @@ class Checkpoints:
       for root, _, names in sorted(folder.walk())
       for name in sorted(names)
     }
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+  """A path that Orbax takes: absolute, or an object store's."""
+  remote = '://' in str(path)
+  return epath.Path(path if remote else os.path.abspath(path))
 
 
 def sha256(path: epath.PathLike) -> str:

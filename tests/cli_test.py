@@ -44,7 +44,8 @@ def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
 
 
 def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
-  config, run = ROOT / 'configs/sqlm_small.py', tmp_path / 'run'
+  monkeypatch.chdir(tmp_path)
+  config, run = ROOT / 'configs/sqlm_small.py', pathlib.Path('run')
   assert train(config, run, **{'method.samples': 4}) == 0
   before = (run / 'metrics.jsonl').read_text()
   assert train(config, run, **{'method.samples': 4}) == 0  # nothing left to do

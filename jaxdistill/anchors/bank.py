@@ -4,7 +4,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxdistill.checkpoint import abstract, pure, restored
+from jaxdistill.checkpoint import absolute, abstract, pure, restored
 
 
 class Bank:
@@ -18,7 +18,7 @@ class Bank:
   """
 
   def __init__(self, root: epath.PathLike, keep: int = 0):
-    self.root, self.keep = epath.Path(root), keep
+    self.root, self.keep = absolute(root), keep
     self._saver = ocp.StandardCheckpointer()
 
   def save(

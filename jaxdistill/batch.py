@@ -40,10 +40,10 @@ class Batch:
   segments: Int[Array, '*M B T']
   weight: Float[Array, '*M B T']
   fields: dict[str, Float[Array, '*M B T']]
-  coefficients: dict[str, Float[Array, '']]
-  role: Int[Array, '']
-  total: Float[Array, '']
-  microbatches: Int[Array, '']
+  coefficients: dict[str, Float[Array | np.ndarray, '']]
+  role: Int[Array | np.ndarray, '']
+  total: Float[Array | np.ndarray, '']
+  microbatches: Int[Array | np.ndarray, '']
 
   def per_token(self) -> dict:
     """The arrays that have microbatch and sequence axes."""
@@ -63,10 +63,13 @@ class Shapes:
   Attributes:
     length: Tokens in a packed sequence; doubled until the longest row fits.
     sequences: Packed sequences in a microbatch, over all hosts.
+    microbatches: How many microbatches arrays have room for, doubled as needed;
+      empty ones are not computed, and fewer rows do not compile anew.
   """
 
   length: int = 128
   sequences: int = 64
+  microbatches: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +133,12 @@ def make_batch(
   shards = int(np.prod([mesh.shape[a] for a in dist.BATCH_AXES]))
   per_host = shards * -(-shapes.sequences // shards) // hosts
   count = max(-(-dist.agree_max(used)[0] // per_host), 1)
-  arrays = _fill(row_set, places, (bucket(count) * per_host, length))
-  total = dist.sum_over_hosts(np.array([row.total for row in rows]).sum())
+  room = bucket(count, shapes.microbatches)
+  arrays = _fill(row_set, places, (room * per_host, length))
+  total = dist.sum_over_hosts(np.array(sum(row.total for row in rows)))
 
   def put(x):
-    x = x.reshape(bucket(count), per_host, length)
+    x = x.reshape(room, per_host, length)
     return dist.put_local(mesh, x, axis=1)
 
   def number(x, dtype: type = np.float32) -> Any:

@@ -240,7 +240,7 @@ def make_step(
   def step(state, frozen, batches):
     parts = [accumulate(state, frozen, batch) for batch in batches]
     (value, (sums, weight)), grads = jax.tree.map(lambda *x: sum(x), *parts)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
     role_grads, shared_grads = jax.tree.map(lambda g: g * scale, grads)
     lr = learning_rate(state.step)

@@ -235,7 +235,7 @@ def test_workdir_of_another_config(refused, here):
     '--config.model=small-fresh',
   )
   assert 'w holds a run of another config' in said
-  assert 'steps was 7, now 50' in said
+  assert 'steps was 7, now 40' in said
 
 
 def test_workdir_that_is_a_file(refused, here):
@@ -346,9 +346,9 @@ def test_overrides():
   assert config.method.samples == 16
   assert config.eval.splits == ('dev',)
   assert config.model == 'small-fresh'
-  assert config.anchors.to_dict() == {'past': 'every:20', 'old': 'every:5'}
+  assert config.anchors.to_dict() == {'past': 'every:10', 'old': 'every:5'}
   assert config.mesh.fsdp == -1
-  assert config.steps == 50  # the file's own value stays
+  assert config.steps == 40  # the file's own value stays
 
 
 def test_another_method_brings_its_own_keys():
@@ -389,11 +389,11 @@ def test_claim_knows_its_own_config_again(here):
   Workdir(here / 'w').claim(before[0])
   text = (here / 'w' / 'config.json').read_text()
   Workdir(here / 'w').claim(before[0])
-  with pytest.raises(ValueError, match='steps was 50, now 7'):
+  with pytest.raises(ValueError, match='steps was 40, now 7'):
     Workdir(here / 'w').claim(before[1])
   assert (here / 'w' / 'config.json').read_text() == text
   other = small_config(**{'method.kl': '0.5'})
-  with pytest.raises(ValueError, match=r'method\.kl was 0\.001, now 0\.5'):
+  with pytest.raises(ValueError, match=r'method\.kl was 0\.02, now 0\.5'):
     Workdir(here / 'w').claim(other)
   del other['seed'], other['method']['kl']
   with pytest.raises(ValueError, match=r'method\.kl was 0\.001, now None'):

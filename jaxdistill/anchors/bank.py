@@ -38,7 +38,7 @@ class Bank:
       return
     self._saver.save(path, pure(params))
     if self.keep and jax.process_index() == 0:
-      for old in self.steps(name)[: -self.keep or None]:
+      for old in sorted({*self.steps(name), step})[: -self.keep]:
         if old != step and (needed_from is None or old < needed_from):
           (self.root / name / str(old)).rmtree()
 
@@ -53,13 +53,13 @@ class Bank:
     Raises:
       FileNotFoundError: There is no such snapshot; those there are are named.
     """
+    self.wait()
     path = self.root / name / str(step)
     if not path.exists():
       raise FileNotFoundError(
         f'{self.root} has no snapshot {name}@{step}; '
         f'it has {self.listing() or "none"}'
       )
-    self.wait()
     return restored(self._saver.restore(path, abstract(pure(like))), like)
 
   def steps(self, name: str) -> list[int]:

@@ -25,6 +25,7 @@ compared as numbers.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import losses, rewards
@@ -159,6 +160,8 @@ class Sqlm:
       role=batch.role,
       temperature=self.temperature,
     )
+    # Prompts are not trained, and a token there may be all but impossible.
+    logp = jnp.where(batch.weight != 0, logp, 0.0)
     fields, coefficients = batch.fields, batch.coefficients
     policy = losses.clipped_policy(
       logp, fields['old_logp'], fields['advantage'], coefficients['clip']

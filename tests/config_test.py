@@ -396,7 +396,7 @@ def test_claim_knows_its_own_config_again(here):
   with pytest.raises(ValueError, match=r'method\.kl was 0\.02, now 0\.5'):
     Workdir(here / 'w').claim(other)
   del other['seed'], other['method']['kl']
-  with pytest.raises(ValueError, match=r'method\.kl was 0\.001, now None'):
+  with pytest.raises(ValueError, match=r'method\.kl was 0\.02, now None'):
     Workdir(here / 'w').claim(other)
 
 

@@ -1,11 +1,17 @@
 """Eight virtual CPU devices, and shape types checked at run time."""
 
 import os
+import tempfile
 
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Many tests compile the same programs; each is compiled once.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
+  tempfile.gettempdir(), f'jaxdistill-tests-{os.getuid()}'
+)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 from jaxtyping import install_import_hook
 

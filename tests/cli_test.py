@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,7 +76,7 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
   out = tmp_path / 'exported'
   write = ['export', '--workdir', str(run), '--anchor', 'base@0']
   assert main([*write, '--to', str(out)]) == 0
-  tokens = np.array([[1, 3, 4, 5, 6]])
+  tokens = jnp.array([[1, 3, 4, 5, 6]])
   np.testing.assert_allclose(
     models.from_pretrained(str(out))(tokens),
     models.from_pretrained('small-late')(tokens),
@@ -93,7 +94,7 @@ def test_the_shipped_bases_are_what_their_manifests_say():
     folder = models.store.find(name)
     manifest = json.loads((folder / 'manifest.json').read_text())
     assert models.load(name).sha256 == manifest['sha256']
-    total += sum(p.stat().st_size for p in folder.iterdir())
+    total += sum(p.stat().length for p in folder.iterdir())
     votes[name] = manifest['scores']['eval/test/vote_accuracy']
     assert {'recipe', 'seed', 'step', 'data_sha256'} <= manifest.keys()
   assert total <= 4 * 2**20

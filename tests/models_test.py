@@ -45,13 +45,7 @@ HEADS = Deltas(per_role='heads', rank=3, alpha=6.0)
 SHARED = Deltas(per_role='shared', lora=True, rank=3, alpha=6.0)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """Without LLVM's passes: most of the time, and nothing that is tested."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(autouse=True)

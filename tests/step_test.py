@@ -54,13 +54,7 @@ ONE_BATCH = Shapes(32, 8)
 both_losses = pytest.mark.parametrize('kind', METHODS)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """Without LLVM's passes: most of the time, and nothing that is tested."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def make_model(deltas, sharpness=1.0):

@@ -52,7 +52,7 @@ def choose(loop):
     print(f'step {step}: vote right in {right:.3f} of the dev problems')
     if right > 0.90 and middle:
       return early, middle
-    if right >= 0.80:
+    if 0.80 <= right <= 0.90:
       middle = step
     if right <= 0.40:
       early = step

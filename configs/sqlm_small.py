@@ -12,22 +12,22 @@ from jaxdistill.config import base_config
 def get_config():
   config = base_config('sqlm')
   config.model = 'small-late'
-  config.steps = 40
+  config.steps = 30
   config.eval_every = 10
   config.checkpoint_every = 10
   config.anchors.past = 'every:10'
   config.eval.problems = 256
   config.eval.samples = 3
-  config.method.problems = 16
+  config.method.problems = 24
   config.method.proposals = 4
   config.method.samples = 8
   config.method.propose_every = 10
   config.method.kl = 0.02
-  config.optimizer.lr = 2e-4
+  config.optimizer.lr = 4e-4
   config.optimizer.warmup = 5
   config.optimizer.schedule = 'linear'
-  config.optimizer.steps = 40
+  config.optimizer.steps = 30
   config.batch.length = 96
   config.batch.sequences = 32
-  config.batch.microbatches = 8
+  config.batch.microbatches = 12
   return config

@@ -13,14 +13,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 
-def pure(tree: Any) -> Any:
-  """The arrays of a tree by name: what is written, free of library types.
-
-  Names begin with a number, so `restored` finds the leaves in their order.
-  """
+def pure(tree: Any) -> dict[str, Any]:
+  """The arrays of a tree by name: what is written, free of library types."""
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   name = functools.partial(jax.tree_util.keystr, simple=True, separator='.')
-  return {f'{i:05d}.{name(p)}': x for i, (p, x) in enumerate(flat)}
+  return {name(path): x for path, x in flat}
 
 
 def abstract(tree: Any) -> Any:
@@ -30,9 +27,10 @@ def abstract(tree: Any) -> Any:
   )
 
 
-def restored(values: Any, like: Any) -> Any:
+def restored(values: dict[str, Any], like: Any) -> Any:
   """What `pure` wrote, in the structure of `like`."""
-  return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(values))
+  leaves = [values[name] for name in pure(like)]
+  return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 class Checkpoints:
@@ -71,7 +69,7 @@ class Checkpoints:
     saved = self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(pure(state)),
+        state=ocp.args.PyTreeSave(pure(state)),
         record=ocp.args.JsonSave(json.loads(_to_json(record))),
       ),
     )
@@ -116,15 +114,29 @@ class Checkpoints:
 
     Args:
       step: From `newest`.
-      like: A state that says what goes where; any mesh will do.
+      like: Says what goes where; any mesh will do. A state, or a dict of some
+        of its fields: only these are read.
+
+    Raises:
+      ValueError: The checkpoint lacks an array that `like` has.
     """
+    wanted = abstract(pure(like))
     found = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract(pure(like))),
+        state=ocp.args.PyTreeRestore(
+          wanted,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+          partial_restore=True,
+        ),
         record=ocp.args.JsonRestore(),
       ),
     )
+    for name, value in found['state'].items():
+      if not isinstance(value, jax.Array):  # Orbax leaves what it did not find
+        raise ValueError(
+          f'checkpoint {step} of {self._root} has no array {name!r}'
+        )
     record = json.loads(json.dumps(found['record']), object_hook=_from_json)
     return restored(found['state'], like), record
 

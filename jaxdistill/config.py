@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxdistill import dist, methods
 from jaxdistill.anchors import parse_rule
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tasks import SPLITS, load_task
+from jaxdistill.data.tasks import HELD_OUT, load_task
 from jaxdistill.models import Deltas, load
 from jaxdistill.models.store import FRESH, find
 from jaxdistill.run import EvalConfig, Run
@@ -204,8 +204,8 @@ def check(config: Any) -> None:
   if not 0 <= config.seed < 2**32:
     raise ConfigError(f'config.seed is {config.seed}; it must be below 2**32')
   for split in config.eval.splits or ('',):
-    if split not in SPLITS:
-      near = _nearest(split, SPLITS)
+    if split not in HELD_OUT:
+      near = _nearest(split, HELD_OUT)
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
   for key, allowed in (
     ('trainable', ('full', 'lora')),

@@ -61,7 +61,7 @@ class Loop:
     self.graphdef, params = split_params(run.loaded.model, run.trainable)
     self.state = init_state(params, run.optimizer, run.mesh)
     self.method_state = run.method.init()
-    self.anchors: dict[str, Params] = {}
+    self.anchors: dict[str, Player] = {}
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
     self._layout = jax.jit(
@@ -94,6 +94,7 @@ class Loop:
       disable=not self.workdir.writes,
       dynamic_ncols=True,
     )
+    bar.set_postfix_str('the first step compiles')
     shown: dict[str, float] = {}
     for step in bar:
       begin = time.perf_counter()
@@ -134,8 +135,7 @@ class Loop:
 
   def _train_step(self, step: int) -> dict[str, float]:
     begin = time.perf_counter()
-    players = {'policy': self.player(self.state.params)}
-    players |= {name: self.player(p) for name, p in self.anchors.items()}
+    players = self.anchors | {'policy': self.player(self.state.params)}
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     collected = self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
@@ -202,7 +202,7 @@ class Loop:
         needed_from = rule.holds(self.checkpoints.oldest())
         self.bank.save(name, step, past, needed_from)
         if name in self.run.method.anchors:
-          self.anchors[name] = past
+          self.anchors[name] = self.player(past)
 
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
@@ -244,6 +244,5 @@ class Loop:
     for name in self.run.method.anchors:
       rule = self.rules[name]
       if rule.holds(step) != step:
-        self.anchors[name] = self.bank.restore(
-          name, rule.holds(step), self.state.params
-        )
+        past = self.bank.restore(name, rule.holds(step), self.state.params)
+        self.anchors[name] = self.player(past)

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
   score = verbs.add_parser('eval', help='accuracy on held-out problems')
   _add_model(score)
   score.add_argument('--task', help="default: the run's own, or small")
-  score.add_argument('--split', default='test', help='test, ood or dev')
+  score.add_argument('--split', choices=('dev', 'test', 'ood'), default='test')
   score.add_argument('--samples', type=int, default=8, help='answers each')
   score.set_defaults(run=_eval)
 
@@ -161,14 +161,14 @@ def _one_line() -> Iterator[None]:
 
 def account(summary: dict, workdir: epath.PathLike) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
-  lines = ['', f'{"":34}{"began":>8}{"ended":>8}{"best":>8}']
+  lines = ['', f'{"":38}{"began":>8}{"ended":>8}{"best":>8}']
   for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
     for kind in ('sampled', 'greedy'):
       values = summary.get(f'eval/{split}/accuracy_{kind}')
       if values:
         figures = (values[k] for k in ('first', 'last', 'best'))
         row = ''.join(f'{v:8.3f}' for v in figures)
-        lines.append(f'{f"accuracy {where}, {kind}":34}{row}')
+        lines.append(f'{f"accuracy {where}, {kind}":38}{row}')
   root = epath.Path(workdir)
   skipped = summary['skipped_updates']
   lines += [
@@ -200,37 +200,46 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
     path = epath.Path(args.workdir) / 'config.json'
     if not path.exists():
       raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
-    stored = json.loads(path.read_text())
-    config: Any = ConfigDict(stored, convert_dict=True)
+    config: Any = ConfigDict(json.loads(path.read_text()), convert_dict=True)
     config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
   else:
-    stored = None
     config = configs.base_config('sft')
     config.model, config.roles = args.model, 'shared'
   configs.check(config)
   run = configs.build(config)
-  from jaxdistill.loop import Loop
+  from jaxdistill import dist
   from jaxdistill.run import make_player
-  from jaxdistill.step import split_params
+  from jaxdistill.step import param_shardings, split_params
 
   with jax.set_mesh(run.mesh):
     graphdef, params = split_params(run.loaded.model, run.trainable)
-    if stored:
+    where = param_shardings(params, run.mesh, dist.DECODE_RULES)
+    params = jax.device_put(params, where)
+    if args.workdir:
       with _one_line():
-        loop = Loop(run, args.workdir, stored)
-        loop.resume()
-        params = loop.state.params
-        if args.anchor:
-          name, _, step = args.anchor.partition('@')
-          if not step.isdecimal():
-            raise ValueError(
-              f'--anchor is {args.anchor!r}; it must be name@step, one of: '
-              f'{loop.bank.listing()}'
-            )
-          params = loop.bank.restore(name, int(step), params)
-        elif not loop.first_step:
-          raise ValueError(f'{args.workdir} has no whole checkpoint yet')
+        params = _stored_params(args.workdir, args.anchor, params)
     yield run, nnx.merge(graphdef, *params), make_player(run, graphdef, params)
+
+
+def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
+  """Parameters of a run's newest checkpoint or of one of its anchors."""
+  from jaxdistill.anchors import Bank
+  from jaxdistill.checkpoint import Checkpoints
+
+  if anchor:
+    bank = Bank(epath.Path(workdir) / 'anchors')
+    name, _, step = anchor.partition('@')
+    if not step.isdecimal():
+      raise ValueError(
+        f'--anchor is {anchor!r}; it must be name@step, one of: '
+        f'{bank.listing()}'
+      )
+    return bank.restore(name, int(step), like)
+  checkpoints = Checkpoints(workdir)
+  newest = checkpoints.newest()
+  if newest is None:
+    raise ValueError(f'{workdir} has no whole checkpoint yet')
+  return checkpoints.restore(newest, {'params': like})[0]['params']
 
 
 def _eval(args: argparse.Namespace) -> None:

@@ -98,8 +98,8 @@ class Workdir:
   def summarise(self, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Writes and returns `summary.json`.
 
-    For every `eval/...` metric its first, best (highest) and last value, the
-    versions of the libraries, and `facts`.
+    For every `eval/...` metric its first and last value, of accuracies also
+    the best; the versions of the libraries, and `facts`.
     """
     lines = self.metrics()
     names = {k for line in lines for k in line if k.startswith('eval/')}
@@ -108,11 +108,9 @@ class Workdir:
       series = [x[name] for x in lines if x.get(name) is not None]
       if not series:
         continue
-      summary[name] = {
-        'first': series[0],
-        'best': max(series),
-        'last': series[-1],
-      }
+      summary[name] = {'first': series[0], 'last': series[-1]}
+      if 'accuracy' in name:
+        summary[name]['best'] = max(series)
     libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
     versions = {name: importlib.metadata.version(name) for name in libraries}
     summary |= {'versions': versions} | dict(facts)

@@ -64,7 +64,7 @@ def _problems(task: SmallTask, split: str) -> Problems:
 
 
 TASKS = ('small', 'small:corpus')
-SPLITS = ('train', 'dev', 'test', 'ood')
+HELD_OUT = ('dev', 'test', 'ood')
 
 
 def load_task(name: str) -> SmallTask:

@@ -183,7 +183,10 @@ class Sqlm:
 def _account(
   proposals, parsed, asked, answered_PG, answers_PG, votes_P, proposer
 ):
-  """Metrics and transcripts of one step. Known answers are read only here."""
+  """Metrics and transcripts of one step. Known answers are read only here.
+
+  A proposal is distinct if this host has not seen its text before in the step.
+  """
   right = [
     v.answer is not None and rewards.equal(v.answer, p.answer) is True
     for p, v in zip(asked, votes_P, strict=True)

@@ -97,26 +97,31 @@ def load(
     dtype: Compute dtype.
     seed: Of the deltas' (and a fresh model's) initial values.
   """
-  rngs = nnx.Rngs(seed)
   if name == FRESH:
     config = dataclasses.replace(SMALL, dtype=dtype)
-    return Loaded(
-      Decoder(config, deltas, rngs=rngs), SymbolTokenizer(SYMBOLS), ''
-    )
+    model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
+    return Loaded(model, SymbolTokenizer(SYMBOLS), '')
   path = find(name)
   stored = json.loads((path / 'config.json').read_text())
   symbols = tuple(stored.pop('symbols'))
   config = DecoderConfig(**stored | {'dtype': dtype})
-  model = Decoder(config, deltas, rngs=rngs)
+
+  def fresh():
+    return nnx.split(
+      Decoder(config, deltas, rngs=nnx.Rngs(seed)), _is_trunk, ...
+    )
+
+  # The trunk's initial values are never asked for, so never computed.
+  graphdef, trunk, _ = nnx.eval_shape(fresh)
+  fresh_deltas = jax.jit(lambda: fresh()[2])()
   data = (path / 'model.safetensors').read_bytes()
   weights = dict(safetensors.deserialize(data))
-  trunk = nnx.state(model, _is_trunk)
   for key, variable in nnx.to_flat_state(trunk):
     stored = weights['.'.join(map(str, key))]
     value = np.frombuffer(stored['data'], _DTYPES[stored['dtype']])
     value = value.reshape(stored['shape'])
     variable.set_value(jnp.asarray(value, jnp.float32))
-  nnx.update(model, trunk)
+  model = nnx.merge(graphdef, trunk, fresh_deltas)
   return Loaded(
     model, SymbolTokenizer(symbols), hashlib.sha256(data).hexdigest()
   )

@@ -9,6 +9,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
 from etils import epath
+from matplotlib.lines import Line2D
 
 # Panel title -> what it shows: metric, label, line style.
 PANELS = {
@@ -74,36 +75,50 @@ def draw_curves(
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
   figure, axes = plt.subplots(
-    rows, columns, figsize=(5 * columns, 3.4 * rows), squeeze=False
+    rows,
+    columns,
+    figsize=(5 * columns, 3.4 * rows),
+    squeeze=False,
+    layout='constrained',
   )
   for axis in axes.flat[len(panels) :]:
     axis.axis('off')
   for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
     _draw_panel(axis, title, series, runs)
-  figure.tight_layout()
+  colours = [Line2D([], [], color=f'C{i}', lw=3) for i in range(len(runs))]
+  if len(runs) > 1:
+    names = [epath.Path(run).name for run in runs]
+    figure.legend(
+      colours, names, loc='outside upper center', ncols=min(len(runs), 6)
+    )
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=130)
   plt.close(figure)
 
 
 def _draw_panel(axis, title, series, runs):
-  for i, (run, lines) in enumerate(runs.items()):
-    for j, (name, label, style) in enumerate(series):
+  many = len(runs) > 1
+  for i, lines in enumerate(runs.values()):
+    for j, (name, _, style) in enumerate(series):
       points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
       if not points:
         continue
-      many = len(runs) > 1
       axis.plot(
         *zip(*points, strict=True),
         style,
         color=f'C{i if many else j}',
         marker='o' if len(points) < 15 else None,
         markersize=3.5,
-        label=f'{epath.Path(run).name}: {label}' if many else label,
       )
   axis.set_title(title, fontsize=11)
   axis.set_xlabel('step')
   if 'accuracy' in title or 'Self-play' in title:
     axis.set_ylim(-0.03, 1.03)
   axis.grid(alpha=0.3)
-  axis.legend(fontsize=8)
+  # With several runs, colours tell runs and styles tell series apart.
+  styles = [
+    Line2D([], [], color='0.3' if many else f'C{j}', ls=style)
+    for j, (_, _, style) in enumerate(series)
+  ]
+  labels = [label for _, label, _ in series]
+  axis.legend(styles, labels, fontsize=8, framealpha=0.6)

@@ -130,7 +130,12 @@ class Player:
   def logprobs(
     self, rollouts: Sequence[Rollout], temperature: float = 1.0
   ) -> list[np.ndarray]:
-    """log p(token) of each response token, full softmax, float32[T] each."""
+    """log p(token) of each response token, full softmax, float32[T] each.
+
+    Args:
+      rollouts: This host's, all of one role over all hosts.
+      temperature: Divides the logits.
+    """
     rows = [
       Row(
         tokens_T=np.concatenate([r.prompt_T, r.tokens_T]),

@@ -2,7 +2,7 @@
 
   jaxdistill train --config configs/pretrain_small.py --workdir runs/pretrain
 
-About 15 minutes on two cores. `launch/reproduce/pretrain_small.py` runs it,
+21 minutes on two cores. `launch/reproduce/pretrain_small.py` runs it,
 scores its snapshots and exports the three bases that ship with the package.
 """
 
@@ -14,14 +14,14 @@ def get_config():
   config.model = 'small-fresh'
   config.roles = 'shared'
   config.task = 'small:corpus'
-  config.steps = 1300
+  config.steps = 1800
   config.eval_every = 400
   config.checkpoint_every = 200
   config.method.problems = 160
   config.optimizer.lr = 2e-3
   config.optimizer.warmup = 100
   config.optimizer.schedule = 'cosine'
-  config.optimizer.steps = 1200
+  config.optimizer.steps = 1700
   config.optimizer.weight_decay = 0.05
   config.anchors = {'past': 'every:50'}
   config.eval.problems = 200

@@ -1,8 +1,8 @@
 """Rows become arrays here and nowhere else.
 
 Rows are packed several to a sequence, sequences are grouped into microbatches,
-and shapes come from a small fixed set, agreed over all hosts, so that nothing
-compiles anew in steady state and no host waits for another.
+and shapes come from a small set of sizes, agreed over all hosts, so that little
+compiles anew and no host waits for another.
 """
 
 import dataclasses
@@ -81,11 +81,15 @@ class Place:
 
 
 def bucket(n: int, least: int = 1) -> int:
-  """The smallest `least * 2**k` that is at least `n`."""
+  """The smallest `least * 2**k`, or 3/4 of it, that is at least `n`.
+
+  Always a multiple of `least`.
+  """
   size = least
   while size < n:
     size *= 2
-  return size
+  smaller = size // 4 * 3
+  return smaller if smaller >= n and smaller % least == 0 and size > 3 else size
 
 
 def pack(lengths: Sequence[int], length: int) -> tuple[list[Place], int]:
@@ -130,7 +134,7 @@ def make_batch(
   longest = max((len(row.tokens_T) for row in rows), default=1)
   length = bucket(dist.agree_max(longest)[0], shapes.length)
   places, used = pack([len(row.tokens_T) for row in rows], length)
-  shards = int(np.prod([mesh.shape[a] for a in dist.BATCH_AXES]))
+  shards = dist.batch_shards(mesh)
   per_host = shards * -(-shapes.sequences // shards) // hosts
   count = max(-(-dist.agree_max(used)[0] // per_host), 1)
   room = bucket(count, shapes.microbatches)
@@ -187,9 +191,21 @@ def take_rows(
   ]
 
 
-def split_minibatches(row_set: RowSet, count: int) -> list[RowSet]:
-  """A row set in `count` parts, rows dealt out in turn."""
-  return [
+def make_minibatches(
+  row_set: RowSet, count: int, role: int, mesh: Mesh, shapes: Shapes
+) -> list[Batch | None]:
+  """A row set as `count` batches, rows dealt out in turn.
+
+  Each has the same denominator, a `count`-th of the set's: a row weighs the
+  same in whichever it falls. None stands for one without rows on any host.
+  """
+  parts = [
     dataclasses.replace(row_set, rows=row_set.rows[i::count])
     for i in range(count)
+  ]
+  batches = [make_batch(part, role, mesh, shapes)[0] for part in parts]
+  total = np.asarray(sum(b.total for b in batches) / count, np.float32)
+  return [
+    dataclasses.replace(batch, total=total) if batch.total > 0 else None
+    for batch in batches
   ]

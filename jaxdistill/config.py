@@ -115,6 +115,8 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
     raise
   except Exception as e:  # it is the user's code: anything may be wrong in it
     raise ConfigError(f'{path}: {type(e).__name__}: {e}') from None
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f'{path}: get_config() must return a ConfigDict')
   pairs = list(overrides)
   for key, value in sorted(pairs, key=lambda pair: pair[0] != 'method.name'):
     _override(config, key, value)
@@ -124,10 +126,13 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
 def _override(config: Any, key: str, text: str) -> None:
   flat = _flat(config)
   if key == 'method.name':
-    config.method = {'name': text} | _fields(method_class(text)())
+    fields = _fields(method_class(text)())
+    kept = {k: v for k, v in config.method.items() if k in fields}
+    config.method = fields | kept | {'name': text}
     return
-  if key.startswith('anchors.') and key != 'anchors.':
-    config.anchors[key.removeprefix('anchors.')] = text
+  section, _, name = key.partition('.')
+  if section == 'anchors' and name.isidentifier():
+    config.anchors[name] = text
     return
   if key not in flat:
     raise ConfigError(f'there is no config key {key!r}{_nearest(key, flat)}')
@@ -205,7 +210,7 @@ def check(config: Any) -> None:
     raise ConfigError(f'config.seed is {config.seed}; it must be below 2**32')
   for split in config.eval.splits or ('',):
     if split not in HELD_OUT:
-      near = _nearest(split, HELD_OUT)
+      near = _nearest(str(split), HELD_OUT)
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
   for key, allowed in (
     ('trainable', ('full', 'lora')),
@@ -264,6 +269,9 @@ def build(config: Any) -> Run:
   """What a checked config describes; loads the model."""
   try:
     mesh = dist.make_mesh(**config.mesh)
+    loaded = load(
+      config.model, _deltas(config), dtype=config.dtype, seed=config.seed
+    )
   except ValueError as e:
     raise ConfigError(str(e)) from None
   return Run(
@@ -276,9 +284,7 @@ def build(config: Any) -> Run:
     trainable=config.trainable,
     method=_method(config),
     task=load_task(config.task),
-    loaded=load(
-      config.model, _deltas(config), dtype=config.dtype, seed=config.seed
-    ),
+    loaded=loaded,
     optimizer=OptimizerConfig(**config.optimizer),
     shapes=Shapes(**config.batch),
     max_prompts=config.max_prompts,

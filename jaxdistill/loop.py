@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from jaxdistill import dist
 from jaxdistill.anchors import Bank, parse_rule
-from jaxdistill.batch import make_batch, split_minibatches
+from jaxdistill.batch import make_minibatches
 from jaxdistill.checkpoint import Checkpoints
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import (
@@ -35,7 +35,7 @@ from jaxdistill.step import (
   param_shardings,
   split_params,
 )
-from jaxdistill.types import Problem, Update
+from jaxdistill.types import Collected, Problem, Update
 from jaxdistill.workdir import Workdir
 
 
@@ -52,6 +52,7 @@ class Loop:
     self.run, self.workdir = run, Workdir(root)
     self.workdir.claim(config)
     dist.barrier('claimed')
+    self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
     self.bank = Bank(epath.Path(root) / 'anchors', run.keep_anchors)
     self.rules = {
@@ -61,7 +62,7 @@ class Loop:
     self.graphdef, params = split_params(run.loaded.model, run.trainable)
     self.state = init_state(params, run.optimizer, run.mesh)
     self.method_state = run.method.init()
-    self.anchors: dict[str, Player] = {}
+    self.anchors: dict[str, Params] = {}
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
     self._layout = jax.jit(
@@ -83,6 +84,8 @@ class Loop:
     run = self.run
     self.resume()
     self.checkpoints.forget_after(self.first_step)
+    self.bank.forget_from(self.first_step)
+    dist.barrier('what a dying run left is gone')
     finished = self.first_step >= run.steps
     self.workdir.open(self.first_step + finished)  # keeps a last evaluation
     steps = range(self.first_step, run.steps)
@@ -127,6 +130,7 @@ class Loop:
         'wall_s': self.seconds,
         'tokens': self.tokens,
         'seed': run.seed,
+        'optimizer_steps': int(self.state.step),
         'skipped_updates': int(self.state.skipped),
         'model': run.loaded.sha256,
         'device': jax.devices()[0].device_kind,
@@ -135,11 +139,7 @@ class Loop:
 
   def _train_step(self, step: int) -> dict[str, float]:
     begin = time.perf_counter()
-    players = self.anchors | {'policy': self.player(self.state.params)}
-    key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
-    collected = self.run.method.collect(
-      players, self.draw(step), self.method_state, step, key
-    )
+    collected = self._collect(step)
     self.method_state = collected.state
     self.workdir.transcripts(step, collected.transcripts)
     metrics = reduce_metrics(collected.metrics)
@@ -158,31 +158,38 @@ class Loop:
       'time/step_s': end - begin,
     }
 
+  def _collect(self, step: int) -> Collected:
+    # Copies that are laid out for decoding live no longer than this call.
+    everyone = self.anchors | {'policy': self.state.params}
+    players = {name: self.player(p) for name, p in everyone.items()}
+    key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
+    return self.run.method.collect(
+      players, self.draw(step), self.method_state, step, key
+    )
+
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; one without any row takes none."""
-    metrics = []
-    for _ in range(update.epochs):
-      parts = [split_minibatches(s, update.minibatches) for s in update.sets]
-      for sets in zip(*parts, strict=True):
-        batches = [
-          make_batch(
-            s,
-            self.run.loaded.model.role_index(s.role),
-            self.run.mesh,
-            self.run.shapes,
-          )[0]
-          for s in sets
-        ]
-        batches = tuple(b for b in batches if b.total > 0)
-        if batches:
-          self.state, values = self._step(self.state, {}, batches)
-          role = sets[0].role
-          metrics.append(
-            {
-              (name if role == 'solver' else f'{role}_{name}'): value
-              for name, value in values.items()
-            }
-          )
+    run, metrics = self.run, []
+    role = update.sets[0].role
+    prefix = '' if role == 'solver' else f'{role}_'
+    parts = [
+      make_minibatches(
+        row_set,
+        update.minibatches,
+        run.loaded.model.role_index(row_set.role),
+        run.mesh,
+        run.shapes,
+      )
+      for row_set in update.sets
+    ]
+    steps = [
+      tuple(batch for batch in batches if batch is not None)
+      for batches in zip(*parts, strict=True)
+    ]
+    for batches in steps * update.epochs:
+      if batches:
+        self.state, values = self._step(self.state, {}, batches)
+        metrics.append({f'{prefix}{k}': v for k, v in values.items()})
     return metrics
 
   def player(self, params: Params) -> Player:
@@ -202,7 +209,7 @@ class Loop:
         needed_from = rule.holds(self.checkpoints.oldest())
         self.bank.save(name, step, past, needed_from)
         if name in self.run.method.anchors:
-          self.anchors[name] = self.player(past)
+          self.anchors[name] = past
 
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
@@ -244,5 +251,6 @@ class Loop:
     for name in self.run.method.anchors:
       rule = self.rules[name]
       if rule.holds(step) != step:
-        past = self.bank.restore(name, rule.holds(step), self.state.params)
-        self.anchors[name] = self.player(past)
+        self.anchors[name] = self.bank.restore(
+          name, rule.holds(step), self.state.params
+        )

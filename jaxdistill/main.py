@@ -130,12 +130,13 @@ def _train(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdistill.loop import Loop
+  from jaxdistill.workdir import Workdir
 
   run = configs.build(config)
-  with jax.set_mesh(run.mesh), _one_line():
-    loop = Loop(run, args.workdir, config.to_dict())
+  with _one_line():
+    Workdir(args.workdir).claim(config.to_dict())
   with jax.set_mesh(run.mesh):
-    summary = loop.train()
+    summary = Loop(run, args.workdir, config.to_dict()).train()
   if jax.process_index() == 0:
     from jaxdistill.plots import draw_curves
 
@@ -200,7 +201,11 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
     path = epath.Path(args.workdir) / 'config.json'
     if not path.exists():
       raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
-    config: Any = ConfigDict(json.loads(path.read_text()), convert_dict=True)
+    try:
+      stored = json.loads(path.read_text())
+    except ValueError as e:
+      raise configs.ConfigError(f'{path} is damaged: {e}') from None
+    config: Any = ConfigDict(stored, convert_dict=True)
     config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
   else:
     config = configs.base_config('sft')
@@ -248,11 +253,12 @@ def _eval(args: argparse.Namespace) -> None:
   from jaxdistill.data.tasks import load_task
   from jaxdistill.run import evaluate
 
-  with _asked(args) as (run, _, player), _one_line():
+  with _asked(args) as (run, _, player):
     wanted = dataclasses.replace(
       run.eval, splits=(args.split,), samples=args.samples
     )
-    task = load_task(args.task) if args.task else run.task
+    with _one_line():
+      task = load_task(args.task) if args.task else run.task
     run = dataclasses.replace(run, eval=wanted, task=task)
     for name, value in evaluate(run, player).items():
       print(f'{name:32} {value:.4f}')
@@ -274,7 +280,7 @@ def _chat(args: argparse.Namespace) -> None:
     for turn in range(10**6):
       try:
         text = input(f'{args.role}> ').strip()
-      except EOFError:
+      except (EOFError, KeyboardInterrupt):
         break
       if not text:
         break

@@ -59,7 +59,7 @@ class OptimizerConfig:
   Attributes:
     lr: Peak learning rate.
     schedule: `constant`, `cosine` or `linear` (both to 0) after the warm-up.
-    warmup: Optimizer steps of linear warm-up.
+    warmup: Optimizer steps of linear warm-up from 0: the first moves nothing.
     steps: Optimizer steps over which `cosine` and `linear` decay.
     b1: Decay of the first moment.
     b2: Decay of the second moment.

@@ -150,14 +150,18 @@ def test_a_snapshot_that_is_still_being_written_is_waited_for(bank):
   assert_equal(bank.restore('base', 0, zeros_like(params)), params)
 
 
-def test_a_snapshot_that_is_there_stays(bank):
+def test_what_a_dying_run_took_is_taken_anew(bank):
+  bank.forget_from(0)  # nothing yet
   first, second = {'x': jnp.ones(3)}, {'x': jnp.zeros(3)}
-  bank.save('base', 4, first)
-  bank.wait()
+  for step in (0, 4, 5):
+    bank.save('base', step, first)
+    bank.wait()
+  bank.forget_from(4)
+  assert bank.listing() == 'base@0'
   bank.save('base', 4, second)
   bank.wait()
-  assert_equal(bank.restore('base', 4, second), first)
-  assert bank.listing() == 'base@4'
+  assert_equal(bank.restore('base', 4, first), second)
+  assert_equal(bank.restore('base', 0, second), first)
 
 
 def test_all_are_kept_by_default(bank):

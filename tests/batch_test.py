@@ -1,5 +1,7 @@
 """Rows into arrays and back."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,11 @@ from jaxdistill.batch import (
   Shapes,
   bucket,
   make_batch,
+  make_minibatches,
   pack,
-  split_minibatches,
   take_rows,
 )
+from jaxdistill.dist import mesh as mesh_module
 from jaxdistill.types import Prompt, Rollout, Row, RowSet, response_row
 
 MESHES = {
@@ -83,9 +86,10 @@ def test_packing_by_hand():
 
 
 def test_buckets_by_hand():
-  least_1 = {0: 1, 1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 64: 64, 65: 128}
+  least_1 = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 7: 8, 64: 64}
+  least_1 |= {65: 96, 96: 96, 97: 128}
   assert {n: bucket(n) for n in least_1} == least_1
-  least_6 = {1: 6, 6: 6, 7: 12, 12: 12, 13: 24, 50: 96}
+  least_6 = {1: 6, 6: 6, 7: 12, 12: 12, 13: 18, 19: 24, 50: 72, 73: 96}
   assert {n: bucket(n, 6) for n in least_6} == least_6
 
 
@@ -145,12 +149,12 @@ def test_numbers_of_a_batch():
   ('lengths', 'sequences', 'devices', 'shape', 'microbatches'),
   [
     ([8] * 3, 4, 1, (1, 4, 8), 1),
-    ([8] * 9, 4, 1, (4, 4, 8), 3),
+    ([8] * 9, 4, 1, (3, 4, 8), 3),
     ([8] * 9, 4, 8, (2, 8, 8), 2),
     ([8] * 9, 12, 8, (1, 16, 8), 1),
-    ([8] * 17, 2, 8, (4, 8, 8), 3),
+    ([8] * 17, 2, 8, (3, 8, 8), 3),
     ([8, 9], 4, 1, (1, 4, 16), 1),
-    ([8, 40], 4, 1, (1, 4, 64), 1),
+    ([8, 40], 4, 1, (1, 4, 48), 1),
   ],
 )
 def test_shapes_come_from_a_small_set(
@@ -199,18 +203,32 @@ def test_a_microbatch_is_one_of_them():
   assert second.total is batch.total
 
 
-def test_minibatches_deal_the_rows_out():
-  rows = row_set([1, 2, 3, 4, 5, 6, 7], {'kl': 0.1})
-  parts = split_minibatches(rows, 3)
-  lengths = [[len(r.tokens_T) for r in part.rows] for part in parts]
-  assert lengths == [[1, 4, 7], [2, 5], [3, 6]]
-  for part in parts:
-    assert part.fields == rows.fields
-    assert (part.role, part.coefficients) == ('solver', {'kl': 0.1})
-  assert [len(part.rows) for part in split_minibatches(row_set([5]), 2)] == [
-    1,
-    0,
-  ]
+def test_a_batch_row_must_not_be_spread_over_hosts():
+  def owned(*hosts):
+    return np.array([SimpleNamespace(process_index=h) for h in hosts])
+
+  mesh_module._check_hosts(owned(0, 0, 1, 1).reshape(2, 1, 2))
+  mesh_module._check_hosts(owned(0, 1, 2, 3).reshape(2, 2, 1))
+  with pytest.raises(ValueError, match=r'mesh.tensor = 2 .* \[0, 1\]'):
+    mesh_module._check_hosts(owned(0, 1, 0, 1).reshape(2, 1, 2))
+
+
+def test_minibatches_deal_the_rows_out_and_share_the_total(mesh):
+  rows = row_set([1, 2, 3, 4, 5, 6, 7], {'kl': 0.5})
+  parts = make_minibatches(rows, 3, 1, mesh, Shapes(8, 8))
+  for i, part in enumerate(parts):
+    segments = np.array(part.segments)
+    lengths = [
+      np.sum(sequence == s)
+      for sequence in segments.reshape(-1, 8)
+      for s in range(1, sequence.max() + 1)
+    ]
+    assert sorted(lengths) == [[1, 4, 7], [2, 5], [3, 6]][i]
+    assert part.total == pytest.approx(sum(r.total for r in rows.rows) / 3)
+    assert (part.role, part.coefficients) == (1, {'kl': 0.5})
+  whole, none = make_minibatches(row_set([5]), 2, 0, mesh, Shapes(8, 8))
+  assert none is None
+  assert whole.total == pytest.approx(row_set([5]).rows[0].total / 2)
 
 
 def test_a_response_row_trains_the_response_only():

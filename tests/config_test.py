@@ -356,6 +356,7 @@ def test_another_method_brings_its_own_keys():
   )
   assert config.method.name == 'grpo'
   assert config.method.epochs == 3
+  assert config.method.kl == 0.02  # the file's, for a field that both have
   assert 'propose_every' not in config.method
 
 

@@ -42,6 +42,36 @@ def test_clipped_policy_by_hand(ratio, advantage, value):
   np.testing.assert_allclose(found, [value], rtol=1e-5, atol=1e-6)
 
 
+def test_grpo_is_the_clipped_policy_and_its_divergence():
+  logp, old, advantage = draws()
+  anchor = logp[::-1]
+  fields = {'old_logp': old, 'advantage': advantage, 'anchor_logp': anchor}
+  value, metrics = losses.grpo(
+    logp, jnp.ones(64, bool), fields, {'clip': CLIP, 'kl': 0.5}
+  )
+  ratio = np.exp(np.float64(logp) - np.float64(old))
+  a, d = np.float64(advantage), np.float64(anchor) - np.float64(logp)
+  surrogate = np.minimum(ratio * a, np.clip(ratio, 1 - CLIP, 1 + CLIP) * a)
+  k3 = np.exp(d) - d - 1
+  np.testing.assert_allclose(value, -surrogate + 0.5 * k3, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(metrics['kl_base'], k3, rtol=1e-4, atol=1e-5)
+
+
+def test_grpo_leaves_untrained_tokens_out():
+  zeros = jnp.zeros(2)
+  fields = {'old_logp': zeros, 'advantage': zeros, 'anchor_logp': zeros}
+
+  def total(logp):
+    trained = jnp.array([True, False])
+    return losses.grpo(logp, trained, fields, {'clip': CLIP, 'kl': 1.0})[
+      0
+    ].sum()
+
+  value, gradient = jax.value_and_grad(total)(jnp.array([-1.0, -1e30]))
+  assert value == pytest.approx(np.e - 2)
+  np.testing.assert_allclose(gradient, [1 - np.e, 0], rtol=1e-5)
+
+
 def test_clip_may_be_an_array():
   x = draws()
   np.testing.assert_array_equal(

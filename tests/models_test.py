@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from jaxdistill.data.tokenizer import SymbolTokenizer
@@ -391,6 +392,34 @@ def test_the_manifest_names_the_weights(tmp_path):
   manifest = json.loads((tmp_path / 'manifest.json').read_text())
   assert manifest == {'steps': 7, 'sha256': digest.hexdigest()}
   assert load(str(tmp_path)).sha256 == digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+  ('harm', 'said'),
+  [
+    ('cut', 'model.safetensors: '),
+    ('missing', 'norm is None of shape None, not a float of'),
+    ('shape', r'norm is F32 of shape \[3\], not a float of \[16\]'),
+    ('dtype', r'norm is I32 of shape \[16\], not a float'),
+    ('config', "unexpected keyword argument 'depth'"),
+  ],
+)
+def test_damaged_models_are_refused_by_name(tmp_path, harm, said):
+  save(tmp_path, make_model(), TOKENIZER, {})
+  file = tmp_path / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(file)
+  if harm == 'cut':
+    file.write_bytes(file.read_bytes()[:-1])
+  elif harm == 'config':
+    config = json.loads((tmp_path / 'config.json').read_text())
+    (tmp_path / 'config.json').write_text(json.dumps(config | {'depth': 3}))
+  else:
+    norm = {'shape': np.zeros(3, 'f4'), 'dtype': np.zeros(16, 'i4')}
+    del tensors['norm']
+    tensors |= {'norm': norm[harm]} if harm in norm else {}
+    safetensors.numpy.save_file(tensors, file)
+  with pytest.raises(ValueError, match=said):
+    load(str(tmp_path))
 
 
 def test_compute_dtype_is_chosen_when_loading(tmp_path):

@@ -24,7 +24,7 @@ class Bank:
   def save(
     self, name: str, step: int, params, needed_from: int | None = None
   ) -> None:
-    """Writes a snapshot in the background; one that is there stays.
+    """Writes a snapshot in the background.
 
     Args:
       name: Of the anchor.
@@ -33,10 +33,7 @@ class Bank:
       needed_from: Snapshots from this step on stay whatever `keep` says: a
         checkpoint that a run may go on from needs them.
     """
-    path = self.root / name / str(step)
-    if path.exists():
-      return
-    self._saver.save(path, pure(params))
+    self._saver.save(self.root / name / str(step), pure(params))
     if self.keep and jax.process_index() == 0:
       for old in sorted({*self.steps(name), step})[: -self.keep]:
         if old != step and (needed_from is None or old < needed_from):
@@ -61,6 +58,17 @@ class Bank:
         f'it has {self.listing() or "none"}'
       )
     return restored(self._saver.restore(path, abstract(pure(like))), like)
+
+  def forget_from(self, step: int) -> None:
+    """Deletes what a run that died after `step` took of itself since.
+
+    The run that goes on from there takes its own.
+    """
+    if jax.process_index() == 0 and self.root.exists():
+      for folder in self.root.iterdir():
+        for path in folder.iterdir():
+          if not path.name.isdecimal() or int(path.name) >= step:
+            path.rmtree()
 
   def steps(self, name: str) -> list[int]:
     """Steps of the finished snapshots of a name, oldest first."""

@@ -40,7 +40,7 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
   problem, in distribution or out, occurs in any training document.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
   BUILDER_CONFIGS: ClassVar = [
     tfds.core.BuilderConfig(name='problems', description='With answers.'),
     tfds.core.BuilderConfig(name='corpus', description='To pretrain on.'),

@@ -5,12 +5,19 @@ Mesh axes are *auto*: the compiler propagates shardings, and activations are
 pinned by logical name where it needs help.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -66,12 +73,25 @@ def make_mesh(
       f'data * fsdp = {data * fsdp} must be a multiple of the '
       f'{jax.process_count()} processes, so that each holds whole batch rows'
     )
-  return jax.make_mesh(
+  mesh = jax.make_mesh(
     (data, fsdp, tensor),
     AXES,
     axis_types=(AxisType.Auto,) * 3,
     devices=devices,
   )
+  _check_hosts(mesh.devices)
+  return mesh
+
+
+def _check_hosts(devices: np.ndarray) -> None:
+  """Each batch shard must live on one host: a host feeds its own rows."""
+  for group in devices.reshape(-1, devices.shape[-1]):
+    owners = {device.process_index for device in group}
+    if len(owners) > 1:
+      raise ValueError(
+        f'mesh.tensor = {len(group)} spreads a batch row over processes '
+        f'{sorted(owners)}; choose a mesh.tensor that fits into one host'
+      )
 
 
 def sharding(
@@ -92,6 +112,11 @@ def sharding(
       if shape[i] % int(np.prod([mesh.shape[n] for n in names])):
         entries[i] = None
   return NamedSharding(mesh, PartitionSpec(*entries))
+
+
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
+  """Into how many parts a mesh splits the batch; 1 if it has no batch axis."""
+  return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

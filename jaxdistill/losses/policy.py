@@ -1,7 +1,9 @@
 """Policy-gradient values and divergences, per token."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def clipped_policy(
@@ -36,3 +38,29 @@ def k3(
   """
   d = anchor_logp - logp
   return jnp.expm1(d) - d
+
+
+def grpo(
+  logp: Float[Array, '*N'],
+  trained: Bool[Array, '*N'],
+  fields: Mapping[str, Float[Array, '*N']],
+  coefficients: Mapping[str, Float[Array, ''] | float],
+) -> tuple[Float[Array, '*N'], dict[str, Float[Array, '*N']]]:
+  """GRPO's objective (arXiv 2402.03300, eq. 3): clipped policy plus KL.
+
+  Args:
+    logp: Log-probs under the current policy.
+    trained: Which tokens count. Others get the value that `logp = 0` has, so
+      that an all but impossible token of a prompt breaks nothing.
+    fields: `old_logp`, `advantage` and `anchor_logp`.
+    coefficients: `clip`, and `kl`, the weight of the divergence.
+
+  Returns:
+    The value to be minimised, and `kl_base`.
+  """
+  logp = jnp.where(trained, logp, 0.0)
+  policy = clipped_policy(
+    logp, fields['old_logp'], fields['advantage'], coefficients['clip']
+  )
+  kl = k3(logp, fields['anchor_logp'])
+  return policy + coefficients['kl'] * kl, {'kl_base': kl}

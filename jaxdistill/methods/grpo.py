@@ -8,7 +8,6 @@ against: the same update, with the truth in the place of the vote.
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import losses, rewards
@@ -117,11 +116,6 @@ class Grpo:
       role=batch.role,
       temperature=self.temperature,
     )
-    # Prompts are not trained, and a token there may be all but impossible.
-    logp = jnp.where(batch.weight != 0, logp, 0.0)
-    fields, coefficients = batch.fields, batch.coefficients
-    policy = losses.clipped_policy(
-      logp, fields['old_logp'], fields['advantage'], coefficients['clip']
+    return losses.grpo(
+      logp, batch.weight != 0, batch.fields, batch.coefficients
     )
-    kl = losses.k3(logp, fields['anchor_logp'])
-    return policy + coefficients['kl'] * kl, {'kl_base': kl}

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdistill.dist import constrain
+from jaxdistill.dist import batch_shards, constrain
 from jaxdistill.models.linear import Deltas, Linear, Weights, apply
 
 NEG = -1e30
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,8 @@ class Decoder(nnx.Module):
       return picked - jax.nn.logsumexp(logits, -1)
 
     b, t = tokens.shape
-    wanted = max(1, _CHUNK_BYTES // (4 * b * self.config.vocab_size))
+    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
+    wanted = max(1, _CHUNK_BYTES // (4 * here * self.config.vocab_size))
     chunk = next(c for c in range(min(t, wanted), 0, -1) if t % c == 0)
     targets = jnp.roll(tokens, -1, axis=1)
     split = (b, t // chunk, chunk)
@@ -405,14 +406,14 @@ def attend_shared(
   """
   b, g, n, h = q.shape
   kv = prompt_k.shape[1]
-  q = q.reshape(b, g, kv, n // kv, h) * h**-0.5
+  q = q.reshape(b, g, kv, n // kv, h)
   exact = {'preferred_element_type': jnp.float32}
-  there = jnp.einsum('bgknh,bksh->bgkns', q, prompt_k, **exact)
-  own = jnp.einsum('bgknh,bgkth->bgknt', q, own_k, **exact)
+  there = jnp.einsum('bgknh,bksh->bgkns', q, prompt_k, **exact) * h**-0.5
+  own = jnp.einsum('bgknh,bgkth->bgknt', q, own_k, **exact) * h**-0.5
   there = jnp.where(prompt_mask[:, None, None, None, :], there, NEG)
   own = jnp.where(own_mask, own, NEG)
   p = jax.nn.softmax(jnp.concatenate([there, own], -1), -1).astype(q.dtype)
   p_there, p_own = jnp.split(p, [there.shape[-1]], -1)
-  out = jnp.einsum('bgkns,bksh->bgknh', p_there, prompt_v)
-  out = out + jnp.einsum('bgknt,bgkth->bgknh', p_own, own_v)
-  return out.reshape(b, g, n, h)
+  out = jnp.einsum('bgkns,bksh->bgknh', p_there, prompt_v, **exact)
+  out = out + jnp.einsum('bgknt,bgkth->bgknh', p_own, own_v, **exact)
+  return out.astype(q.dtype).reshape(b, g, n, h)

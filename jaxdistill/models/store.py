@@ -96,6 +96,10 @@ def load(
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     seed: Of the deltas' (and a fresh model's) initial values.
+
+  Raises:
+    FileNotFoundError: There is no such model.
+    ValueError: Its files are damaged or do not belong together.
   """
   if name == FRESH:
     config = dataclasses.replace(SMALL, dtype=dtype)
@@ -104,7 +108,10 @@ def load(
   path = find(name)
   stored = json.loads((path / 'config.json').read_text())
   symbols = tuple(stored.pop('symbols'))
-  config = DecoderConfig(**stored | {'dtype': dtype})
+  try:
+    config = DecoderConfig(**stored | {'dtype': dtype})
+  except TypeError as e:
+    raise ValueError(f'{path / "config.json"}: {e}') from None
 
   def fresh():
     return nnx.split(
@@ -115,9 +122,20 @@ def load(
   graphdef, trunk, _ = nnx.eval_shape(fresh)
   fresh_deltas = jax.jit(lambda: fresh()[2])()
   data = (path / 'model.safetensors').read_bytes()
-  weights = dict(safetensors.deserialize(data))
+  try:
+    weights = dict(safetensors.deserialize(data))
+  except safetensors.SafetensorError as e:
+    raise ValueError(f'{path / "model.safetensors"}: {e}') from None
   for key, variable in nnx.to_flat_state(trunk):
-    stored = weights['.'.join(map(str, key))]
+    name = '.'.join(map(str, key))
+    stored = weights.get(name, {'shape': None, 'dtype': None})
+    if (
+      stored['shape'] != list(variable.shape) or stored['dtype'] not in _DTYPES
+    ):
+      raise ValueError(
+        f'{path / "model.safetensors"}: {name} is {stored["dtype"]} of shape '
+        f'{stored["shape"]}, not a float of {list(variable.shape)}'
+      )
     value = np.frombuffer(stored['data'], _DTYPES[stored['dtype']])
     value = value.reshape(stored['shape'])
     variable.set_value(jnp.asarray(value, jnp.float32))

@@ -51,7 +51,9 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
   path = epath.Path(workdir) / 'metrics.jsonl'
   if not path.exists():
     raise FileNotFoundError(f'{workdir} holds no run (no metrics.jsonl)')
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  lines = path.read_text().splitlines()
+  # A run that is being written, or that died, may end in half a line.
+  return [json.loads(line) for line in lines if line.endswith('}')]
 
 
 def draw_curves(

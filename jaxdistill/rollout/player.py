@@ -71,7 +71,7 @@ class Player:
       rollouts_PG.
     """
     ids_P = [self.encode(prompt) for prompt in prompts_P]
-    shards = int(np.prod([self.mesh.shape[a] for a in dist.BATCH_AXES]))
+    shards = dist.batch_shards(self.mesh)
     longest = max((len(ids) for ids in ids_P), default=1)
     count, longest, role = dist.agree_max(
       len(prompts_P), longest, max(map(self._role, prompts_P), default=0)

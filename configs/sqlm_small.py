@@ -12,8 +12,8 @@ from jaxdistill.config import base_config
 def get_config():
   config = base_config('sqlm')
   config.model = 'small-late'
-  config.steps = 30
-  config.eval_every = 10
+  config.steps = 20
+  config.eval_every = 5
   config.checkpoint_every = 10
   config.anchors.past = 'every:10'
   config.eval.problems = 256
@@ -26,7 +26,7 @@ def get_config():
   config.optimizer.lr = 4e-4
   config.optimizer.warmup = 5
   config.optimizer.schedule = 'linear'
-  config.optimizer.steps = 30
+  config.optimizer.steps = 20
   config.batch.length = 96
   config.batch.sequences = 32
   config.batch.microbatches = 12

@@ -235,7 +235,7 @@ def test_workdir_of_another_config(refused, here):
     '--config.model=small-fresh',
   )
   assert 'w holds a run of another config' in said
-  assert 'steps was 7, now 30' in said
+  assert 'steps was 7, now 20' in said
 
 
 def test_workdir_that_is_a_file(refused, here):
@@ -347,7 +347,7 @@ def test_overrides():
   assert config.model == 'small-fresh'
   assert config.anchors.to_dict() == {'past': 'every:10', 'old': 'every:5'}
   assert config.mesh.fsdp == -1
-  assert config.steps == 30  # the file's own value stays
+  assert config.steps == 20  # the file's own value stays
 
 
 def test_another_method_brings_its_own_keys():
@@ -389,7 +389,7 @@ def test_claim_knows_its_own_config_again(here):
   Workdir(here / 'w').claim(before[0])
   text = (here / 'w' / 'config.json').read_text()
   Workdir(here / 'w').claim(before[0])
-  with pytest.raises(ValueError, match='steps was 30, now 7'):
+  with pytest.raises(ValueError, match='steps was 20, now 7'):
     Workdir(here / 'w').claim(before[1])
   assert (here / 'w' / 'config.json').read_text() == text
   other = small_config(**{'method.kl': '0.5'})

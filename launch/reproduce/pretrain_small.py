@@ -2,8 +2,8 @@
 
   python launch/reproduce/pretrain_small.py [--workdir runs/pretrain]
 
-Trains by `configs/pretrain_small.py` (21 minutes on two cores, and 4 of scoring; goes on
-where it was cut), scores the snapshots on the dev split, and writes three to
+Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
+snapshots on the dev split (25 minutes in all on two cores), and writes three to
 `jaxdistill/models/shipped/`: `late` is the last. Before the vote is first right
 in more than .90 of the problems, `middle` is the snapshot nearest to .85 and
 `early` the last with at most .40. Each gets a manifest: recipe, seed, step,

@@ -2,8 +2,8 @@
 
   jaxdistill train --config configs/sqlm_small.py --workdir runs/quickstart
 
-About two minutes on two cores, compilation included. Held-out sampled accuracy
-rises from about .70 to about .95; greedy accuracy stays near .99.
+About 100 seconds on two cores, compilation included. Held-out sampled accuracy
+rises from about .72 to about .97; greedy accuracy stays near .99.
 """
 
 from jaxdistill.config import base_config

@@ -114,6 +114,7 @@ def _draw_panel(axis, title, series, runs):
       )
   axis.set_title(title, fontsize=11)
   axis.set_xlabel('step')
+  axis.xaxis.get_major_locator().set_params(integer=True)
   if 'accuracy' in title or 'Self-play' in title:
     axis.set_ylim(-0.03, 1.03)
   axis.grid(alpha=0.3)

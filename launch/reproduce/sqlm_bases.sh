@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Self-play from the three shipped bases, unguarded: late with three seeds,
-# middle and early with one. About 10 minutes on two cores; goes on where it
+# middle and early with one. About 7 minutes on two cores; goes on where it
 # was cut. Writes runs/bases/ and draws results/sqlm_bases/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

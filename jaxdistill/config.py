@@ -22,6 +22,7 @@ from jaxdistill import dist, methods
 from jaxdistill.anchors import parse_rule
 from jaxdistill.batch import Shapes
 from jaxdistill.data.tasks import HELD_OUT, load_task
+from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load
 from jaxdistill.models.store import FRESH, find
 from jaxdistill.run import EvalConfig, Run
@@ -36,21 +37,34 @@ def method_class(name: str) -> type:
   """The dataclass in `methods/<name>.py`.
 
   Raises:
-    ConfigError: There is no such file; the nearest is named.
+    ConfigError: There is no such file (the nearest is named), or what it
+      defines is not a method.
   """
   names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
   names.remove('method')
   if name not in names:
     raise ConfigError(f'there is no method {name!r}{_nearest(name, names)}')
   module = importlib.import_module(f'jaxdistill.methods.{name}')
-  (found,) = (
+  found = [
     value
     for value in vars(module).values()
     if inspect.isclass(value)
     and value.__module__ == module.__name__
+    and dataclasses.is_dataclass(value)
     and hasattr(value, 'collect')
-  )
-  return found
+  ]
+  if len(found) != 1:
+    raise ConfigError(
+      f'methods/{name}.py must define one dataclass with `collect`; it has '
+      f'{len(found)}'
+    )
+  for field in dataclasses.fields(found[0]):
+    if field.default is field.default_factory is dataclasses.MISSING:
+      raise ConfigError(f'methods/{name}.py: {field.name} needs a default')
+  for member in vars(Method):
+    if not member.startswith('_') and not hasattr(found[0], member):
+      raise ConfigError(f'methods/{name}.py has no {member!r}')
+  return found[0]
 
 
 def base_config(method: str) -> ConfigDict:

@@ -40,12 +40,16 @@ from jaxdistill.workdir import Workdir
 
 
 class Loop:
-  """One run; `train` goes through it.
+  """One run, taken up where its newest checkpoint left it.
 
   Args:
     run: What to do.
     root: The run's folder.
     config: The resolved config, written to the folder.
+
+  Raises:
+    ValueError: The folder belongs to another config or began from another
+      model.
   """
 
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
@@ -78,11 +82,11 @@ class Loop:
     problems: Any = run.task.problems('train')  # read by index, lists too
     problems = grain.MapDataset.source(problems)
     self._problems = problems.shuffle(seed=run.seed).repeat()
+    self._resume()
 
   def train(self) -> dict[str, Any]:
-    """Runs to the last step, from the newest checkpoint if there is one."""
+    """Runs to the last step."""
     run = self.run
-    self.resume()
     self.checkpoints.forget_after(self.first_step)
     self.bank.forget_from(self.first_step)
     dist.barrier('what a dying run left is gone')
@@ -214,10 +218,12 @@ class Loop:
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
     split = self.run.eval.splits[0]
+    played = 'selfplay/agreement' in latest
     pairs = (
       (f'eval/{split}/accuracy_sampled', 'sampled {:.3f}'),
       (f'eval/{split}/accuracy_greedy', 'greedy {:.3f}'),
-      ('train/loss', 'loss {:.3f}'),
+      ('selfplay/agreement', 'agreement {:.2f}'),
+      ('' if played else 'train/loss', 'loss {:.3f}'),
       ('rollout/tokens_per_s', '{:,.0f} tokens/s'),
     )
     return ', '.join(f.format(latest[k]) for k, f in pairs if latest.get(k))
@@ -231,20 +237,26 @@ class Loop:
       step,
       self.state,
       {
+        'model': self.run.loaded.sha256,
         'method': self.method_state,
         'tokens': self.tokens,
         'seconds': self.seconds,
       },
     )
 
-  def resume(self) -> None:
-    """Takes up the newest whole checkpoint, if there is one."""
+  def _resume(self) -> None:
     # One process decides, so that all restore the same.
     found = self.checkpoints.newest() if jax.process_index() == 0 else None
     (step,) = dist.agree_max(-1 if found is None else found)
     if step < 0:
       return
     self.state, record = self.checkpoints.restore(step, self.state)
+    if record['model'] != self.run.loaded.sha256:
+      raise ValueError(
+        f'{self.workdir.path} began from a model with SHA-256 '
+        f'{record["model"][:12]}; config.model now has '
+        f'{self.run.loaded.sha256[:12]}'
+      )
     self.method_state = record['method']
     self.tokens, self.seconds = record['tokens'], record['seconds']
     self.first_step = step

@@ -7,6 +7,7 @@ jaxdistill chat --workdir runs/a
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from etils import epath
 
 _USAGE = 2  # exit code for bad input
+_STOPPED = 130  # by Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,6 +29,13 @@ def main(argv: list[str] | None = None) -> int:
   except ConfigError as e:
     print(f'jaxdistill: {e}', file=sys.stderr)
     return _USAGE
+  except KeyboardInterrupt:
+    again = '; the same command goes on from its newest checkpoint'
+    print(
+      f'\njaxdistill: stopped{again if args.verb == "train" else ""}',
+      file=sys.stderr,
+    )
+    return _STOPPED
   return 0
 
 
@@ -59,13 +68,15 @@ def _parser() -> argparse.ArgumentParser:
   _add_model(score)
   score.add_argument('--task', help="default: the run's own, or small")
   score.add_argument('--split', choices=('dev', 'test', 'ood'), default='test')
-  score.add_argument('--samples', type=int, default=8, help='answers each')
+  score.add_argument(
+    '--samples', type=_positive, default=8, help='answers each'
+  )
   score.set_defaults(run=_eval)
 
   chat = verbs.add_parser('chat', help='ask a model; see how it votes')
   _add_model(chat)
   chat.add_argument('--role', choices=('solver', 'proposer'), default='solver')
-  chat.add_argument('--samples', type=int, default=8, help='answers each')
+  chat.add_argument('--samples', type=_positive, default=8, help='answers each')
   chat.add_argument('--temperature', type=float, default=1.0)
   chat.set_defaults(run=_chat)
 
@@ -82,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
   export.add_argument('--to', required=True, help='directory to make')
   export.set_defaults(run=_export)
   return parser
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+  return value
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +119,10 @@ def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
     key, equals, value = text.removeprefix('--config.').partition('=')
     if verb != 'train' or not text.startswith('--config.') or not equals:
       raise ConfigError(
-        f'{text!r} is not understood; config keys are set as '
-        '--config.KEY=VALUE, and jaxdistill VERB --help lists the rest'
+        f'{text!r} is not understood by {verb}; jaxdistill {verb} --help lists '
+        'what is'
+        + (', and config keys are set as --config.KEY=VALUE')
+        * (verb == 'train')
       )
     pairs.append((key, value))
   return pairs
@@ -125,18 +145,27 @@ def _train(args: argparse.Namespace) -> None:
   config = configs.read_config(args.config, args.overrides)
   configs.check(config)
   _cache_compilations()
+  if args.num_processes > 1 and args.process_id >= 0:
+    others = f'{args.num_processes} processes at {args.coordinator}'
+    print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with _one_line():
     dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
   import jax
 
   from jaxdistill.loop import Loop
-  from jaxdistill.workdir import Workdir
 
   run = configs.build(config)
-  with _one_line():
-    Workdir(args.workdir).claim(config.to_dict())
   with jax.set_mesh(run.mesh):
-    summary = Loop(run, args.workdir, config.to_dict()).train()
+    with _one_line():
+      loop = Loop(run, args.workdir, config.to_dict())
+    if loop.first_step and jax.process_index() == 0:
+      done = loop.first_step >= run.steps
+      print(
+        f'{args.workdir} is finished; this is what it came to.'
+        if done
+        else f'{args.workdir} goes on from step {loop.first_step}.'
+      )
+    summary = loop.train()
   if jax.process_index() == 0:
     from jaxdistill.plots import draw_curves
 
@@ -172,14 +201,18 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
         lines.append(f'{f"accuracy {where}, {kind}":38}{row}')
   root = epath.Path(workdir)
   skipped = summary['skipped_updates']
+  command = 'jaxdistill'
+  if not shutil.which(command) and sys.argv[0].endswith(command):
+    command = sys.argv[0]  # as the user has just called it
   lines += [
     '',
     f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
     + (f', {skipped} updates skipped (not finite)' if skipped else ''),
-    f'The curves:       {root / "curves.png"}',
-    f'What was asked and answered, step by step: {root / "rollouts"}',
-    f'Talk to it:       jaxdistill chat --workdir {root}',
+    f'The curves:   {root / "curves.png"}',
   ]
+  if (root / 'rollouts').exists():
+    lines.append(f'Every answer: {root / "rollouts"}')
+  lines.append(f'Talk to it:   {command} chat --workdir {root}')
   return '\n'.join(lines)
 
 
@@ -226,6 +259,13 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
     yield run, nnx.merge(graphdef, *params), make_player(run, graphdef, params)
 
 
+def _named(args: argparse.Namespace) -> str:
+  """The model that a verb's options name, in words."""
+  if args.model:
+    return args.model
+  return f'{args.workdir} {args.anchor or "(newest checkpoint)"}'
+
+
 def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
   """Parameters of a run's newest checkpoint or of one of its anchors."""
   from jaxdistill.anchors import Bank
@@ -260,6 +300,11 @@ def _eval(args: argparse.Namespace) -> None:
     with _one_line():
       task = load_task(args.task) if args.task else run.task
     run = dataclasses.replace(run, eval=wanted, task=task)
+    n = min(len(task.problems(args.split)), wanted.problems)
+    print(
+      f'{_named(args)}: {n} {args.split} problems of {task.name}, '
+      f'{args.samples} samples each'
+    )
     for name, value in evaluate(run, player).items():
       print(f'{name:32} {value:.4f}')
 
@@ -281,10 +326,15 @@ def _chat(args: argparse.Namespace) -> None:
       try:
         text = input(f'{args.role}> ').strip()
       except (EOFError, KeyboardInterrupt):
+        print()
         break
       if not text:
         break
-      problem = Problem(text, task, topic=text)
+      problem = task.parse_problem(text) if solver else None
+      if solver and problem is None:
+        print(f'  {text!r} is not a problem of {task.name}: {hint}')
+        continue
+      problem = problem or Problem(text, task, topic=text)
       ask = task.solver_prompt if solver else task.proposer_prompt
       prompt = Prompt(args.role, ask(problem), row=turn)
       try:
@@ -312,11 +362,14 @@ def _plot(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
   from jaxdistill import models
+  from jaxdistill.config import ConfigError
 
+  target = epath.Path(args.to)
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise ConfigError(f'--to {args.to} is there already; choose another')
   with _asked(args) as (run, model, _):
     merged = models.merge(model, args.role)
-    source = args.model or f'{args.workdir} {args.anchor or ""}'.strip()
-    manifest = {'source': source, 'role': args.role}
+    manifest = {'source': _named(args), 'role': args.role}
     with _one_line():
       models.save(args.to, merged, run.loaded.tokenizer, manifest)
   print(args.to)

@@ -44,7 +44,11 @@ class Task(Protocol):
     ...
 
   def parse_problem(self, text: str) -> 'Problem | None':
-    """A proposal read back, or None if malformed or held out for testing."""
+    """A proposal read back, or None if malformed."""
+    ...
+
+  def held_out(self, problem: 'Problem') -> bool:
+    """Whether a problem belongs to a held-out split: never to be trained on."""
     ...
 
   def parse_answer(self, text: str) -> str | None:

@@ -56,15 +56,21 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
   capsys.readouterr()
 
   assert main(['eval', '--workdir', str(run), '--samples', '2']) == 0
-  rows = dict(x.split() for x in capsys.readouterr().out.splitlines())
+  what, *said = capsys.readouterr().out.splitlines()
+  assert what == (
+    'run (newest checkpoint): 4 test problems of small, 2 samples each'
+  )
+  rows = dict(x.split() for x in said)
   logged = json.loads(before.splitlines()[-1])
   greedy = 'eval/test/accuracy_greedy'
   assert float(rows[greedy]) == pytest.approx(logged[greedy], abs=1e-4)
 
-  monkeypatch.setattr('sys.stdin', io.StringIO('47+85\nhello\n\n'))
+  monkeypatch.setattr('sys.stdin', io.StringIO('47+85\nhello\n3+4+5\n\n'))
   assert main(['chat', '--workdir', str(run), '--samples', '3']) == 0
   said = capsys.readouterr().out
-  assert 'vote:' in said and "no symbol 'hello'" in said
+  assert said.count('vote:') == 1
+  assert "'hello' is not a problem" in said
+  assert "'3+4+5' is not a problem of small: a problem, e.g. 47+85" in said
 
   monkeypatch.setattr('sys.stdin', io.StringIO('add\n'))
   ask = ['chat', '--workdir', str(run), '--role', 'proposer']
@@ -82,9 +88,25 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
     models.from_pretrained('small-late')(tokens),
     atol=1e-4,
   )
+  assert main([*write, '--to', str(out)]) == 2
+  assert 'is there already' in capsys.readouterr().err
+  assert main(['eval', '--model', str(run)]) == 2
+  assert 'run is a run' in capsys.readouterr().err
   figure = tmp_path / 'both.png'
   assert main(['plot', str(run), str(run), '--out', str(figure)]) == 0
   assert figure.read_bytes().startswith(b'\x89PNG')
+
+
+def test_ctrl_c_ends_in_one_line(mesh, tmp_path, capsys, monkeypatch):
+  def stopped(self):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('jaxdistill.loop.Loop.train', stopped)
+  assert train(ROOT / 'configs/sqlm_small.py', tmp_path / 'run') == 130
+  (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+  assert line == (
+    'jaxdistill: stopped; the same command goes on from its newest checkpoint'
+  )
 
 
 def test_the_shipped_bases_are_what_their_manifests_say():

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -348,6 +349,60 @@ def test_overrides():
   assert config.anchors.to_dict() == {'past': 'every:10', 'old': 'every:5'}
   assert config.mesh.fsdp == -1
   assert config.steps == 20  # the file's own value stays
+
+
+WHOLE = """
+import dataclasses
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+  problems: int = 8
+  anchors = {}
+  def init(self): ...
+  def collect(self): ...
+  def loss(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'said'),
+  [
+    ('', '', None),
+    ('int = 8', 'int', 'problems needs a default'),
+    ('def loss', 'def lost', "has no 'loss'"),
+    ('def collect', 'def collected', 'one dataclass with `collect`; it has 0'),
+    ('@dataclasses', '# @', 'one dataclass with `collect`; it has 0'),
+  ],
+)
+def test_a_method_of_one_s_own_is_checked(monkeypatch, here, old, new, said):
+  (here / 'mine.py').write_text(WHOLE.replace(old, new))
+  monkeypatch.setattr(
+    configs.methods, '__path__', [*configs.methods.__path__, str(here)]
+  )
+  monkeypatch.delitem(sys.modules, 'jaxdistill.methods.mine', raising=False)
+  importlib.invalidate_caches()
+  if said is None:
+    assert configs.base_config('mine').method.problems == 8
+  else:
+    with pytest.raises(configs.ConfigError, match=said):
+      configs.base_config('mine')
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--coordinator', 'localhost'], "'localhost' must be host:port or auto"),
+    (['--coordinator', 'localhost:12'], 'needs num_processes and process_id'),
+    (['--num_processes', '2'], 'need a coordinator'),
+  ],
+)
+def test_processes_that_cannot_meet(refused, flags, said):
+  run = ('train', '--config', CONFIG, '--workdir', 'w')
+  assert said in refused(*run, *flags)
+
+
+def test_a_majority_needs_two(refused_keys):
+  assert 'majority needs at least 2' in refused_keys('method.samples=1')
 
 
 def test_another_method_brings_its_own_keys():

@@ -397,14 +397,14 @@ def test_task_reads_the_corpus(data_dir):
   assert held_out[0].answer is not None
 
 
-def test_proposals_of_held_out_problems_are_refused():
+def test_held_out_problems_are_known_as_such():
   task = tasks.load_task('small')
   for texts in held_out().values():
-    assert not [t for t in texts if task.parse_problem(t)]
-  read = [s for s in map(str, random_sums(200)) if task.parse_problem(s)]
-  assert 100 < len(read) < 200
-  for text in read:
-    problem = task.parse_problem(text)
+    assert all(task.held_out(task.parse_problem(t)) for t in texts)
+  texts = [str(s) for s in random_sums(200)]
+  read = [task.parse_problem(t) for t in texts]
+  assert 100 < sum(not task.held_out(p) for p in read) < 200
+  for text, problem in zip(texts, read, strict=True):
     assert problem.text == text
     assert problem.answer == str(truth(text))
   assert task.parse_problem('47+') is None

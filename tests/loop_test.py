@@ -164,6 +164,19 @@ def test_settings_move_what_they_should(mesh, tmp_path, roles, trainable):
   assert same(old.roles, new.roles) == (roles == 'shared')
 
 
+def test_a_run_does_not_go_on_from_another_base(mesh, tmp_path):
+  config = small('sft')
+  config.steps = 2
+  loop = start(config, tmp_path)
+  loop._save(1)
+  loop.checkpoints.close()
+  other = dataclasses.replace(loop.run.loaded, sha256='b' * 64)
+  run = dataclasses.replace(configs.build(config), loaded=other)
+  with pytest.raises(ValueError, match=r'config\.model now has bbbbbbbbbbbb'):
+    Loop(run, tmp_path, config.to_dict())
+  assert start(config, tmp_path).first_step == 1
+
+
 def test_each_host_reads_the_problems_of_its_step(mesh, tmp_path):
   config = small('grpo')
   loop = start(config, tmp_path)

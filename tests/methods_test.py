@@ -36,6 +36,9 @@ class Sums:
       return None
     return Problem(text, self, answer=str(int(found[1]) + int(found[2])))
 
+  def held_out(self, problem):
+    return problem.text.startswith('9')
+
   def parse_answer(self, text):
     return text.partition('=')[2] or None
 
@@ -232,18 +235,23 @@ def test_sqlm_reports_what_happened():
   assert third == {
     'topic': 'propose small',
     'proposal': 'what?',
+    'rejected': 'malformed',
     'proposer_reward': 0,
   }
   assert tie['vote'] is None and tie['rewards'] == [0, 0, 0, 0]
 
 
 def test_sqlm_without_any_valid_proposal_asks_nothing():
-  policy = Scripted({'propose small': ['?'] * 3, 'propose large': ['?'] * 3})
+  script = {'propose small': ['?'] * 3, 'propose large': ['?', '9+1', '9+2']}
+  policy = Scripted(script)
   method = Sqlm(problems=2, proposals=3, samples=4, propose_every=1)
   players = {'policy': policy, 'base': Anchor()}
   collected = method.collect(players, TOPICS, {}, 0, KEY)
   assert [len(u.sets[0].rows) for u in collected.updates] == [0, 0]
   assert [prompts for prompts, _ in policy.asked][1] == []
+  assert [t['rejected'] for t in collected.transcripts] == (
+    ['malformed'] * 4 + ['held out'] * 2
+  )
   # The same names as ever: other hosts may have observations.
   assert collected.metrics.keys() == collect()[0].metrics.keys()
 

@@ -6,6 +6,7 @@ Files are array_record, so neither writing nor reading needs TensorFlow.
 import contextlib
 import hashlib
 import os
+import sys
 from typing import Any, ClassVar
 
 import grain
@@ -98,6 +99,10 @@ def source(config: str, split: str) -> grain.MapDataset:
     A grain `MapDataset` of dicts of strings.
   """
   builder = SmallWorld(config=config, file_format='array_record')
+  if not builder.is_prepared():
+    what = f'small_world/{config} in {builder.data_path}'
+    minute = ' (a minute)' if config == 'corpus' else ''
+    print(f'Making the data set {what}{minute}, once.', file=sys.stderr)
   # TFDS narrates on stdout; a run's own account is the only one users need.
   with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
     tfds.disable_progress_bar()

@@ -31,9 +31,13 @@ class SmallTask:
 
   def parse_problem(self, text: str) -> Problem | None:
     found = world.read_sum(text)
-    if found is None or found.split != 'train':
+    if found is None:
       return None
     return Problem(text, self, answer=str(found.answer), topic=found.operation)
+
+  def held_out(self, problem: Problem) -> bool:
+    found = world.read_sum(problem.text)
+    return found is not None and found.split != 'train'
 
   def parse_answer(self, text: str) -> str | None:
     return world.read_answer(text)

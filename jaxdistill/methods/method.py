@@ -6,7 +6,8 @@ A run goes round
 
   collect (host) -> rows -> arrays -> loss (compiled) -> new parameters
 
-and `loop.py` knows nothing of a method but the members below.
+and `loop.py` knows nothing of a method but the members below. Each file defines
+one such class, and every field has a default; `grpo.py` is the one to copy.
 """
 
 from collections.abc import Mapping, Sequence

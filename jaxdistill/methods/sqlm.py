@@ -18,8 +18,8 @@ No label is read, except to report how often the vote was right.
 
 What differs from the published code: an answer that stands alone or ties for
 the lead is no majority and pays nobody; an answer cut by the length limit
-casts no vote; malformed proposals earn 0 *and* carry no gradient; answers are
-compared as numbers.
+casts no vote; malformed proposals, and those of held-out problems, earn 0 *and*
+carry no gradient; answers are compared as numbers.
 """
 
 import dataclasses
@@ -69,6 +69,10 @@ class Sqlm:
   minibatches: int = 1
 
   def __post_init__(self):
+    if self.samples < 2:
+      raise ValueError(
+        f'method.samples is {self.samples}; a majority needs at least 2'
+      )
     self._sampling(self.samples, self.max_tokens)
     self._sampling(self.proposals, self.max_problem_tokens)
 
@@ -92,11 +96,13 @@ class Sqlm:
       jax.random.fold_in(key, 0),
     )
     proposals = [p for proposals_G in proposals_PG for p in proposals_G]
-    parsed = [
+    read = [
       topic.task.parse_problem(p.text) if p.finish == 'stop' else None
       for topic, proposals_G in zip(problems, proposals_PG, strict=True)
       for p in proposals_G
     ]
+    # What is held out for testing is as little asked as what is malformed.
+    parsed = [None if p and p.task.held_out(p) else p for p in read]
     valid = [i for i, problem in enumerate(parsed) if problem is not None]
     rows = [
       t.row * self.proposals + g for t in topics for g in range(self.proposals)
@@ -144,7 +150,8 @@ class Sqlm:
       updates.append(self._update('proposer', proposer_rows))
 
     metrics, transcripts = _account(
-      proposals, parsed, asked, answered_PG, answers_PG, votes_P, proposer
+      *(proposals, read, parsed, asked),
+      *(answered_PG, answers_PG, votes_P, proposer),
     )
     drawn = [*proposals, *(r for rows_G in answered_PG for r in rows_G)]
     tokens = sum(len(r.tokens_T) for r in drawn)
@@ -175,7 +182,7 @@ class Sqlm:
 
 
 def _account(
-  proposals, parsed, asked, answered_PG, answers_PG, votes_P, proposer
+  proposals, read, parsed, asked, answered_PG, answers_PG, votes_P, proposer
 ):
   """Metrics and transcripts of one step. Known answers are read only here.
 
@@ -204,11 +211,13 @@ def _account(
   }
   place = iter(range(len(asked)))
   transcripts = []
-  for proposal, problem, reward in zip(
-    proposals, parsed, proposer, strict=True
+  for proposal, well_formed, problem, reward in zip(
+    proposals, read, parsed, proposer, strict=True
   ):
     record = {'topic': proposal.prompt.text, 'proposal': proposal.text}
-    if problem is not None:
+    if problem is None:
+      record['rejected'] = 'held out' if well_formed else 'malformed'
+    else:
       i = next(place)
       record |= {
         'known': problem.answer,

@@ -73,6 +73,10 @@ def find(name: str) -> epath.Path:
     raise FileNotFoundError(
       f'{name} is a model of another kind: its config.json has no symbols'
     )
+  if (path / 'checkpoints').exists():
+    raise FileNotFoundError(
+      f'{name} is a run; make a model of it with jaxdistill export'
+    )
   known = (*SHIPPED, FRESH)
   near = difflib.get_close_matches(name, known, 1, 0)[0]
   raise FileNotFoundError(

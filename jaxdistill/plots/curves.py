@@ -16,23 +16,23 @@ PANELS = {
   'Held-out accuracy': (
     ('eval/test/accuracy_sampled', 'sampled', '-'),
     ('eval/test/accuracy_greedy', 'greedy', '--'),
-    ('eval/test/vote_accuracy', 'vote', ':'),
+    ('eval/test/vote_accuracy', 'vote of the samples', ':'),
   ),
   'Out-of-distribution accuracy': (
     ('eval/ood/accuracy_sampled', 'sampled', '-'),
     ('eval/ood/accuracy_greedy', 'greedy', '--'),
-    ('eval/ood/vote_accuracy', 'vote', ':'),
+    ('eval/ood/vote_accuracy', 'vote of the samples', ':'),
   ),
   'Self-play: is the vote right?': (
     ('selfplay/vote_accuracy', 'vote is right', '-'),
     ('selfplay/agreement', 'agreement', '--'),
-    ('train/reward', 'reward', '-'),
   ),
   'Self-play: what is proposed': (
     ('selfplay/valid', 'valid', '-'),
     ('selfplay/distinct', 'distinct', '--'),
     ('selfplay/proposer_reward', 'proposer reward', ':'),
   ),
+  'Reward': (('train/reward', 'reward', '-'),),
   'KL to the anchor (nats per token)': (
     ('train/kl_base', 'solver', '-'),
     ('train/proposer_kl_base', 'proposer', '--'),

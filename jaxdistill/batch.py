@@ -61,9 +61,9 @@ class Shapes:
   """How rows are laid out.
 
   Attributes:
-    length: Tokens in a packed sequence; doubled until the longest row fits.
+    length: Tokens in a packed sequence; more where a row is longer.
     sequences: Packed sequences in a microbatch, over all hosts.
-    microbatches: How many microbatches arrays have room for, doubled as needed;
+    microbatches: How many microbatches arrays have room for, more as needed;
       empty ones are not computed, and fewer rows do not compile anew.
   """
 
@@ -89,7 +89,7 @@ def bucket(n: int, least: int = 1) -> int:
   while size < n:
     size *= 2
   smaller = size // 4 * 3
-  return smaller if smaller >= n and smaller % least == 0 and size > 3 else size
+  return smaller if smaller >= max(n, least) and not smaller % least else size
 
 
 def pack(lengths: Sequence[int], length: int) -> tuple[list[Place], int]:

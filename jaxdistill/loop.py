@@ -218,12 +218,15 @@ class Loop:
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
     split = self.run.eval.splits[0]
-    played = 'selfplay/agreement' in latest
+    learning = (
+      ('selfplay/agreement', 'agreement {:.2f}')
+      if 'selfplay/agreement' in latest
+      else ('train/loss', 'loss {:.3f}')
+    )
     pairs = (
       (f'eval/{split}/accuracy_sampled', 'sampled {:.3f}'),
       (f'eval/{split}/accuracy_greedy', 'greedy {:.3f}'),
-      ('selfplay/agreement', 'agreement {:.2f}'),
-      ('' if played else 'train/loss', 'loss {:.3f}'),
+      learning,
       ('rollout/tokens_per_s', '{:,.0f} tokens/s'),
     )
     return ', '.join(f.format(latest[k]) for k, f in pairs if latest.get(k))

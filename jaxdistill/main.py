@@ -117,12 +117,14 @@ def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
   pairs = []
   for text in rest:
     key, equals, value = text.removeprefix('--config.').partition('=')
-    if verb != 'train' or not text.startswith('--config.') or not equals:
+    if verb != 'train':
       raise ConfigError(
-        f'{text!r} is not understood by {verb}; jaxdistill {verb} --help lists '
-        'what is'
-        + (', and config keys are set as --config.KEY=VALUE')
-        * (verb == 'train')
+        f'{text!r} is not understood by {verb}; see jaxdistill {verb} --help'
+      )
+    if not text.startswith('--config.') or not equals:
+      raise ConfigError(
+        f'{text!r} is not understood; config keys are set as '
+        '--config.KEY=VALUE, and jaxdistill train --help lists the rest'
       )
     pairs.append((key, value))
   return pairs
@@ -226,6 +228,9 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   from ml_collections import ConfigDict
 
   from jaxdistill import config as configs
+  from jaxdistill import dist
+  from jaxdistill.run import make_player
+  from jaxdistill.step import param_shardings, split_params
 
   _cache_compilations()
   if args.anchor and not args.workdir:
@@ -245,10 +250,6 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
     config.model, config.roles = args.model, 'shared'
   configs.check(config)
   run = configs.build(config)
-  from jaxdistill import dist
-  from jaxdistill.run import make_player
-  from jaxdistill.step import param_shardings, split_params
-
   with jax.set_mesh(run.mesh):
     graphdef, params = split_params(run.loaded.model, run.trainable)
     where = param_shardings(params, run.mesh, dist.DECODE_RULES)

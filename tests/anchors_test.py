@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import TINY
 
 from jaxdistill import dist
 from jaxdistill.anchors import Bank, Rule, parse_rule
 from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.methods.sft import Sft
-from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.models import Decoder, Deltas
 from jaxdistill.step import (
   OptimizerConfig,
   init_state,
@@ -20,15 +21,6 @@ from jaxdistill.step import (
 )
 from jaxdistill.types import Row, RowSet
 
-CONFIG = DecoderConfig(
-  vocab_size=20,
-  embed_dim=16,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-)
 OPTIMIZER = OptimizerConfig(lr=1e-2)
 MESHES = {
   'one device': {'devices': jax.devices()[:1]},
@@ -49,7 +41,7 @@ def bank(tmp_path):
 
 def make_params(seed=0):
   deltas = Deltas(per_role='heads', lora=True, rank=2)
-  empty = nnx.eval_shape(lambda: Decoder(CONFIG, deltas, rngs=nnx.Rngs(0)))
+  empty = nnx.eval_shape(lambda: Decoder(TINY, deltas, rngs=nnx.Rngs(0)))
   graphdef, params = split_params(empty, 'lora')
   draw = np.random.default_rng(seed)
   for state in params:

@@ -1,11 +1,13 @@
 """A run's state on disk: what comes back, and what is not trusted."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import dist
+from jaxdistill import checkpoint, dist
 from jaxdistill.checkpoint import Checkpoints
 
 
@@ -109,3 +111,46 @@ def test_what_cannot_be_kept_is_refused_before_it_is_written(tmp_path):
   with pytest.raises(TypeError, match='set cannot be kept'):
     checkpoints.save(1, state_of(1), {'seen': {1, 2}})
   assert checkpoints.newest() is None
+
+
+def record_round_trip(record):
+  text = checkpoint._to_json(record)
+  return json.loads(text, object_hook=checkpoint._from_json)
+
+
+@pytest.mark.parametrize(
+  'array',
+  [
+    np.arange(6, dtype=np.int64).reshape(2, 3),
+    np.arange(6, dtype=np.uint8).reshape(2, 3).T,
+    np.arange(10, dtype=np.int32)[::-3],
+    np.array([0.1, -0.0, np.inf, 1e-45], np.float32),
+    np.array([1e300, np.pi]),
+    np.array([True, False]),
+    np.array(3.5),
+    np.zeros((0, 3), np.float32),
+    np.arange(3).astype('>i4'),
+  ],
+  ids=lambda x: f'{x.dtype}{list(x.shape)}',
+)
+def test_record_keeps_arrays(array):
+  (found,) = record_round_trip({'state': [array]})['state']
+  assert isinstance(found, np.ndarray)
+  assert found.dtype == array.dtype
+  assert found.shape == array.shape
+  assert found.tobytes() == array.tobytes()
+  assert found.flags.writeable
+
+
+def test_record_keeps_the_rest():
+  record = {
+    'method': {'pool': ['47+85', None], 'rates': {'add': 0.1, 'mul': 2}},
+    'tokens': np.int64(12345678901),
+    'seconds': np.float64(0.1),
+    'done': True,
+  }
+  found = record_round_trip(record)
+  assert found == record
+  assert type(found['tokens']) is int and type(found['seconds']) is float
+  with pytest.raises(TypeError, match='set cannot be kept'):
+    record_round_trip({'method': {1, 2}})

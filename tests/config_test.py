@@ -6,12 +6,11 @@ import json
 import pathlib
 import sys
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxdistill import checkpoint, loop
 from jaxdistill import config as configs
+from jaxdistill import loop
 from jaxdistill import main as command
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.workdir import Workdir
@@ -453,125 +452,3 @@ def test_claim_knows_its_own_config_again(here):
   del other['seed'], other['method']['kl']
   with pytest.raises(ValueError, match=r'method\.kl was 0\.02, now None'):
     Workdir(here / 'w').claim(other)
-
-
-@pytest.fixture
-def workdir(here):
-  (here / 'w').mkdir()
-  out = Workdir(here / 'w')
-  yield out
-  out.close()
-
-
-def steps_on_disk(workdir):
-  text = (workdir.path / 'metrics.jsonl').read_text()
-  return [json.loads(line)['step'] for line in text.splitlines()]
-
-
-def test_metrics_are_cut_back(workdir):
-  workdir.open(0)
-  for step in range(6):
-    workdir.log(step, {'train/loss': float(step)})
-  workdir.close()
-  assert steps_on_disk(workdir) == [0, 1, 2, 3, 4, 5]
-
-  again = Workdir(workdir.path)
-  again.open(4)
-  assert steps_on_disk(again) == [0, 1, 2, 3]
-  again.log(4, {'train/loss': 40.0})
-  again.close()
-  assert steps_on_disk(again) == [0, 1, 2, 3, 4]
-  assert again.metrics() == [
-    *({'step': i, 'train/loss': float(i)} for i in range(4)),
-    {'step': 4, 'train/loss': 40.0},
-  ]
-
-
-def test_opening_at_the_start_drops_everything(workdir):
-  workdir.open(0)
-  workdir.log(0, {'train/loss': 1.0})
-  workdir.close()
-  again = Workdir(workdir.path)
-  again.open(0)
-  again.close()
-  assert again.metrics() == []
-  assert steps_on_disk(again) == []
-
-
-@pytest.mark.parametrize('torn', ['{"step": 2, "train/lo', '{', '{"step": 2'])
-def test_a_torn_last_line_is_dropped(workdir, torn):
-  whole = ''.join(json.dumps({'step': i, 'x': 0.5}) + '\n' for i in range(2))
-  (workdir.path / 'metrics.jsonl').write_text(whole + torn)
-  workdir.open(9)
-  assert (workdir.path / 'metrics.jsonl').read_text() == whole
-  workdir.log(9, {'x': 1.0})
-  assert steps_on_disk(workdir) == [0, 1, 9]
-
-
-def test_summary_has_first_best_and_last(workdir):
-  workdir.open(0)
-  accuracy = 'eval/test/accuracy_sampled'
-  workdir.log(0, {accuracy: 0.25, 'train/loss': 3.0})
-  workdir.log(1, {'train/loss': 2.0})
-  workdir.log(2, {accuracy: 0.75, 'eval/ood/cut': 0.5, 'train/loss': 1.0})
-  workdir.log(3, {accuracy: 0.5})
-  summary = workdir.summarise({'seed': 7, 'wall_s': 1.5})
-  written = json.loads((workdir.path / 'summary.json').read_text())
-  assert written == summary
-  assert summary[accuracy] == {'first': 0.25, 'best': 0.75, 'last': 0.5}
-  assert summary['eval/ood/cut'] == {'first': 0.5, 'last': 0.5}
-  assert 'train/loss' not in summary
-  assert summary['seed'] == 7 and summary['wall_s'] == 1.5
-  assert {'jax', 'flax', 'grain'} <= summary['versions'].keys()
-
-
-def test_transcripts(workdir):
-  records = [{'proposal': '47+85', 'answers': ['132', None]}, {'proposal': ''}]
-  workdir.transcripts(3, iter(records))
-  workdir.transcripts(4, [])
-  (file,) = (workdir.path / 'rollouts').iterdir()
-  assert file.name == '000003.jsonl'
-  assert [json.loads(x) for x in file.read_text().splitlines()] == records
-
-
-def record_round_trip(record):
-  text = checkpoint._to_json(record)
-  return json.loads(text, object_hook=checkpoint._from_json)
-
-
-@pytest.mark.parametrize(
-  'array',
-  [
-    np.arange(6, dtype=np.int64).reshape(2, 3),
-    np.arange(6, dtype=np.uint8).reshape(2, 3).T,
-    np.arange(10, dtype=np.int32)[::-3],
-    np.array([0.1, -0.0, np.inf, 1e-45], np.float32),
-    np.array([1e300, np.pi]),
-    np.array([True, False]),
-    np.array(3.5),
-    np.zeros((0, 3), np.float32),
-    np.arange(3).astype('>i4'),
-  ],
-  ids=lambda x: f'{x.dtype}{list(x.shape)}',
-)
-def test_record_keeps_arrays(array):
-  (found,) = record_round_trip({'state': [array]})['state']
-  assert isinstance(found, np.ndarray)
-  assert found.dtype == array.dtype
-  assert found.shape == array.shape
-  assert found.tobytes() == array.tobytes()
-  assert found.flags.writeable
-
-
-def test_record_keeps_the_rest():
-  record = {
-    'method': {'pool': ['47+85', None], 'rates': {'add': 0.1, 'mul': 2}},
-    'tokens': np.int64(12345678901),
-    'seconds': np.float64(0.1),
-    'done': True,
-  }
-  found = record_round_trip(record)
-  assert found == record
-  assert type(found['tokens']) is int and type(found['seconds']) is float
-  with pytest.raises(TypeError, match='set cannot be kept'):
-    record_round_trip({'method': {1, 2}})

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 from flax import nnx
 
 from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.models import (
   Decoder,
-  DecoderConfig,
   Deltas,
   decoder,
   from_pretrained,
@@ -24,17 +24,7 @@ from jaxdistill.models import (
 )
 from jaxdistill.models.linear import RoleDelta
 
-TINY = DecoderConfig(
-  vocab_size=20,
-  embed_dim=16,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  rope_theta=100.0,
-  norm_eps=1e-3,
-)
+TINY = dataclasses.replace(tiny.TINY, rope_theta=100.0, norm_eps=1e-3)
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 TOKENIZER = SymbolTokenizer(
   ('<pad>', '<bos>', '<eos>', *'0123456789', *'+-*/=?!')

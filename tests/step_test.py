@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tiny import TINY
 
 from jaxdistill import dist
 from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sft import Sft
-from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.models import Decoder, Deltas
 from jaxdistill.step import (
   OptimizerConfig,
   init_state,
@@ -23,15 +24,6 @@ from jaxdistill.step import (
 )
 from jaxdistill.types import Row, RowSet
 
-CONFIG = DecoderConfig(
-  vocab_size=20,
-  embed_dim=16,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-)
 HEADS = Deltas(per_role='heads', rank=2)
 LORA = Deltas(per_role='heads', lora=True, rank=2)
 ADAPTER = Deltas(per_role='adapter', rank=2)
@@ -59,7 +51,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 def make_model(deltas, sharpness=1.0):
   """Values from numpy; second factors of deltas are 0, as in a new model."""
-  empty = nnx.eval_shape(lambda: Decoder(CONFIG, deltas, rngs=nnx.Rngs(0)))
+  empty = nnx.eval_shape(lambda: Decoder(TINY, deltas, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(empty)
   draw = np.random.default_rng(0)
   for path, variable in nnx.to_flat_state(state):

@@ -32,7 +32,8 @@ def start_hosts(
       'num_processes and process_id need a coordinator, host:port or auto'
     )
   if coordinator:
-    if not coordinator.rpartition(':')[2].isdecimal() or ':' not in coordinator:
+    host, _, port = coordinator.rpartition(':')
+    if not host or not port.isdecimal():
       raise ValueError(f'coordinator {coordinator!r} must be host:port or auto')
     if not 0 <= process_id < num_processes:
       raise ValueError(

@@ -29,7 +29,7 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.rollout import FIELDS, Sampling, policy_rows
-from jaxdistill.types import Collected, Prompt, RowSet, Update
+from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +101,15 @@ class Sqlm:
       for topic, proposals_G in zip(problems, proposals_PG, strict=True)
       for p in proposals_G
     ]
-    # What is held out for testing is as little asked as what is malformed.
-    parsed = [None if p and p.task.held_out(p) else p for p in read]
-    valid = [i for i, problem in enumerate(parsed) if problem is not None]
+    rejected = [_why_not(problem) for problem in read]
+    valid = [i for i, reason in enumerate(rejected) if reason is None]
     rows = [
       t.row * self.proposals + g for t in topics for g in range(self.proposals)
     ]
     asked = [
       dataclasses.replace(problem, row=row)
-      for problem, row in zip(parsed, rows, strict=True)
-      if problem is not None
+      for problem, row, reason in zip(read, rows, rejected, strict=True)
+      if problem and not reason
     ]
 
     # 2. Solve.
@@ -150,8 +149,7 @@ class Sqlm:
       updates.append(self._update('proposer', proposer_rows))
 
     metrics, transcripts = _account(
-      *(proposals, read, parsed, asked),
-      *(answered_PG, answers_PG, votes_P, proposer),
+      proposals, rejected, asked, answered_PG, answers_PG, votes_P, proposer
     )
     drawn = [*proposals, *(r for rows_G in answered_PG for r in rows_G)]
     tokens = sum(len(r.tokens_T) for r in drawn)
@@ -181,8 +179,15 @@ class Sqlm:
     return Update((row_set,), self.epochs, self.minibatches)
 
 
+def _why_not(problem: Problem | None) -> str | None:
+  """Why a proposal, as it was read, is not asked; None if it is."""
+  if problem is None:
+    return 'malformed'
+  return 'held out' if problem.task.held_out(problem) else None
+
+
 def _account(
-  proposals, read, parsed, asked, answered_PG, answers_PG, votes_P, proposer
+  proposals, rejected, asked, answered_PG, answers_PG, votes_P, proposer
 ):
   """Metrics and transcripts of one step. Known answers are read only here.
 
@@ -197,7 +202,7 @@ def _account(
   answered = [r for answered_G in answered_PG for r in answered_G]
   samples = len(answered_PG[0]) if answered_PG else 1
   metrics = {
-    'selfplay/valid': [float(p is not None) for p in parsed],
+    'selfplay/valid': [float(reason is None) for reason in rejected],
     'selfplay/distinct': [
       float(text not in texts[:i]) for i, text in enumerate(texts)
     ],
@@ -211,16 +216,16 @@ def _account(
   }
   place = iter(range(len(asked)))
   transcripts = []
-  for proposal, well_formed, problem, reward in zip(
-    proposals, read, parsed, proposer, strict=True
+  for proposal, reason, reward in zip(
+    proposals, rejected, proposer, strict=True
   ):
     record = {'topic': proposal.prompt.text, 'proposal': proposal.text}
-    if problem is None:
-      record['rejected'] = 'held out' if well_formed else 'malformed'
+    if reason:
+      record['rejected'] = reason
     else:
       i = next(place)
       record |= {
-        'known': problem.answer,
+        'known': asked[i].answer,
         'vote': votes_P[i].answer,
         'answers': answers_PG[i],
         'rewards': [float(a) for a in votes_P[i].agrees_G],

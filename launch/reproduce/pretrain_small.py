@@ -21,7 +21,7 @@ from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.data import builders
 from jaxdistill.loop import Loop
-from jaxdistill.run import evaluate, make_player
+from jaxdistill.run import evaluate
 
 SHIPPED = epath.Path('jaxdistill/models/shipped')
 RECIPE = 'configs/pretrain_small.py'
@@ -58,7 +58,7 @@ def choose(loop):
 
 def score(loop, step, splits):
   """Held-out scores of a snapshot, by eight samples."""
-  player = make_player(loop.run, loop.graphdef, restore(loop, step))
+  player = loop.player(restore(loop, step))
   wanted = dataclasses.replace(
     loop.run.eval, splits=splits, samples=8, problems=500
   )

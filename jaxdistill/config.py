@@ -8,20 +8,20 @@ import ast
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import math
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from jaxdistill import dist, methods
-from jaxdistill.anchors import parse_rule
+from jaxdistill.anchors import Best, Trust, parse_rule
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tasks import HELD_OUT, load_task
+from jaxdistill.data.tasks import HELD_OUT, TASKS, load_task, python_file
+from jaxdistill.eval import METRICS
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load
 from jaxdistill.models.store import FRESH, find
@@ -33,8 +33,53 @@ class ConfigError(ValueError):
   """Input that cannot be right, said in one line."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Arms to be compared under one budget; what `jaxdistill compare` runs.
+
+  Attributes:
+    base: A run's config, with `tokens` set: what each run may generate.
+    arms: Name -> the keys that it changes (`{'method.samples': 4}`); the first
+      is the one that the others are held against.
+    seeds: For each arm, or by arm where they differ: `{'a': (0, 1), ...}`.
+  """
+
+  base: ConfigDict
+  arms: Mapping[str, Mapping[str, Any]]
+  seeds: Sequence[int] | Mapping[str, Sequence[int]]
+
+  def seeds_of(self, arm: str) -> tuple[int, ...]:
+    """The seeds of an arm."""
+    if isinstance(self.seeds, Mapping):
+      return tuple(self.seeds[arm])
+    return tuple(self.seeds)
+
+  def config(self, arm: str, seed: int) -> ConfigDict:
+    """The config of one run."""
+    config = ConfigDict(self.base.to_dict(), convert_dict=True)
+    override(config, self.arms[arm].items())
+    config.seed = seed
+    return config
+
+
+# What self-play is held against: each undoes one part of `sqlm`.
+CONTROLS: dict[str, dict[str, Any]] = {
+  'known_answers': {'method.solver_reward': 'known'},
+  'frozen_proposer': {'method.propose_every': 0},
+  'fixed_bank': {'method.propose_every': 0, 'method.bank': 1536},
+  'format_only': {
+    'method.solver_reward': 'format',
+    'method.proposer_reward': 'valid',
+  },
+  'random_reward': {
+    'method.solver_reward': 'random',
+    'method.propose_every': 0,
+  },
+}
+
+
 def method_class(name: str) -> type:
-  """The dataclass in `methods/<name>.py`.
+  """The dataclass in `methods/<name>.py`, or in the `.py` file of that name.
 
   Raises:
     ConfigError: There is no such file (the nearest is named), or what it
@@ -42,9 +87,13 @@ def method_class(name: str) -> type:
   """
   names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
   names.remove('method')
-  if name not in names:
+  if name.endswith('.py'):
+    module, file = _python_file(name), name
+  elif name in names:
+    file = f'methods/{name}.py'
+    module = importlib.import_module(f'jaxdistill.methods.{name}')
+  else:
     raise ConfigError(f'there is no method {name!r}{_nearest(name, names)}')
-  module = importlib.import_module(f'jaxdistill.methods.{name}')
   found = [
     value
     for value in vars(module).values()
@@ -55,16 +104,25 @@ def method_class(name: str) -> type:
   ]
   if len(found) != 1:
     raise ConfigError(
-      f'methods/{name}.py must define one dataclass with `collect`; it has '
-      f'{len(found)}'
+      f'{file} must define one dataclass with `collect`; it has {len(found)}'
     )
   for field in dataclasses.fields(found[0]):
     if field.default is field.default_factory is dataclasses.MISSING:
-      raise ConfigError(f'methods/{name}.py: {field.name} needs a default')
+      raise ConfigError(f'{file}: {field.name} needs a default')
   for member in vars(Method):
     if not member.startswith('_') and not hasattr(found[0], member):
-      raise ConfigError(f'methods/{name}.py has no {member!r}')
+      raise ConfigError(f'{file} has no {member!r}')
   return found[0]
+
+
+def _python_file(path: str) -> Any:
+  try:
+    return python_file(path)
+  except ValueError as e:
+    file = epath.Path(path)
+    others = file.parent.glob('*.py') if not file.exists() else []
+    near = _nearest(path, [str(p) for p in others])
+    raise ConfigError(f'{e}{near}') from None
 
 
 def base_config(method: str) -> ConfigDict:
@@ -76,6 +134,7 @@ def base_config(method: str) -> ConfigDict:
   config: Any = ConfigDict(convert_dict=True)
   config.seed = 0
   config.steps = 60
+  config.tokens = 0
   config.eval_every = 10
   config.checkpoint_every = 20
   config.keep_checkpoints = 2
@@ -113,31 +172,64 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
   Raises:
     ConfigError: No such file, key, or type.
   """
-  file = epath.Path(path)
-  if not file.exists():
-    others = file.parent.glob('*.py') if file.parent.exists() else []
-    names = [str(p) for p in others]
-    raise ConfigError(f'no config file {path!r}{_nearest(path, names)}')
-  spec = importlib.util.spec_from_file_location('jaxdistill_config', path)
-  if spec is None or spec.loader is None:
-    raise ConfigError(f'{path!r} is not a Python file')
-  module = importlib.util.module_from_spec(spec)
+  config = _get_config(path)
+  if isinstance(config, Comparison):
+    raise ConfigError(f'{path} is a comparison: jaxdistill compare runs it')
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+  override(config, overrides)
+  return config
+
+
+def read_comparison(
+  path: str, overrides: Iterable[tuple[str, str]]
+) -> Comparison:
+  """The comparison of a file, with overrides applied to its base.
+
+  Args:
+    path: A Python file whose `get_config()` gives a `Comparison`.
+    overrides: As for `read_config`; what an arm sets, it sets all the same.
+
+  Raises:
+    ConfigError: No such file, key, or type, or no arms or seeds.
+  """
+  found = _get_config(path)
+  if not isinstance(found, Comparison):
+    raise ConfigError(f'{path}: get_config() must return a Comparison')
+  if not found.arms or not found.seeds:
+    raise ConfigError(f'{path}: a comparison needs arms and seeds')
+  override(found.base, overrides)
+  return found
+
+
+def _get_config(path: str) -> Any:
+  module = _python_file(path)
   try:
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    return module.get_config()
   except ConfigError:
     raise
   except Exception as e:  # it is the user's code: anything may be wrong in it
     raise ConfigError(f'{path}: {type(e).__name__}: {e}') from None
-  if not isinstance(config, ConfigDict):
-    raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+
+
+def override(config: Any, overrides: Iterable[tuple[str, Any]]) -> None:
+  """Sets keys of a config.
+
+  Args:
+    config: Changed in place.
+    overrides: Keys (`method.samples`) and values, as written or as they are.
+      A method's name is set first: it says which other keys there are.
+
+  Raises:
+    ConfigError: There is no such key (the nearest is named), or its type is
+      another.
+  """
   pairs = list(overrides)
   for key, value in sorted(pairs, key=lambda pair: pair[0] != 'method.name'):
     _override(config, key, value)
-  return config
 
 
-def _override(config: Any, key: str, text: str) -> None:
+def _override(config: Any, key: str, text: Any) -> None:
   flat = _flat(config)
   if key == 'method.name':
     fields = _fields(method_class(text)())
@@ -153,7 +245,8 @@ def _override(config: Any, key: str, text: str) -> None:
   default = flat[key]
   kind = type(default).__name__
   try:
-    value = text if isinstance(default, str) else ast.literal_eval(text)
+    as_is = isinstance(default, str) or not isinstance(text, str)
+    value = text if as_is else ast.literal_eval(text)
   except (ValueError, SyntaxError, TypeError):
     raise ConfigError(f'config.{key} must be {kind}, not {text!r}') from None
   if isinstance(default, float) and type(value) is int:
@@ -178,10 +271,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
   return f'; the nearest is {near[0]!r}' if near else ''
 
 
+# Besides the keys that are 0 by default, and the coefficients of methods.
 _MAY_BE_ZERO = (
-  *('seed', 'alpha', 'keep_anchors', 'mesh.data', 'method.propose_every'),
-  *('method.top_k', 'method.clip', 'method.kl'),
-  *('optimizer.warmup', 'optimizer.steps', 'optimizer.weight_decay'),
+  *('alpha', 'mesh.data', 'method.propose_every'),
   *('optimizer.b1', 'optimizer.b2'),
 )
 
@@ -215,7 +307,10 @@ def check(config: Any) -> None:
       raise ConfigError(f'config.{key} is {value}; it must be finite')
     if value < 0 and key != 'mesh.data':
       raise ConfigError(f'config.{key} is {value}; it must not be negative')
-    if value == 0 and key not in _MAY_BE_ZERO:
+    coefficient = key.startswith('method.') and isinstance(value, float)
+    coefficient &= key != 'method.temperature'  # greedy: nothing to compare
+    zero = coefficient or not wanted.get(key) or key in _MAY_BE_ZERO
+    if value == 0 and not zero:
       raise ConfigError(f'config.{key} is 0; it must be positive')
   for key in ('optimizer.b1', 'optimizer.b2'):
     if flat[key] >= 1:
@@ -243,8 +338,18 @@ def check(config: Any) -> None:
         f'method {config.method.name!r} needs problems; task small:corpus has '
         "documents (use 'small')"
       )
-    for name, rule in {**config.anchors, **method.anchors}.items():
-      parse_rule(rule)
+    for split in ('train', *config.eval.splits):
+      if config.task not in TASKS:  # files are read at once, data sets later
+        task.problems(split)
+    for name, text in {**config.anchors, **method.anchors}.items():
+      rule = parse_rule(text)
+      if isinstance(rule, Trust) and name != 'base':
+        raise ConfigError(
+          f'anchor {name} has rule {text!r}, but only the divergence from '
+          "'base' (config.method.reference) is measured"
+        )
+      if isinstance(rule, Best):
+        _check_metric(text, rule.metric, config)
       if not name.isidentifier() or name == 'policy':
         raise ConfigError(f'an anchor cannot be called {name!r}')
     for name in config.anchors:
@@ -259,6 +364,14 @@ def check(config: Any) -> None:
     raise ConfigError(str(e)) from None
 
 
+def _check_metric(rule: str, metric: str, config: Any) -> None:
+  split, _, name = metric.partition('/')
+  if split not in config.eval.splits or name not in METRICS:
+    measured = [f'{s}/{n}' for s in config.eval.splits for n in METRICS]
+    near = _nearest(metric, measured)
+    raise ConfigError(f'anchor rule {rule!r}: that is not measured{near}')
+
+
 def _deltas(config: Any) -> Deltas:
   return Deltas(
     per_role=config.roles,
@@ -269,7 +382,9 @@ def _deltas(config: Any) -> Deltas:
 
 
 def _method(config: Any) -> Any:
-  fields = dict(config.method)
+  fields: dict[str, Any] = {  # JSON has made lists of tuples
+    k: tuple(v) if isinstance(v, list) else v for k, v in config.method.items()
+  }
   return method_class(fields.pop('name'))(**fields)
 
 
@@ -291,6 +406,7 @@ def build(config: Any) -> Run:
   return Run(
     seed=config.seed,
     steps=config.steps,
+    tokens=config.tokens,
     eval_every=config.eval_every,
     checkpoint_every=config.checkpoint_every,
     keep_checkpoints=config.keep_checkpoints,

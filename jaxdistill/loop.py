@@ -5,6 +5,7 @@ state there is: a run that dies goes on from its newest checkpoint as if it had
 never stopped.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from etils import epath
 from tqdm import tqdm
 
 from jaxdistill import dist
-from jaxdistill.anchors import Bank, parse_rule
+from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
 from jaxdistill.checkpoint import Checkpoints
 from jaxdistill.rollout.player import Player
@@ -58,17 +59,19 @@ class Loop:
     dist.barrier('claimed')
     self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    self.bank = Bank(epath.Path(root) / 'anchors', run.keep_anchors)
-    self.rules = {
-      name: parse_rule(rule)
-      for name, rule in {**run.anchors, **run.method.anchors}.items()
-    }
+    rules = {**run.anchors, **run.method.anchors}
+    self.anchors = Anchors(
+      Bank(epath.Path(root) / 'anchors', run.keep_anchors),
+      {name: parse_rule(rule) for name, rule in rules.items()},
+      run.method.anchors,
+      run.seed,
+    )
     self.graphdef, params = split_params(run.loaded.model, run.trainable)
     self.state = init_state(params, run.optimizer, run.mesh)
     self.method_state = run.method.init()
-    self.anchors: dict[str, Params] = {}
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+    self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
     self._layout = jax.jit(
       lambda p: p,
       out_shardings=param_shardings(params, run.mesh, dist.DECODE_RULES),
@@ -85,14 +88,15 @@ class Loop:
     self._resume()
 
   def train(self) -> dict[str, Any]:
-    """Runs to the last step."""
+    """Runs to the last step, or until its tokens are spent."""
     run = self.run
+    finished = self.finished()
     self.checkpoints.forget_after(self.first_step)
-    self.bank.forget_from(self.first_step)
+    # What a finished run did after its last step stays.
+    self.anchors.forget_from(self.first_step + finished)
     dist.barrier('what a dying run left is gone')
-    finished = self.first_step >= run.steps
-    self.workdir.open(self.first_step + finished)  # keeps a last evaluation
-    steps = range(self.first_step, run.steps)
+    self.workdir.open(self.first_step + finished)
+    steps = range(self.first_step, 0 if finished else run.steps)
     bar = tqdm(
       steps,
       initial=self.first_step,
@@ -103,40 +107,55 @@ class Loop:
     )
     bar.set_postfix_str('the first step compiles')
     shown: dict[str, float] = {}
+    step = self.first_step
     for step in bar:
       begin = time.perf_counter()
-      self._refresh_anchors(step)
       metrics = self._evaluate() if step % run.eval_every == 0 else {}
+      self._refresh_anchors(step, metrics)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin
-      metrics['time'] = self.seconds
+      metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
+      self._seen = metrics
       self.workdir.log(step, metrics)
       shown |= metrics
       bar.set_postfix_str(self._progress(shown))
+      if self._spent():
+        break
       if (step + 1) % run.checkpoint_every == 0 and step + 1 < run.steps:
         self._save(step + 1)
       self.checkpoints.seal()
-    return self._finish()
-
-  def _finish(self):
-    run = self.run
-    if self.first_step < run.steps:
-      begin = time.perf_counter()
-      metrics = self._evaluate()
-      self.seconds += time.perf_counter() - begin
-      self.workdir.log(run.steps, metrics | {'time': self.seconds})
-      self._save(run.steps)
-    self.bank.wait()
+    if len(steps):
+      self._end(step + 1)
+    bar.close()
     self.checkpoints.close()
     self.workdir.close()
+    return self._summary()
+
+  def finished(self) -> bool:
+    """Whether nothing is left to do from where the run was taken up."""
+    return self.first_step >= self.run.steps or self._spent()
+
+  def _spent(self) -> bool:
+    return 0 < self.run.tokens <= self.tokens
+
+  def _end(self, step: int) -> None:
+    begin = time.perf_counter()
+    metrics = self._evaluate()
+    self._refresh_anchors(step, metrics)
+    self.seconds += time.perf_counter() - begin
+    metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
+    self.workdir.log(step, metrics)
+    self._save(step)
+
+  def _summary(self) -> dict[str, Any]:
     return self.workdir.summarise(
       {
         'wall_s': self.seconds,
         'tokens': self.tokens,
-        'seed': run.seed,
+        'seed': self.run.seed,
         'optimizer_steps': int(self.state.step),
         'skipped_updates': int(self.state.skipped),
-        'model': run.loaded.sha256,
+        'model': self.run.loaded.sha256,
         'device': jax.devices()[0].device_kind,
       }
     )
@@ -164,8 +183,11 @@ class Loop:
 
   def _collect(self, step: int) -> Collected:
     # Copies that are laid out for decoding live no longer than this call.
-    everyone = self.anchors | {'policy': self.state.params}
-    players = {name: self.player(p) for name, p in everyone.items()}
+    players = {
+      name: self.player(self.anchors.params[name])
+      for name in self.run.method.anchors
+    }
+    players['policy'] = self.player(self.state.params)
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     return self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
@@ -205,15 +227,10 @@ class Loop:
     n = self.run.method.problems
     return share(lambda i: self._problems[step * n + i], n)
 
-  def _refresh_anchors(self, step: int) -> None:
-    for name, rule in self.rules.items():
-      if rule.holds(step) == step:
-        # A copy: the state's own arrays are donated to the next step.
-        past = jax.tree.map(lambda x: x.copy(), self.state.params)
-        needed_from = rule.holds(self.checkpoints.oldest())
-        self.bank.save(name, step, past, needed_from)
-        if name in self.run.method.anchors:
-          self.anchors[name] = past
+  def _refresh_anchors(self, step: int, evaluated: Mapping[str, float]) -> None:
+    seen = {**self._seen, **evaluated}
+    oldest = self.checkpoints.oldest()
+    self.anchors.refresh(step, self.state.params, seen, oldest)
 
   def _progress(self, latest: Mapping[str, float]) -> str:
     """The held-out score and the speed, for the progress bar."""
@@ -235,11 +252,13 @@ class Loop:
     return evaluate(self.run, self.player(self.state.params))
 
   def _save(self, step: int) -> None:
-    self.bank.wait()  # a checkpoint is only as good as its anchors
+    anchors = self.anchors.save(step)  # on disk before what needs them is
     self.checkpoints.save(
       step,
       self.state,
       {
+        'anchors': anchors,
+        'seen': {k: v for k, v in self._seen.items() if math.isfinite(v)},
         'model': self.run.loaded.sha256,
         'method': self.method_state,
         'tokens': self.tokens,
@@ -262,10 +281,5 @@ class Loop:
       )
     self.method_state = record['method']
     self.tokens, self.seconds = record['tokens'], record['seconds']
-    self.first_step = step
-    for name in self.run.method.anchors:
-      rule = self.rules[name]
-      if rule.holds(step) != step:
-        self.anchors[name] = self.bank.restore(
-          name, rule.holds(step), self.state.params
-        )
+    self.first_step, self._seen = step, record['seen']
+    self.anchors.resume(step, record['anchors'], self.state.params)

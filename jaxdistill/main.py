@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -30,11 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f'jaxdistill: {e}', file=sys.stderr)
     return _USAGE
   except KeyboardInterrupt:
-    again = '; the same command goes on from its newest checkpoint'
-    print(
-      f'\njaxdistill: stopped{again if args.verb == "train" else ""}',
-      file=sys.stderr,
-    )
+    again = ''
+    if args.verb in ('train', 'compare'):
+      again = '; the same command goes on from its newest checkpoint'
+    print(f'\njaxdistill: stopped{again}', file=sys.stderr)
     return _STOPPED
   return 0
 
@@ -55,14 +54,27 @@ def _parser() -> argparse.ArgumentParser:
   )
   train.add_argument('--config', required=True, help='a file of configs/')
   train.add_argument('--workdir', required=True, help='where the run lives')
-  train.add_argument(
-    '--coordinator',
-    default='',
-    help='host:port of process 0, or auto on a cluster; default one process',
-  )
-  train.add_argument('--num_processes', type=int, default=0)
-  train.add_argument('--process_id', type=int, default=-1)
+  _add_hosts(train)
   train.set_defaults(run=_train)
+
+  compare = verbs.add_parser(
+    'compare',
+    help='run arms over seeds under one budget; goes on where it stopped',
+    epilog='Any key of the base: --config.KEY=VALUE. Several of these commands '
+    'may share the work: give each its own --arms or --seeds.',
+  )
+  compare.add_argument(
+    '--config', required=True, help='a file of configs/ that gives a Comparison'
+  )
+  compare.add_argument('--workdir', required=True, help='where the runs live')
+  compare.add_argument(
+    '--arms', default='', help='only these, separated by commas'
+  )
+  compare.add_argument(
+    '--seeds', default='', help='only these, separated by commas'
+  )
+  _add_hosts(compare)
+  compare.set_defaults(run=_compare)
 
   score = verbs.add_parser('eval', help='accuracy on held-out problems')
   _add_model(score)
@@ -71,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
   score.add_argument(
     '--samples', type=_positive, default=8, help='answers each'
   )
+  score.add_argument(
+    '--problems', type=_positive, help="most problems; default: the run's own"
+  )
+  score.add_argument(
+    '--pass_k',
+    type=_positives,
+    default=(),
+    help='also the chance that any of K samples is right: 1,8,64',
+  )
+  score.add_argument('--out', help='also write the figures to this JSON file')
   score.set_defaults(run=_eval)
 
   chat = verbs.add_parser('chat', help='ask a model; see how it votes')
@@ -80,8 +102,15 @@ def _parser() -> argparse.ArgumentParser:
   chat.add_argument('--temperature', type=float, default=1.0)
   chat.set_defaults(run=_chat)
 
-  plot = verbs.add_parser('plot', help='draw the curves of runs')
-  plot.add_argument('workdirs', nargs='+')
+  plot = verbs.add_parser(
+    'plot', help='draw the curves of runs, a comparison, or pass@k'
+  )
+  plot.add_argument(
+    'paths',
+    nargs='+',
+    help='folders of runs; or the summary.json of a comparison; or files of '
+    'eval --pass_k --out',
+  )
   plot.add_argument('--out', default='curves.png')
   plot.set_defaults(run=_plot)
 
@@ -95,11 +124,25 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--coordinator',
+    default='',
+    help='host:port of process 0, or auto on a cluster; default one process',
+  )
+  parser.add_argument('--num_processes', type=int, default=0)
+  parser.add_argument('--process_id', type=int, default=-1)
+
+
 def _positive(text: str) -> int:
   value = int(text)
   if value < 1:
     raise argparse.ArgumentTypeError(f'{value} must be at least 1')
   return value
+
+
+def _positives(text: str) -> tuple[int, ...]:
+  return tuple(_positive(part) for part in text.split(','))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +160,7 @@ def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
   pairs = []
   for text in rest:
     key, equals, value = text.removeprefix('--config.').partition('=')
-    if verb != 'train':
+    if verb not in ('train', 'compare'):
       raise ConfigError(
         f'{text!r} is not understood by {verb}; see jaxdistill {verb} --help'
       )
@@ -140,18 +183,24 @@ def _cache_compilations() -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
-def _train(args: argparse.Namespace) -> None:
-  from jaxdistill import config as configs
+def _start(args: argparse.Namespace) -> None:
+  """Joins the processes that a verb's options name."""
   from jaxdistill import dist
 
-  config = configs.read_config(args.config, args.overrides)
-  configs.check(config)
   _cache_compilations()
   if args.num_processes > 1 and args.process_id >= 0:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with _one_line():
     dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
+
+
+def _train(args: argparse.Namespace) -> None:
+  from jaxdistill import config as configs
+
+  config = configs.read_config(args.config, args.overrides)
+  configs.check(config)
+  _start(args)
   import jax
 
   from jaxdistill.loop import Loop
@@ -161,10 +210,9 @@ def _train(args: argparse.Namespace) -> None:
     with _one_line():
       loop = Loop(run, args.workdir, config.to_dict())
     if loop.first_step and jax.process_index() == 0:
-      done = loop.first_step >= run.steps
       print(
         f'{args.workdir} is finished; this is what it came to.'
-        if done
+        if loop.finished()
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     summary = loop.train()
@@ -173,6 +221,69 @@ def _train(args: argparse.Namespace) -> None:
 
     draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
     print(account(summary, args.workdir))
+
+
+def _compare(args: argparse.Namespace) -> None:
+  from jaxdistill import config as configs
+
+  comparison = configs.read_comparison(args.config, args.overrides)
+  arms = _chosen('arm', args.arms, comparison.arms)
+  every_seed = {s for arm in arms for s in comparison.seeds_of(arm)}
+  seeds = _chosen('seed', args.seeds, {str(s): s for s in every_seed})
+  for arm in comparison.arms:
+    try:
+      configs.check(comparison.config(arm, comparison.seeds_of(arm)[0]))
+    except configs.ConfigError as e:
+      raise configs.ConfigError(f'arm {arm}: {e}') from None
+  _start(args)
+  import jax
+
+  from jaxdistill import compare
+  from jaxdistill.plots import draw_comparison
+
+  first = jax.process_index() == 0
+  planned = [
+    found
+    for found in compare.runs(comparison, args.workdir)
+    if found[0] in arms and str(found[1]) in seeds
+  ]
+  for i, (arm, seed, folder) in enumerate(planned, 1):
+    with _one_line():
+      loop = compare.take_up(comparison, arm, seed, folder)
+    done = '' if loop else ', finished'
+    if first:
+      print(f'{i} of {len(planned)}: {arm}, seed {seed}{done}', flush=True)
+    if loop:
+      with jax.set_mesh(loop.run.mesh):
+        loop.train()
+  if not first:
+    return
+  summary = compare.summarise(comparison, args.workdir)
+  compare.write(summary, args.workdir)
+  root = epath.Path(args.workdir)
+  draw_comparison(summary, root / 'compare.png')
+  print(f'\n{compare.table(summary)}')
+  print(f'{summary["finished"]} of {summary["planned"]} runs are finished.')
+  for what, name in (
+    *(('table', 'table.md'), ('figure', 'compare.png')),
+    *(('numbers', 'summary.json'),),
+  ):
+    print(f'The {what + ":":9} {root / name}')
+
+
+def _chosen(what: str, text: str, known: Iterable[str]) -> list[str]:
+  """The names in a list with commas, all of them if it is empty."""
+  import difflib
+
+  from jaxdistill.config import ConfigError
+
+  known = list(known)
+  chosen = text.split(',') if text else known
+  for name in chosen:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1, 0)[0]
+      raise ConfigError(f'there is no {what} {name!r}; the nearest is {near!r}')
+  return chosen
 
 
 @contextlib.contextmanager
@@ -290,24 +401,40 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
 
 def _eval(args: argparse.Namespace) -> None:
   import dataclasses
+  import json
 
+  from jaxdistill.checkpoint import write_atomically
+  from jaxdistill.config import ConfigError
   from jaxdistill.data.tasks import load_task
   from jaxdistill.run import evaluate
 
+  if max(args.pass_k, default=0) > args.samples:
+    raise ConfigError(
+      f'--pass_k {max(args.pass_k)} needs as many --samples; it has '
+      f'{args.samples}'
+    )
   with _asked(args) as (run, _, player):
     wanted = dataclasses.replace(
-      run.eval, splits=(args.split,), samples=args.samples
+      run.eval,
+      splits=(args.split,),
+      samples=args.samples,
+      problems=args.problems or run.eval.problems,
     )
     with _one_line():
       task = load_task(args.task) if args.task else run.task
+      n = min(len(task.problems(args.split)), wanted.problems)
     run = dataclasses.replace(run, eval=wanted, task=task)
-    n = min(len(task.problems(args.split)), wanted.problems)
     print(
       f'{_named(args)}: {n} {args.split} problems of {task.name}, '
       f'{args.samples} samples each'
     )
-    for name, value in evaluate(run, player).items():
-      print(f'{name:32} {value:.4f}')
+    found = evaluate(run, player, args.pass_k)
+  for name, value in found.items():
+    print(f'{name:32} {value:.4f}')
+  if args.out:
+    about = {'of': _named(args), 'problems': n, 'samples': args.samples}
+    with _one_line():
+      write_atomically(args.out, json.dumps(about | found, indent=1))
 
 
 def _chat(args: argparse.Namespace) -> None:
@@ -354,10 +481,10 @@ def _chat(args: argparse.Namespace) -> None:
 
 
 def _plot(args: argparse.Namespace) -> None:
-  from jaxdistill.plots import draw_curves
+  from jaxdistill import plots
 
   with _one_line():
-    draw_curves(args.workdirs, args.out)
+    plots.draw(args.paths, args.out)
   print(args.out)
 
 

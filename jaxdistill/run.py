@@ -42,6 +42,7 @@ class Run:
 
   seed: int
   steps: int
+  tokens: int
   eval_every: int
   checkpoint_every: int
   keep_checkpoints: int
@@ -79,8 +80,16 @@ def make_player(
   )
 
 
-def evaluate(run: Run, player: Player) -> dict[str, float]:
-  """Metrics `eval/<split>/<name>` of a player; the same draws every time."""
+def evaluate(
+  run: Run, player: Player, pass_k: Sequence[int] = ()
+) -> dict[str, float]:
+  """Metrics `eval/<split>/<name>` of a player; the same draws every time.
+
+  Args:
+    run: Says what is measured.
+    player: Who answers.
+    pass_k: Which `pass_at/K` to add.
+  """
   key = jax.random.fold_in(jax.random.key(run.seed), EVALUATE)
   out = {}
   for split in run.eval.splits:
@@ -91,13 +100,16 @@ def evaluate(run: Run, player: Player) -> dict[str, float]:
       samples=run.eval.samples,
       max_tokens=run.eval.max_tokens,
       key=key,
+      pass_k=pass_k,
     )
     named = {f'eval/{split}/{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named)
   return out
 
 
-def reduce_metrics(observed: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def reduce_metrics(
+  observed: Mapping[str, Sequence[float] | np.ndarray],
+) -> dict[str, float]:
   """Means over all observations of all hosts; names without any are left out.
 
   Every process calls it with the same names.

@@ -55,6 +55,12 @@ class Task(Protocol):
     """The final answer in a response, or None if there is none."""
     ...
 
+  def reward(
+    self, problem: 'Problem', answers_G: Sequence[str | None]
+  ) -> Sequence[float]:
+    """What each answer to a problem is worth to methods that are told."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -215,6 +221,6 @@ class Collected(NamedTuple):
 
   updates: Sequence[Update]
   state: Any
-  metrics: Mapping[str, Sequence[float]]
+  metrics: Mapping[str, Sequence[float] | np.ndarray]
   transcripts: Sequence[Mapping[str, Any]] = ()
   tokens: int = 0

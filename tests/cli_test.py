@@ -15,6 +15,7 @@ from jaxdistill.main import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+COMPARISONS = [p for p in CONFIGS if p.stem.startswith('compare')]
 SMALLEST = {
   'steps': 2,
   'eval_every': 2,
@@ -32,7 +33,11 @@ def train(config, workdir, **more):
   return main(['train', *paths, *sets])
 
 
-@pytest.mark.parametrize('config', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  'config',
+  [p for p in CONFIGS if p not in COMPARISONS],
+  ids=lambda p: p.stem,
+)
 def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
   # The corpus takes a minute to write; problems have demonstrations too.
   more = {'task': 'small'} if 'pretrain' in config.stem else {}
@@ -44,6 +49,20 @@ def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
   assert {'checkpoints', 'anchors', 'manifests'} <= left
   png = (tmp_path / 'run/curves.png').read_bytes()
   assert png.startswith(b'\x89PNG') and len(png) > 10_000
+
+
+@pytest.mark.parametrize('config', COMPARISONS, ids=lambda p: p.stem)
+def test_every_comparison_takes_two_steps(mesh, tmp_path, capsys, config):
+  sets = [f'--config.{k}={v}' for k, v in SMALLEST.items()]
+  paths = ['--config', str(config), '--workdir', str(tmp_path)]
+  assert main(['compare', *paths, *sets, '--arms=sqlm', '--seeds=0']) == 0
+  said = capsys.readouterr().out
+  assert '1 of 1: sqlm, seed 0' in said and '| held out, greedy |' in said
+  left = {p.name for p in tmp_path.iterdir()}
+  assert left == {'sqlm', 'table.md', 'compare.png', 'summary.json'}
+  figure = str(tmp_path / 'again.png')
+  assert main(['plot', str(tmp_path / 'summary.json'), '--out', figure]) == 0
+  assert pathlib.Path(figure).read_bytes().startswith(b'\x89PNG')
 
 
 def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
@@ -64,6 +83,17 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
   logged = json.loads(before.splitlines()[-1])
   greedy = 'eval/test/accuracy_greedy'
   assert float(rows[greedy]) == pytest.approx(logged[greedy], abs=1e-4)
+
+  out = str(tmp_path / 'pass.json')
+  ask = ['eval', '--workdir', str(run), '--samples', '4', '--problems', '2']
+  assert main([*ask, '--pass_k', '1,4', '--out', out]) == 0
+  found = json.loads(pathlib.Path(out).read_text())
+  sampled = found['eval/test/accuracy_sampled']
+  assert found['eval/test/pass_at/1'] == pytest.approx(sampled)
+  assert found['eval/test/pass_at/4'] >= sampled and found['problems'] == 2
+  assert main(['plot', out, out, '--out', str(tmp_path / 'pass.png')]) == 0
+  assert main([*ask, '--pass_k', '8']) == 2
+  assert '--pass_k 8 needs as many --samples' in capsys.readouterr().err
 
   monkeypatch.setattr('sys.stdin', io.StringIO('47+85\nhello\n3+4+5\n\n'))
   assert main(['chat', '--workdir', str(run), '--samples', '3']) == 0

@@ -125,7 +125,7 @@ def test_wrong_type(refused_keys, key, value, kind):
     *('max_prompts', 'eval.problems', 'eval.samples', 'eval.max_tokens'),
     *('batch.length', 'batch.sequences', 'optimizer.lr', 'optimizer.clip'),
     *('method.problems', 'method.proposals', 'method.samples'),
-    *('method.max_tokens', 'method.max_problem_tokens'),
+    *('method.max_tokens', 'method.max_problem_tokens', 'method.temperature'),
     *('method.epochs', 'method.minibatches', 'mesh.fsdp', 'mesh.tensor'),
   ],
 )
@@ -140,13 +140,17 @@ def test_sizes_are_positive(refused_keys, key, value):
   'key',
   [
     *('keep_anchors', 'optimizer.warmup', 'optimizer.steps'),
-    *('method.propose_every', 'method.top_k'),
+    *('method.propose_every', 'method.top_k', 'method.kl', 'tokens'),
+    *('method.clip_low', 'method.bank', 'method.archive', 'method.known'),
   ],
 )
 def test_sizes_that_may_be_zero_are_not_negative(refused_keys, key):
   said = refused_keys(f'{key}=-1')
   assert key.rpartition('.')[2] in said
   assert '-1' in said
+  sets = {key: '0', 'optimizer.schedule': 'constant'}
+  config = ConfigDict(small_config(**sets), convert_dict=True)
+  configs.check(config)
 
 
 def test_mesh_that_does_not_fit(refused_keys):
@@ -175,6 +179,20 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('optimizer.schedule', 'cosin', 'constant, cosine, linear'),
     ('method.top_p', '1.5', 'top_p'),
     ('method.temperature', '-1.0', 'temperature'),
+    ('method.objective', 'gpso', "nearest is 'gspo'"),
+    ('method.solver_reward', 'votes', 'vote, known, format, random'),
+    ('method.proposer_reward', 'r_zero', 'learnable, uncertain, hard, varied'),
+    ('method.band', '(0.9, 0.1)', '(lowest, highest)'),
+    ('method.known', '0.5', 'at most 0.25'),
+    ('method.bank', '8', 'it must be 0 where another'),
+    ('method.proposer', 'league:5', 'it must be 0 where another'),
+    ('method.reference', 'ema:2', 'ema:DECAY'),
+    ('method.reference', 'best:dev/accuracy_greedy', 'that is not measured'),
+    ('method.reference', 'best:test/accuracy', 'nearest is'),
+    ('anchors.past', 'trust:0.1', "only the divergence from 'base'"),
+    ('task', 'none.jsonl', "no file of problems 'none.jsonl'"),
+    ('task', 'none.py', "no file 'none.py'"),
+    ('method.name', 'none.py', "no file 'none.py'"),
   ],
 )
 def test_unknown_value(refused_keys, key, value, said):
@@ -322,7 +340,10 @@ def test_a_method_s_fields_are_config_keys(name):
 
 def test_every_config_file_is_complete():
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    config = configs.read_config(str(path), [])
+    if path.stem.startswith('compare'):
+      config = configs.read_comparison(str(path), []).base
+    else:
+      config = configs.read_config(str(path), [])
     base = configs.base_config(config.method.name)
     assert config.keys() == base.keys(), path
     for key in ('method', 'optimizer', 'eval', 'batch', 'mesh'):
@@ -401,7 +422,7 @@ def test_processes_that_cannot_meet(refused, flags, said):
 
 
 def test_a_majority_needs_two(refused_keys):
-  assert 'majority needs at least 2' in refused_keys('method.samples=1')
+  assert 'a group needs at least 2' in refused_keys('method.samples=1')
 
 
 def test_another_method_brings_its_own_keys():
@@ -412,6 +433,77 @@ def test_another_method_brings_its_own_keys():
   assert config.method.epochs == 3
   assert config.method.kl == 0.02  # the file's, for a field that both have
   assert 'propose_every' not in config.method
+
+
+COMPARISON = """
+from jaxdistill.config import Comparison, base_config
+
+def get_config():
+  return Comparison(base_config('sqlm'), {arms}, {seeds})
+"""
+
+
+def write_comparison(here, arms, seeds=(0, 1)):
+  text = COMPARISON.format(arms=arms, seeds=seeds)
+  (here / 'arms.py').write_text(text)
+  return 'compare', '--config', 'arms.py', '--workdir', 'w'
+
+
+@pytest.mark.parametrize(
+  ('arms', 'said'),
+  [
+    ({'a': {}, 'b': {'method.sample': 4}}, "nearest is 'method.samples'"),
+    ({'a': {}, 'b': {'method.samples': 4.5}}, 'arm b: config.method.samples'),
+    ({'a': {}, 'b': {'method.samples': 1}}, 'arm b: method.samples is 1'),
+    ({'a': {'method.name': 'sqml'}}, "arm a: there is no method 'sqml'"),
+    ({}, 'needs arms and seeds'),
+  ],
+)
+def test_arms_are_checked_before_any_runs(refused, here, arms, said):
+  assert said in refused(*write_comparison(here, arms))
+
+
+def test_a_comparison_and_a_run_are_told_apart(refused, here):
+  argv = write_comparison(here, {'a': {}, 'bb': {}})
+  said = refused('train', *argv[1:])
+  assert said.endswith('is a comparison: jaxdistill compare runs it\n')
+  said = refused('compare', '--config', CONFIG, '--workdir', 'w')
+  assert 'must return a Comparison' in said
+  assert "nearest is 'bb'" in refused(*argv, '--arms', 'a,b')
+  assert "no seed '7'" in refused(*argv, '--seeds', '7')
+  assert "nearest is 'steps'" in refused(*argv, '--config.step=3')
+
+
+def test_an_arm_is_its_base_but_for_what_it_sets():
+  base = configs.base_config('sqlm')
+  configs.override(base, [('method.kl', '0.5'), ('steps', '3')])
+  arms = {
+    'a': {},
+    'b': {
+      'method.samples': 4,
+      'method.band': (0.1, 0.9),
+      'anchors.x': 'ema:.5',
+    },
+    'c': {'method.name': 'grpo', 'method.objective': 'rloo'},
+  }
+  found = configs.Comparison(base, arms, {'a': (0,), 'b': (1, 2), 'c': (3,)})
+  a, b, c = (found.config(arm, 9).to_dict() for arm in 'abc')
+  assert a == base.to_dict() | {'seed': 9}
+  assert b['method'] == a['method'] | {'samples': 4, 'band': (0.1, 0.9)}
+  assert b['anchors'] == a['anchors'] | {'x': 'ema:.5'}
+  assert c['method']['objective'] == 'rloo' and c['method']['kl'] == 0.5
+  assert c['steps'] == 3 and 'band' not in c['method']
+  assert found.seeds_of('b') == (1, 2)
+  assert base.seed == 0 and base.method.samples == 8  # itself untouched
+
+
+def test_controls_are_settings_of_sqlm():
+  for name, sets in configs.CONTROLS.items():
+    config = configs.base_config('sqlm')
+    configs.override(config, sets.items())
+    configs.check(config)
+    before = configs.base_config('sqlm')
+    assert config.to_dict() != before.to_dict(), name
 
 
 def test_a_good_config_passes():

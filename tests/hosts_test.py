@@ -60,8 +60,24 @@ def test_a_host_without_valid_proposals_ends_like_any_other(tmp_path):
   assert again['first_step'] == 2
   lines = [json.loads(x) for x in (work / 'metrics.jsonl').open()]
   assert [x['step'] for x in lines] == [0, 1, 2, 3, 4]
+  # The archive holds what process 0 asked; both have it, or would disagree on
+  # what was said before.
+  asked = [
+    json.loads(line)['problem']
+    for step in range(4)
+    for line in (work / 'rollouts' / f'{step:06d}.0.jsonl').open()
+    if 'rejected' not in line
+  ]
+  assert (
+    again['archive'] == asked
+    and first['archive'] == asked[: len(first['archive'])]
+  )
   # Process 1 proposed half of the problems, and none of them counted.
   assert all(0 < x['selfplay/valid'] <= 0.5 for x in lines[:-1])
   assert {p.name for p in (work / 'rollouts').iterdir()} == {
     f'{step:06d}.{host}.jsonl' for step in range(4) for host in range(2)
   }
+
+
+def test_texts_are_gathered_from_all_processes(tmp_path):
+  assert run_hosts(tmp_path / 'a', 'gather', 2, 1) == ['a', 'b\n"ü']

@@ -1,6 +1,6 @@
 """One process of a multi-process run; started by `hosts_test.py`.
 
-python hosts_worker.py replay|uneven COORDINATOR PROCESSES ID OUT
+python hosts_worker.py replay|uneven|gather COORDINATOR PROCESSES ID OUT
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def replay(steps: int = 5) -> dict:
     graphdef, params = split_params(model, 'full')
     state = init_state(params, optimizer, mesh)
     step = make_step(graphdef, method.loss, optimizer)
-    coefficients = {'clip': 0.2, 'kl': 0.1}
+    coefficients = {'clip_low': 0.2, 'clip_high': 0.2, 'kl': 0.1}
     for i in range(steps):
       row_set = RowSet('solver', mine, rollout.FIELDS, coefficients)
       batch, _ = make_batch(row_set, i % 2, mesh, Shapes(32, 8))
@@ -91,7 +91,7 @@ def uneven(workdir: str) -> list[dict]:
   config = configs.base_config('sqlm')
   config.eval_every, config.checkpoint_every = 2, 2
   config.method.problems, config.method.samples = 4, 4
-  config.method.propose_every = 1
+  config.method.propose_every, config.method.archive = 1, 1000
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples = 4
   config.batch.sequences = 4
@@ -100,15 +100,22 @@ def uneven(workdir: str) -> list[dict]:
     for steps in (2, 4):
       part = dataclasses.replace(run, steps=steps)
       loop = Loop(part, workdir, config.to_dict())
-      out.append(loop.train() | {'first_step': loop.first_step})
+      summary = loop.train() | {'first_step': loop.first_step}
+      out.append(summary | {'archive': loop.method_state['archive']})
   return out
+
+
+def gather() -> list[str]:
+  """Texts of every process, uneven in number and in bytes."""
+  mine = [['a', 'b\n"ü'], []][jax.process_index() % 2]
+  return dist.gather_texts(mine)
 
 
 def main():
   what, coordinator, processes, process, out, *rest = sys.argv[1:]
   if int(processes) > 1:
     dist.start_hosts(coordinator, int(processes), int(process))
-  found = replay() if what == 'replay' else uneven(*rest)
+  found = {'replay': replay, 'uneven': uneven, 'gather': gather}[what](*rest)
   if jax.process_index() == 0:
     with open(out, 'w') as file:
       json.dump(found, file)

@@ -20,14 +20,14 @@ TABLE = {
   'checkpoint': (),
   'batch': ('types', 'dist'),
   'rewards': ('types',),
-  'data': ('types',),
+  'data': ('types', 'rewards'),
   'models': ('dist', 'data.tokenizer', 'data.small_world'),
   'workdir': ('checkpoint',),
   'anchors': ('checkpoint',),
   'rollout': ('models', 'data', 'types', 'dist', 'batch'),
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types'),
-  'methods': ('data', 'rollout', 'rewards', 'losses', 'types'),
+  'methods': ('data', 'rollout', 'rewards', 'losses', 'types', 'dist.hosts'),
   'run': (
     *('methods.method', 'step', 'batch', 'eval', 'rollout'),
     *('models', 'dist', 'types'),
@@ -36,6 +36,7 @@ TABLE = {
     *('run', 'step', 'batch', 'anchors', 'rollout'),
     *('checkpoint', 'workdir', 'dist', 'types'),
   ),
+  'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots.curves'),
 }
 FREE = ('config', 'main')
 EXTRA = {'methods.method': ('batch', 'models')}

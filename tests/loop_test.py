@@ -43,10 +43,19 @@ def same(left, right):
   return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_resumed_equals_uninterrupted(mesh, tmp_path):
+SETTINGS = {
+  'every': {'reference': 'every:3', 'propose_every': 2},
+  'archive': {'reference': 'ema:0.5', 'repeat_penalty': 0.5, 'archive': 40},
+  'league': {'proposer': 'league:1', 'reference': 'best:test/accuracy_sampled'},
+  'bank': {'reference': 'trust:0.0001', 'bank': 24, 'known': 0.25},
+}
+
+
+@pytest.mark.parametrize('sets', SETTINGS.values(), ids=SETTINGS)
+def test_resumed_equals_uninterrupted(mesh, tmp_path, sets):
   config = small()
-  config.method.samples, config.method.propose_every = 4, 2
-  config.method.reference = 'every:3'
+  config.method.samples, config.method.propose_every = 4, 0
+  config.method.update(sets)
   whole = start(config, tmp_path / 'whole')
   whole.train()
 
@@ -68,7 +77,9 @@ def test_resumed_equals_uninterrupted(mesh, tmp_path):
   again.train()
   assert again.first_step == 2
   assert same(whole.state, again.state)
-  assert same(whole.anchors, again.anchors)
+  assert same(whole.anchors.params, again.anchors.params)
+  assert whole.anchors.held == again.anchors.held
+  assert whole.method_state == again.method_state
   assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
   for name in ('000002.jsonl', '000003.jsonl'):
     left, right = (tmp_path / w / 'rollouts' / name for w in ('whole', 'cut'))
@@ -116,9 +127,9 @@ def test_a_run_leaves_what_it_promises(mesh, tmp_path):
   after = jax.tree.leaves(loop.state.params)
   moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
   assert any(moved)
-  base = loop.bank.restore('base', 0, loop.state.params)
+  base = loop.anchors.bank.restore('base', 0, loop.state.params)
   assert same(base, before)
-  assert loop.bank.steps('past') == [0]
+  assert loop.anchors.bank.steps('past') == [0, 2]
 
   records = [json.loads(x) for x in (tmp_path / 'rollouts/000000.jsonl').open()]
   assert len(records) == 4 * config.method.proposals
@@ -133,13 +144,30 @@ def test_a_run_leaves_what_it_promises(mesh, tmp_path):
     assert len(paid) != 1  # a singleton is no majority
 
 
+def test_a_run_ends_when_its_tokens_are_spent(mesh, tmp_path):
+  config = small('grpo', steps=50, tokens=600)
+  config.method.samples = 2
+  loop = start(config, tmp_path)
+  summary = loop.train()
+  logged = lines(tmp_path)
+  spent = [x['rollout/tokens'] for x in logged]
+  assert spent[-1] == spent[-2] == summary['tokens']
+  assert spent[-2] >= 600 > spent[-3]
+  assert 'eval/test/accuracy_greedy' in logged[-1]
+  assert loop.checkpoints.newest() == logged[-1]['step'] == len(logged) - 1
+  again = start(config, tmp_path)
+  assert again.finished() and again.tokens == loop.tokens
+  assert again.train() == summary
+  assert lines(tmp_path) == logged
+
+
 def test_anchors_can_be_gone_back_to(mesh, tmp_path):
   config = small()
   config.steps, config.eval_every = 4, 4
   config.method.samples = 4
   loop = start(config, tmp_path)
   loop.train()
-  step_0 = loop.bank.restore('past', 0, loop.state.params)
+  step_0 = loop.anchors.bank.restore('past', 0, loop.state.params)
   back = loop.state._replace(params=step_0)
   fresh = start(config, tmp_path / 'fresh')
   assert same(back.params, fresh.state.params)

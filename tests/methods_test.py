@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdistill import rewards
+from jaxdistill.data.tasks import right
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.rollout.player import Player
@@ -41,6 +43,9 @@ class Sums:
 
   def parse_answer(self, text):
     return text.partition('=')[2] or None
+
+  def reward(self, problem, answers_G):
+    return right(problem, answers_G)
 
 
 class Scripted:
@@ -117,11 +122,22 @@ SCRIPT = {
 }
 
 
-def collect(step=4, **changes):
+def collect(step=4, state=None, topics=TOPICS, script=SCRIPT, **changes):
   method = Sqlm(**{'problems': 2, 'proposals': 3, 'samples': 4} | changes)
-  policy, anchor = Scripted(SCRIPT), Anchor()
+  policy, anchor = Scripted(script), Anchor()
   players = {'policy': policy, 'base': anchor}
-  return method.collect(players, TOPICS, {}, step, KEY), policy, anchor
+  state = method.init() if state is None else state
+  return method.collect(players, topics, state, step, KEY), policy, anchor
+
+
+def solver_rows(**changes):
+  (solver, *_) = collect(**changes)[0].updates
+  return by_text(solver.sets[0].rows)
+
+
+def proposer_rewards(**changes):
+  collected = collect(**changes)[0]
+  return list(collected.metrics['selfplay/proposer_reward'])
 
 
 def test_sqlm_asks_what_was_proposed_well():
@@ -218,6 +234,7 @@ def test_sqlm_reports_what_happened():
     'selfplay/vote_accuracy': [1, 0, 0, 1],
     'selfplay/proposer_reward': [1, 0, 0, 0, 0, 1],
     'selfplay/solver_reward': [1, 1, 1, 0] + [1] * 4 + [0] * 4 + [1, 1, 0, 0],
+    'selfplay/trained': [1, 1, 1, 1],
     'rollout/length': [3, 3, 4, 3] + [3] * 4 + [5] * 4 + [3, 3, 8, 1],
     'rollout/cut': [0] * 14 + [1, 0],
   }
@@ -225,6 +242,7 @@ def test_sqlm_reports_what_happened():
   assert first == {
     'topic': 'propose small',
     'proposal': '1+6',
+    'problem': '1+6',
     'known': '7',
     'vote': '7',
     'answers': ['7', '7', '07', '8'],
@@ -246,7 +264,7 @@ def test_sqlm_without_any_valid_proposal_asks_nothing():
   policy = Scripted(script)
   method = Sqlm(problems=2, proposals=3, samples=4, propose_every=1)
   players = {'policy': policy, 'base': Anchor()}
-  collected = method.collect(players, TOPICS, {}, 0, KEY)
+  collected = method.collect(players, TOPICS, method.init(), 0, KEY)
   assert [len(u.sets[0].rows) for u in collected.updates] == [0, 0]
   assert [prompts for prompts, _ in policy.asked][1] == []
   assert [t['rejected'] for t in collected.transcripts] == (
@@ -254,6 +272,184 @@ def test_sqlm_without_any_valid_proposal_asks_nothing():
   )
   # The same names as ever: other hosts may have observations.
   assert collected.metrics.keys() == collect()[0].metrics.keys()
+
+
+def test_other_shapes_pay_the_proposer():
+  # Shares that agree: 3/4, 1, 0 (a tie), 1/2; two proposals are malformed.
+  assert proposer_rewards(proposer_reward='uncertain') == [0.5, 0, 0, 0, 0, 1]
+  assert proposer_rewards(proposer_reward='hard') == [0.25, 0, 0, 0, 0, 0.5]
+  assert proposer_rewards(proposer_reward='valid') == [1, 1, 0, 1, 0, 1]
+  assert proposer_rewards(malformed_penalty=0.5) == [1, 0, -0.5, 0, -0.5, 1]
+
+
+def test_a_repeated_proposal_pays_less():
+  script = SCRIPT | {'propose small': ['1+6', '1+6', '2+3']}
+  past = {'bank': [], 'archive': ['3+4', '3+4', '8+8']}
+  told = dict(script=script, repeat_penalty=0.4, proposer_reward='valid')
+  found = proposer_rewards(**told, state=past)
+  # Said twice here; new; new; malformed; said once here and twice before.
+  assert found == pytest.approx([0.8, 0.8, 1, 1, 0, 1 - 0.4 * 2 / 3])
+
+
+def test_the_archive_holds_the_newest_problems():
+  collected, _, _ = collect(
+    archive=5, state={'bank': [], 'archive': ['a', 'b']}
+  )
+  assert collected.state['archive'] == ['b', '1+6', '2+3', '50+51', '3+4']
+  assert collect()[0].state == {'bank': [], 'archive': []}
+
+
+def test_a_band_of_agreement_leaves_problems_out():
+  collected, *_ = collect(band=(0.5, 0.9))
+  assert list(collected.metrics['selfplay/trained']) == [1, 0, 0, 1]
+  kept = {text.partition('|')[0] for text in solver_rows(band=(0.5, 0.9))}
+  assert kept == {'solve 1+6', 'solve 3+4'}
+
+
+def test_a_problem_weighs_its_agreement():
+  plain, rows = solver_rows(), solver_rows(agreement_power=2.0)
+  assert plain.keys() - rows.keys() == {
+    'solve 50+51|a=101',
+    'solve 50+51|a=102',
+  }
+  for text, share in (('1+6|a=7', 0.75), ('2+3|a=6', 1), ('3+4|b=7', 0.5)):
+    one, other = plain[f'solve {text}'], rows[f'solve {text}']
+    np.testing.assert_allclose(other.weight_T, share**2 * one.weight_T)
+    assert other.total == pytest.approx(share**2 * one.total)
+
+
+def test_known_answers_are_mixed_in():
+  problems = [
+    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', row=0),
+    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', row=1),
+  ]
+  # One sixth of two topics with three proposals: one problem.
+  collected, policy, _ = collect(topics=problems, known=1 / 6)
+  asked = policy.asked[1][0]
+  assert [p.row for p in asked] == [0, 1, 3, 5, 6]
+  assert asked[-1].text == 'solve 2+3'
+  rows = by_row(collected.updates[0].sets[0].rows)
+  advantages = [row.fields['advantage'][-1] for row in rows['solve 2+3|a=6']]
+  assert advantages == [0, 0]  # its own problem agrees, the given one is wrong
+  script = SCRIPT | {'solve 2+3': ['a=5', 'a=6', 'a=6', 'a=6']}
+  collected, *_ = collect(topics=problems, known=1 / 6, script=script)
+  rows = by_row(collected.updates[0].sets[0].rows)
+  wrong, right_ = normalised(0, 1, 1, 1)[:2], normalised(1, 0, 0, 0)[:2]
+  found = [
+    rows[f'solve 2+3|a={a}'][i].fields['advantage'][-1]
+    for i in range(2)
+    for a in (5, 6)
+  ]
+  assert found == pytest.approx([*wrong, *right_])
+  # The proposer is paid for its own alone.
+  assert len(collected.metrics['selfplay/proposer_reward']) == 6
+  assert len(collected.metrics['selfplay/vote_accuracy']) == 4
+  with pytest.raises(ValueError, match='it is at most'):
+    Sqlm(proposals=4, known=0.3)
+
+
+def by_row(rows):
+  """Lists of rows by `prompt|response`, in their order."""
+  out = {}
+  for row in rows:
+    text = ''.join(map(chr, row.tokens_T))
+    n = int(np.argmax(row.weight_T != 0))
+    out.setdefault(f'{text[:n]}|{text[n:]}', []).append(row)
+  return out
+
+
+@pytest.mark.parametrize(
+  ('reward', 'paid'),
+  [
+    ('known', [1, 1, 1, 0] + [0] * 4 + [1, 1, 0, 0] * 2),
+    ('format', [1] * 12 + [1, 1, 0, 0]),
+  ],
+)
+def test_controls_pay_the_solver_otherwise(reward, paid):
+  collected, *_ = collect(solver_reward=reward)
+  assert list(collected.metrics['selfplay/solver_reward']) == paid
+
+
+def test_random_rewards_depend_on_the_row_alone():
+  def paid(topics):
+    collected, *_ = collect(topics=topics, solver_reward='random')
+    return collected.metrics['selfplay/solver_reward'].tolist()
+
+  both, second = paid(TOPICS), paid(TOPICS[1:])
+  assert both[-8:] == second
+  assert set(both) == {0, 1}
+
+
+def test_a_fixed_bank_is_written_once_and_drawn_from():
+  script = SCRIPT | {
+    'propose small': ['1+6', '2+3', '?', '1+6'],
+    'propose large': ['3+4', '50+51', '9+1', '3+4'],
+  }
+  told = dict(script=script, bank=7, propose_every=0)
+  first, policy, _ = collect(step=0, **told)
+  # Seven over two topics: four each.
+  assert policy.asked[0][1].samples == 4
+  bank = ['1+6', '2+3', '1+6', '3+4', '50+51', '3+4']
+  assert first.state['bank'] == bank
+  second, policy, _ = collect(step=1, state=first.state, **told)
+  assert second.state == first.state
+  ((prompts, _),) = policy.asked  # nothing was proposed
+  assert [p.row for p in prompts] == [12, 13, 14, 15, 16, 17]
+  assert {p.text.removeprefix('solve ') for p in prompts} <= set(bank)
+  assert len(second.updates) == 1
+  assert [t['problem'] for t in second.transcripts] == [
+    p.text.removeprefix('solve ') for p in prompts
+  ]
+  # Another host draws for its rows what one host draws for them.
+  _, policy, _ = collect(1, first.state, TOPICS[1:], **told)
+  assert [p.text for p in policy.asked[0][0]] == [p.text for p in prompts[3:]]
+
+
+def test_a_past_self_can_propose():
+  method = Sqlm(problems=2, proposals=3, samples=4, propose_every=0)
+  method = dataclasses.replace(method, proposer='league:5')
+  assert method.anchors == {'base': 'frozen', 'proposer': 'league:5'}
+  policy, past = Scripted(SCRIPT), Scripted(SCRIPT)
+  players = {'policy': policy, 'base': Anchor(), 'proposer': past}
+  collected = method.collect(players, TOPICS, method.init(), 0, KEY)
+  assert [p.role for p in past.asked[0][0]] == ['proposer'] * 2
+  assert len(past.asked) == len(policy.asked) == 1
+  assert len(collected.updates) == 1
+  for other in ({'proposer': 'league:5'}, {'bank': 8}):
+    with pytest.raises(ValueError, match='it must be 0 where another'):
+      Sqlm(**other)
+
+
+def test_dapo_drops_groups_that_teach_nothing():
+  kept = {text.partition('|')[0] for text in solver_rows(objective='dapo')}
+  assert kept == {'solve 1+6', 'solve 3+4'}
+  row = solver_rows(objective='dapo')['solve 1+6|a=7']
+  assert set(row.weight_T) == {0, 2} and row.total == 2 * len('a=7')
+
+
+def test_a_long_answer_is_fined():
+  plain = solver_rows()['solve 3+4|a=7'].fields['advantage'][-1]
+  fined = solver_rows(max_tokens=8, overlong=7)
+  # `a=8<cut>` has eight tokens and loses 1; `a` has one and loses nothing.
+  wanted = normalised(1 - 2 / 7, 1 - 2 / 7, -1, 0)
+  assert fined['solve 3+4|a=7'].fields['advantage'][-1] == pytest.approx(
+    wanted[0]
+  )
+  assert wanted[0] != pytest.approx(plain)
+
+
+def test_settings_that_mean_nothing_are_refused():
+  for name, allowed in (
+    ('solver_reward', rewards.SOLVER_REWARDS),
+    ('proposer_reward', rewards.PROPOSER_REWARDS),
+  ):
+    with pytest.raises(ValueError, match=', '.join(allowed)):
+      Sqlm(**{name: 'votes'})
+  for band in ((0.5, 0.2), (-0.1, 1.0), (0.0, 1.5)):
+    with pytest.raises(ValueError, match='lowest, highest'):
+      Sqlm(band=band)
+  with pytest.raises(ValueError, match="nearest is 'dapo'"):
+    Sqlm(objective='dappo')
 
 
 def test_grpo_pays_for_the_known_answer():

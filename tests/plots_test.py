@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from jaxdistill.plots import curves, draw_curves
+from jaxdistill.plots import (
+  comparison,
+  curves,
+  draw,
+  draw_comparison,
+  draw_curves,
+  pass_at,
+)
 
 SAMPLED, GREEDY = 'eval/test/accuracy_sampled', 'eval/test/accuracy_greedy'
 
@@ -75,3 +82,97 @@ def test_nothing_to_draw_is_said(drawn):
 def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='holds no run'):
     draw_curves([tmp_path], tmp_path / 'out.png')
+
+
+def record(split, **pass_at):
+  return {f'eval/{split}/pass_at/{k[1:]}': v for k, v in pass_at.items()}
+
+
+def test_pass_at_has_a_panel_per_split_and_a_colour_per_name(
+  tmp_path, monkeypatch
+):
+  kept = []
+  monkeypatch.setattr(pass_at.plt, 'close', kept.append)
+  found = {
+    'base-test.json': record('test', k1=0.5, k8=0.9, k64=1.0),
+    'tuned-test0.json': record('test', k8=0.8, k1=0.7),
+    'tuned-test1.json': record('test', k1=0.6, k8=0.7),
+    'base-ood.json': record('ood', k1=0.1, k8=0.2),
+  }
+  for name, values in found.items():
+    (tmp_path / name).write_text(json.dumps({'of': 'x'} | values))
+  draw([tmp_path / name for name in found], tmp_path / 'out.png')
+  (figure,) = kept
+  test, ood = figure.axes
+  assert [line.get_ydata().tolist() for line in test.lines] == [
+    [0.5, 0.9, 1.0],
+    [0.7, 0.8],  # by k, whatever the order in the file
+    [0.6, 0.7],
+  ]
+  colours = [line.get_color() for line in test.lines]
+  assert colours[0] != colours[1] == colours[2]
+  (line,) = ood.lines
+  assert line.get_color() == colours[0]
+  names = [t.get_text() for t in test.get_legend().get_texts()]
+  assert names == ['base', 'tuned']
+
+
+def test_files_that_cannot_be_drawn_are_named(tmp_path):
+  (tmp_path / 'a.json').write_text('{"of": "x"}')
+  with pytest.raises(ValueError, match=r'a\.json has no pass@k'):
+    draw([tmp_path / 'a.json'], tmp_path / 'out.png')
+  (tmp_path / 'b.json').write_text('{')
+  with pytest.raises(ValueError, match='not JSON'):
+    draw([tmp_path / 'b.json'], tmp_path / 'out.png')
+  with pytest.raises(FileNotFoundError):
+    draw([tmp_path / 'c.json'], tmp_path / 'out.png')
+
+
+def metric(last, interval, by_seed, first=0.5):
+  return {
+    'first': first,
+    'best': last,
+    'last': last,
+    'mean': last,
+    'interval': interval,
+    'by_seed': {'last': by_seed},
+  }
+
+
+def test_a_comparison_shows_every_arm_s_end_and_interval(tmp_path, monkeypatch):
+  kept = []
+  monkeypatch.setattr(comparison.plt, 'close', kept.append)
+  summary = {
+    'arms': {
+      'sqlm': {GREEDY: metric(0.8, [0.75, 0.85], {0: 0.78, 1: 0.82})},
+      'other': {GREEDY: metric(0.4, None, {0: 0.4})},
+    },
+    'curves': {
+      'sqlm': {
+        GREEDY: {
+          'tokens': [0, 100],
+          'mean': [0.5, 0.8],
+          'interval': [[0.4, 0.6], [0.75, 0.85]],
+        }
+      },
+      'other': {
+        GREEDY: {'tokens': [0, 90], 'mean': [0.5, 0.4], 'interval': [None] * 2}
+      },
+    },
+  }
+  draw_comparison(summary, tmp_path / 'out.png')
+  (figure,) = kept
+  above, below = figure.axes
+  assert [points(line) for line in above.lines] == [
+    [(0, 0.5), (100, 0.8)],
+    [(0, 0.5), (90, 0.4)],
+  ]
+  assert len(above.collections) == 1  # no band for a single seed
+  drawn = [points(line) for line in below.lines]
+  assert [(0.75, 0), (0.85, 0)] in drawn  # the interval
+  assert [(0.8, 0)] in drawn and [(0.4, 1)] in drawn  # where the arms ended
+  assert [(0.78, 0), (0.82, 0)] in drawn  # the seeds
+  low, high = below.get_xlim()
+  assert low < 0.4 and high > 0.82
+  with pytest.raises(ValueError, match='nothing to draw yet'):
+    draw_comparison({'arms': {}, 'curves': {}}, tmp_path / 'out.png')

@@ -386,7 +386,9 @@ def test_policy_rows_score_under_the_anchor(one_device):
   sampling = dataclasses.replace(BASE, temperature=0.7)
   rollouts = flat(policy.generate(PROMPTS[:4], sampling, KEY))
   advantages = np.linspace(-1, 1, len(rollouts))
-  rows = policy_rows(rollouts, advantages, anchor, 0.7)
+  rows = policy_rows(
+    rollouts, advantages, anchor, 0.7, lambda length: (1 / length, 1.0)
+  )
   for row, r, advantage, logits_T in zip(
     rows, rollouts, advantages, teacher_forced(anchor, rollouts), strict=True
   ):

@@ -34,7 +34,10 @@ OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=2, eps=1e-4, weight_decay=0.1)
 RATES = (0.0, 5e-4, 1e-3, 1e-3, 1e-3)
 METHODS = {'sft': Sft(), 'grpo': Grpo(temperature=0.8)}
 FIELDS = {'sft': (), 'grpo': ('advantage', 'old_logp', 'anchor_logp')}
-COEFFICIENTS = {'sft': {}, 'grpo': {'clip': 0.2, 'kl': 0.1}}
+COEFFICIENTS = {
+  'sft': {},
+  'grpo': {'clip_low': 0.2, 'clip_high': 0.2, 'kl': 0.1},
+}
 MESHES = {
   'one device': {'devices': jax.devices()[:1]},
   'data=8': {'data': 8},

@@ -1,6 +1,25 @@
-"""Frozen selves: when they are taken, and where they are kept."""
+"""Frozen selves: when they move, and where they are kept."""
 
 from jaxdistill.anchors.bank import Bank
-from jaxdistill.anchors.rules import Rule, parse_rule
+from jaxdistill.anchors.keeper import Anchors
+from jaxdistill.anchors.rules import (
+  Best,
+  Ema,
+  Every,
+  League,
+  Rule,
+  Trust,
+  parse_rule,
+)
 
-__all__ = ['Bank', 'Rule', 'parse_rule']
+__all__ = [
+  'Anchors',
+  'Bank',
+  'Best',
+  'Ema',
+  'Every',
+  'League',
+  'Rule',
+  'Trust',
+  'parse_rule',
+]

@@ -1,5 +1,8 @@
 """Past versions of a model, kept as Orbax snapshots."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -59,15 +62,23 @@ class Bank:
       )
     return restored(self._saver.restore(path, abstract(pure(like))), like)
 
-  def forget_from(self, step: int) -> None:
+  def forget_from(
+    self, step: int, but: Mapping[str, int] = MappingProxyType({})
+  ) -> None:
     """Deletes what a run that died after `step` took of itself since.
 
     The run that goes on from there takes its own.
+
+    Args:
+      step: Snapshots from this one on go.
+      but: One snapshot of each name to keep all the same.
     """
     if jax.process_index() == 0 and self.root.exists():
       for folder in self.root.iterdir():
+        kept = but.get(folder.name)
         for path in folder.iterdir():
-          if not path.name.isdecimal() or int(path.name) >= step:
+          late = not path.name.isdecimal() or int(path.name) >= step
+          if late and path.name != str(kept):
             path.rmtree()
 
   def steps(self, name: str) -> list[int]:

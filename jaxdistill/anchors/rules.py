@@ -1,37 +1,142 @@
-"""When an anchor moves."""
+"""When an anchor moves, and how far.
+
+A rule says at every step what share of the way to the policy an anchor goes: 1
+is a copy, 0 stays, what is between blends. It may look at the metrics of the
+step before (and of the evaluation now), and keep one number in mind.
+"""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Rule(Protocol):
+  """When an anchor moves.
+
+  Attributes:
+    blends: Whether it goes part of the way: its values are then no policy's.
+  """
+
+  blends: ClassVar[bool]
+
+  def share(
+    self, name: str, step: int, seen: Mapping[str, float], mind: float | None
+  ) -> tuple[float, float | None]:
+    """How far to go, and what to keep in mind.
+
+    Args:
+      name: Of the anchor.
+      step: Of the run; the policy is as it was before this step's updates.
+      seen: Metrics of the step before, and of this step's evaluation if any.
+      mind: What the rule kept the last time, None at first.
+    """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-  """An anchor moves to the policy of every k-th step; never, if k is 0.
+class Every:
+  """Becomes the policy at every k-th step; never, if k is 0."""
 
-  Which step's policy an anchor holds is a function of the run's step alone, so
-  a resumed run needs no record of it.
+  blends: ClassVar[bool] = False
+  k: int
 
-  Attributes:
-    every: k, in run steps.
+  def share(self, name, step, seen, mind):
+    return float(self.k > 0 and step % self.k == 0), mind
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema:
+  """A moving average: `decay * itself + (1 - decay) * policy` at every step."""
+
+  blends: ClassVar[bool] = True
+  decay: float
+
+  def share(self, name, step, seen, mind):
+    return 1 - self.decay, mind
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+  """Becomes the policy once that has left a region around it.
+
+  The region is a bound on `train/kl_NAME`, the divergence from it in nats per
+  token: what holds the policy moves in steps of known size.
   """
 
-  every: int
+  blends: ClassVar[bool] = False
+  radius: float
 
-  def holds(self, step: int) -> int:
-    """The step whose policy (before its updates) the anchor holds."""
-    return step - step % self.every if self.every else 0
+  def share(self, name, step, seen, mind):
+    return float(seen.get(f'train/kl_{name}', 0.0) > self.radius), mind
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """Becomes the policy whenever a held-out metric is better than ever."""
+
+  blends: ClassVar[bool] = False
+  metric: str
+
+  def share(self, name, step, seen, mind):
+    value = seen.get(f'eval/{self.metric}')
+    best = -math.inf if mind is None else mind
+    if value is None or not value > best:
+      return 0.0, mind
+    return 1.0, value
+
+
+@dataclasses.dataclass(frozen=True)
+class League:
+  """One of its past versions, drawn anew at every step.
+
+  A version joins at every k-th step, and all stay (arXiv 1710.03748, sec.
+  5.2, draws opponents so).
+  """
+
+  blends: ClassVar[bool] = False
+  k: int
+
+  def share(self, name, step, seen, mind):
+    return float(step % self.k == 0), mind
+
+
+_FORMS = 'frozen, every:K, league:K, ema:DECAY, trust:RADIUS or best:SPLIT/NAME'
 
 
 def parse_rule(text: str) -> Rule:
-  """Reads `frozen` or `every:20`.
+  """Reads a rule.
+
+  | text                         | the anchor                                 |
+  |------------------------------|--------------------------------------------|
+  | `frozen`                     | stays the base                             |
+  | `every:20`                   | is the policy of each 20th step            |
+  | `ema:0.9`                    | keeps .9 of itself at every step           |
+  | `trust:0.05`                 | follows when the KL to it passes .05       |
+  | `best:dev/accuracy_greedy`   | is the best policy so far on held-out      |
+  | `league:5`                   | is a random one of each 5th step's         |
 
   Raises:
-    ValueError: The text is neither.
+    ValueError: The text is none of these.
   """
-  name, _, number = text.partition(':')
+  name, _, value = text.partition(':')
   if text == 'frozen':
-    return Rule(0)
-  if name == 'every' and number.isdecimal() and int(number) > 0:
-    return Rule(int(number))
-  raise ValueError(
-    f'anchor rule {text!r} is not known; it must be frozen or every:K, K > 0'
-  )
+    return Every(0)
+  if name in ('every', 'league') and value.isdecimal() and int(value) > 0:
+    return Every(int(value)) if name == 'every' else League(int(value))
+  if name == 'ema' and 0 < _number(value) < 1:
+    return Ema(_number(value))
+  if name == 'trust' and _number(value) > 0:
+    return Trust(_number(value))
+  if name == 'best' and all(value.partition('/')):
+    return Best(value)
+  raise ValueError(f'anchor rule {text!r} is not known; it must be {_FORMS}')
+
+
+def _number(text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    return math.nan
+  return value if math.isfinite(value) else math.nan

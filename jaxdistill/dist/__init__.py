@@ -1,6 +1,12 @@
 """Mesh, sharding by logical name, and agreement between hosts."""
 
-from jaxdistill.dist.hosts import agree_max, barrier, start_hosts, sum_over_hosts
+from jaxdistill.dist.hosts import (
+  agree_max,
+  barrier,
+  gather_texts,
+  start_hosts,
+  sum_over_hosts,
+)
 from jaxdistill.dist.mesh import (
   BATCH_AXES,
   DECODE_RULES,
@@ -22,6 +28,7 @@ __all__ = [
   'barrier',
   'batch_shards',
   'constrain',
+  'gather_texts',
   'local_part',
   'make_mesh',
   'put_local',

@@ -4,6 +4,9 @@ Everything that decides whether another compiled call follows is agreed here
 first: all processes must issue the same calls in the same order.
 """
 
+import json
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -62,6 +65,17 @@ def agree_max(*values: int) -> tuple[int, ...]:
     return values
   gathered = multihost_utils.process_allgather(np.array(values, np.int32))
   return tuple(int(v) for v in np.asarray(gathered).max(0))
+
+
+def gather_texts(texts: Sequence[str]) -> list[str]:
+  """The texts of all processes, in the order of the processes."""
+  if jax.process_count() == 1:
+    return list(texts)
+  mine = json.dumps(list(texts)).encode()
+  (longest,) = agree_max(len(mine))
+  padded = np.frombuffer(mine.ljust(longest), np.uint8)  # JSON ignores spaces
+  gathered = np.asarray(multihost_utils.process_allgather(padded))
+  return [text for row in gathered for text in json.loads(row.tobytes())]
 
 
 def barrier(name: str) -> None:

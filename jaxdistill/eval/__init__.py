@@ -1,5 +1,5 @@
 """Is it better, and is it still itself?"""
 
-from jaxdistill.eval.accuracy import accuracy
+from jaxdistill.eval.accuracy import METRICS, accuracy, pass_at
 
-__all__ = ['accuracy']
+__all__ = ['METRICS', 'accuracy', 'pass_at']

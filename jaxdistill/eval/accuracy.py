@@ -1,13 +1,19 @@
-"""How often a player is right, greedily, by sampling and by vote."""
+"""How often a player is right: greedily, by sampling, by vote, within k."""
 
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from jaxdistill import rewards
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Prompt
+
+METRICS = (
+  *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
+  *('agreement', 'length', 'cut'),
+)
 
 
 def accuracy(
@@ -17,6 +23,7 @@ def accuracy(
   samples: int,
   max_tokens: int,
   key: jax.Array,
+  pass_k: Sequence[int] = (),
 ) -> dict[str, list[float]]:
   """Observations on this host's share of held-out problems.
 
@@ -26,37 +33,60 @@ def accuracy(
     samples: Responses per problem for the sampled accuracy and the vote.
     max_tokens: Longest response; a cut one counts as wrong.
     key: The same key gives the same draws, whatever the number of hosts.
+    pass_k: Which `pass_at/K` to estimate; each at most `samples`.
 
   Returns:
     One list per metric: `accuracy_greedy`, `accuracy_sampled`,
     `vote_accuracy` (a tie or a singleton is wrong), `agreement` (share of the
-    samples that agree with the majority), `length` (tokens) and `cut`.
+    samples that agree with the majority), `length` (tokens), `cut`, and
+    `pass_at/K` for every K (whether any of K samples is right).
   """
   prompts = [
     Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in problems
   ]
   greedy_PG = player.generate(prompts, Sampling(1, max_tokens, 0.0), key)
   sampled_PG = player.generate(prompts, Sampling(samples, max_tokens), key)
-  out: dict[str, list[float]] = {
-    name: []
-    for name in (
-      *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
-      *('agreement', 'length', 'cut'),
-    )
-  }
+  names = (*METRICS, *(f'pass_at/{k}' for k in pass_k))
+  out: dict[str, list[float]] = {name: [] for name in names}
   for problem, greedy_G, sampled_G in zip(
     problems, greedy_PG, sampled_PG, strict=True
   ):
     (greedy,) = rewards.answers(problem.task, greedy_G)
     sampled = rewards.answers(problem.task, sampled_G)
+    right_G = [_right(answer, problem) for answer in sampled]
     vote = rewards.majority(sampled)
     out['accuracy_greedy'].append(_right(greedy, problem))
-    out['accuracy_sampled'] += [_right(a, problem) for a in sampled]
+    out['accuracy_sampled'] += right_G
     out['vote_accuracy'].append(_right(vote.answer, problem))
     out['agreement'].append(vote.count / samples)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
+    for k in pass_k:
+      out[f'pass_at/{k}'].append(pass_at(k, samples, int(sum(right_G))))
   return out
+
+
+def pass_at(k: int, samples: int, right: int) -> float:
+  """The chance that any of k samples is right (arXiv 2107.03374, eq. 1).
+
+  `1 - C(n - c, k) / C(n, k)`: unbiased, from n samples of which c are right.
+
+  Args:
+    k: At most `samples`.
+    samples: n.
+    right: c.
+
+  Raises:
+    ValueError: There are fewer than k samples.
+  """
+  if k > samples:
+    raise ValueError(f'pass@{k} needs {k} samples; there are {samples}')
+  wrong = samples - right
+  if wrong < k:
+    return 1.0
+  # Factors of the quotient, each at most 1: no large binomials.
+  i = np.arange(wrong + 1, samples + 1)
+  return float(1 - np.prod(1 - k / i))
 
 
 def _right(answer: str | None, problem: Problem) -> float:

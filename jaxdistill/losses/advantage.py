@@ -1,4 +1,4 @@
-"""From rewards to advantages."""
+"""From rewards to advantages. Rewards are float[..., G]: one group a row."""
 
 import numpy as np
 
@@ -10,14 +10,55 @@ def group_normalised(rewards: np.ndarray, eps: float = 1e-4) -> np.ndarray:
   for a group whose rewards are all equal.
 
   Args:
-    rewards: float[..., G], the last axis is the group.
+    rewards: float[..., G].
     eps: Added to the standard deviation.
 
   Returns:
     float[..., G].
   """
   rewards = np.asarray(rewards, np.float64)
-  centred = rewards - rewards.mean(-1, keepdims=True)
-  scaled = centred / (rewards.std(-1, keepdims=True) + eps)
-  equal = rewards.max(-1, keepdims=True) == rewards.min(-1, keepdims=True)
-  return np.where(equal, 0.0, scaled)  # rounding of the mean aside
+  return centred(rewards) / (rewards.std(-1, keepdims=True) + eps)
+
+
+def centred(rewards: np.ndarray) -> np.ndarray:
+  """Dr. GRPO's advantage (arXiv 2503.20783, sec. 3.2): `r - mean`.
+
+  Without the division, a group in which almost all agree weighs no more than
+  another.
+
+  Args:
+    rewards: float[..., G].
+
+  Returns:
+    float[..., G].
+  """
+  rewards = np.asarray(rewards, np.float64)
+  difference = rewards - rewards.mean(-1, keepdims=True)
+  # Rounding of the mean would be all there is, and be scaled up by the caller.
+  return np.where(all_equal(rewards)[..., None], 0.0, difference)
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+  """RLOO's advantage (arXiv 2402.14740, eq. 6).
+
+  `r - mean of the others`: the baseline does not see the sample that it is
+  subtracted from, so the estimate is unbiased.
+
+  Args:
+    rewards: float[..., G], G at least 2.
+
+  Returns:
+    float[..., G].
+  """
+  size = np.shape(rewards)[-1]
+  return centred(rewards) * size / (size - 1)
+
+
+def all_equal(rewards: np.ndarray) -> np.ndarray:
+  """Which groups teach nothing: bool[...].
+
+  DAPO leaves them out (arXiv 2503.14476, sec. 3.2).
+  """
+  rewards = np.asarray(rewards, np.float64)
+  most = rewards.max(-1, initial=-np.inf)
+  return np.asarray(most == rewards.min(-1, initial=np.inf))

@@ -1,29 +1,92 @@
 """Policy-gradient values and divergences, per token."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+# (log-ratios, trained, segments) -> the log-ratio that stands at each token.
+Ratio = Callable[
+  [Float[Array, 'B T'], Bool[Array, 'B T'], Int[Array, 'B T']],
+  Float[Array, 'B T'],
+]
+
+
+def token_ratio(
+  log_ratio: Float[Array, 'B T'],
+  trained: Bool[Array, 'B T'],
+  segments: Int[Array, 'B T'],
+) -> Float[Array, 'B T']:
+  """Each token's own (PPO, arXiv 1707.06347; GRPO)."""
+  del trained, segments
+  return log_ratio
+
+
+def sequence_ratio(
+  log_ratio: Float[Array, 'B T'],
+  trained: Bool[Array, 'B T'],
+  segments: Int[Array, 'B T'],
+) -> Float[Array, 'B T']:
+  """The log-ratio of the whole response, at each of its tokens.
+
+  The ratio of RLOO off policy: a response is one action (arXiv 2402.14740,
+  sec. 3.3).
+
+  Args:
+    log_ratio: `logp - old_logp`.
+    trained: Which tokens are of a response.
+    segments: Which response of the packed sequence a token is of.
+  """
+  return _over_responses(jnp.where(trained, log_ratio, 0), segments)
+
+
+def sequence_mean_ratio(
+  log_ratio: Float[Array, 'B T'],
+  trained: Bool[Array, 'B T'],
+  segments: Int[Array, 'B T'],
+) -> Float[Array, 'B T']:
+  """The response's mean log-ratio, at each token (GSPO, 2507.18071, eq. 7).
+
+  Args:
+    log_ratio: `logp - old_logp`.
+    trained: Which tokens are of a response.
+    segments: Which response of the packed sequence a token is of.
+  """
+  count = _over_responses(trained.astype(log_ratio.dtype), segments)
+  total = sequence_ratio(log_ratio, trained, segments)
+  return total / jnp.maximum(count, 1)
+
+
+def _over_responses(values, segments):
+  def row(values, segments):
+    sums = jax.ops.segment_sum(values, segments, values.shape[0] + 1)
+    return sums[segments]
+
+  return jax.vmap(row)(values, segments)
 
 
 def clipped_policy(
-  logp: Float[Array, '*N'],
-  old_logp: Float[Array, '*N'],
+  log_ratio: Float[Array, '*N'],
   advantage: Float[Array, '*N'],
-  clip: Float[Array, ''] | float,
+  clip_low: Float[Array, ''] | float,
+  clip_high: Float[Array, ''] | float,
 ) -> Float[Array, '*N']:
   """The clipped surrogate (PPO, arXiv 1707.06347, eq. 7), to be minimised.
 
-  `-min(r * A, clip(r, 1 - c, 1 + c) * A)` with `r = exp(logp - old_logp)`.
+  `-min(r * A, clip(r, 1 - low, 1 + high) * A)` with `r = exp(log_ratio)`. With
+  `high > low` it is DAPO's clip-higher (arXiv 2503.14476, eq. 8).
 
   Args:
-    logp: Log-probs under the current policy.
-    old_logp: Log-probs under the policy that sampled, at the same temperature.
+    log_ratio: Log-prob under the current policy minus that under the policy
+      that sampled, at the same temperature.
     advantage: `A`.
-    clip: `c`.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above 1.
   """
-  ratio = jnp.exp(logp - old_logp)
-  clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+  # Far beyond any range; a ratio that overflows would make 0 * inf of A = 0.
+  ratio = jnp.exp(jnp.clip(log_ratio, -20.0, 20.0))
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
@@ -40,27 +103,35 @@ def k3(
   return jnp.expm1(d) - d
 
 
-def grpo(
-  logp: Float[Array, '*N'],
-  trained: Bool[Array, '*N'],
-  fields: Mapping[str, Float[Array, '*N']],
+def policy_gradient(
+  logp: Float[Array, 'B T'],
+  trained: Bool[Array, 'B T'],
+  segments: Int[Array, 'B T'],
+  fields: Mapping[str, Float[Array, 'B T']],
   coefficients: Mapping[str, Float[Array, ''] | float],
-) -> tuple[Float[Array, '*N'], dict[str, Float[Array, '*N']]]:
-  """GRPO's objective (arXiv 2402.03300, eq. 3): clipped policy plus KL.
+  ratio: Ratio = token_ratio,
+) -> tuple[Float[Array, 'B T'], dict[str, Float[Array, 'B T']]]:
+  """Clipped policy plus KL: GRPO (arXiv 2402.03300, eq. 3) and its kin.
 
   Args:
     logp: Log-probs under the current policy.
     trained: Which tokens count. Others get the value that `logp = 0` has, so
       that an all but impossible token of a prompt breaks nothing.
+    segments: Which response of the packed sequence a token is of.
     fields: `old_logp`, `advantage` and `anchor_logp`.
-    coefficients: `clip`, and `kl`, the weight of the divergence.
+    coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
+      divergence.
+    ratio: What is clipped, see `objective.py`.
 
   Returns:
-    The value to be minimised, and `kl_base`.
+    The value to be minimised, and `kl_base` and `clipped` (1 where the ratio
+    is out of its range).
   """
   logp = jnp.where(trained, logp, 0.0)
-  policy = clipped_policy(
-    logp, fields['old_logp'], fields['advantage'], coefficients['clip']
-  )
+  log_ratio = ratio(logp - fields['old_logp'], trained, segments)
+  low, high = coefficients['clip_low'], coefficients['clip_high']
+  policy = clipped_policy(log_ratio, fields['advantage'], low, high)
   kl = k3(logp, fields['anchor_logp'])
-  return policy + coefficients['kl'] * kl, {'kl_base': kl}
+  beyond = (log_ratio < jnp.log1p(-low)) | (log_ratio > jnp.log1p(high))
+  metrics = {'kl_base': kl, 'clipped': beyond.astype(kl.dtype)}
+  return policy + coefficients['kl'] * kl, metrics

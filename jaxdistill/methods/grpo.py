@@ -1,9 +1,9 @@
 """GRPO: learn from known answers, each sample compared with its siblings.
 
-(arXiv 2402.03300.) Several answers to each problem; the reward is 1 for a
-right one; the advantage is the reward normalised within the problem's group,
-so no value network is needed. It is the upper bound that self-play is held
-against: the same update, with the truth in the place of the vote.
+(arXiv 2402.03300.) Several answers to each problem; the task pays 1 for a right
+one; the advantage is the reward normalised within the problem's group, so no
+value network is needed. Its kin (`losses/objective.py`) differ in three small
+choices, named by `objective`.
 """
 
 import dataclasses
@@ -26,9 +26,13 @@ class Grpo:
     temperature: Of sampling.
     top_k: Of sampling; 0 keeps all tokens.
     top_p: Of sampling.
-    clip: Clip range of the ratio.
+    objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above 1 (DAPO's paper: 0.28).
+    overlong: Tokens before the limit over which DAPO's penalty on length grows
+      to 1; 0 is none.
     kl: Weight of the divergence from the anchor.
-    reference: When the anchor moves: `frozen` or `every:K`.
+    reference: When the anchor moves, see `anchors/rules.py`.
     epochs: Passes over each step's answers.
     minibatches: Optimizer steps per pass.
   """
@@ -39,13 +43,21 @@ class Grpo:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
-  clip: float = 0.2
+  objective: str = 'grpo'
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  overlong: int = 0
   kl: float = 0.001
   reference: str = 'frozen'
   epochs: int = 1
   minibatches: int = 1
 
   def __post_init__(self):
+    if self.samples < 2:
+      raise ValueError(
+        f'method.samples is {self.samples}; a comparison needs at least 2'
+      )
+    losses.objective(self.objective)
     self.sampling()
 
   @property
@@ -62,6 +74,7 @@ class Grpo:
 
   def collect(self, players, problems, state, step, key):
     del step
+    objective = losses.objective(self.objective)
     prompts = [
       Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in problems
     ]
@@ -71,16 +84,30 @@ class Grpo:
       for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
     ]
     rewards_PG = [
-      [float(a is not None and rewards.equal(a, p.answer) is True) for a in a_G]
-      for p, a_G in zip(problems, answers_PG, strict=True)
+      p.task.reward(p, answers_G)
+      for p, answers_G in zip(problems, answers_PG, strict=True)
     ]
-    rewards_PG = np.array(rewards_PG).reshape(-1, self.samples)
-    advantages_PG = losses.group_normalised(rewards_PG)
+    rewards_PG = np.array(rewards_PG, float).reshape(-1, self.samples)
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
-    rows = policy_rows(
-      rollouts, advantages_PG.ravel(), players['base'], self.temperature
+    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
+    paid_PG = rewards_PG + rewards.overlong(
+      lengths_PG.reshape(rewards_PG.shape), self.max_tokens, self.overlong
     )
-    coefficients = {'clip': self.clip, 'kl': self.kl}
+    equal_P = losses.all_equal(paid_PG)
+    scales_P = 1.0 - equal_P * objective.drops_equal
+    rows = policy_rows(
+      rollouts,
+      objective.advantage(paid_PG).ravel(),
+      players['base'],
+      self.temperature,
+      lambda length: objective.weigh(length, self.max_tokens),
+      np.repeat(scales_P, self.samples),
+    )
+    coefficients = {
+      'clip_low': self.clip_low,
+      'clip_high': self.clip_high,
+      'kl': self.kl,
+    }
     update = Update(
       (RowSet('solver', rows, FIELDS, coefficients),),
       self.epochs,
@@ -88,8 +115,8 @@ class Grpo:
     )
     metrics = {
       'train/reward': rewards_PG.ravel(),
-      'train/learnable': (rewards_PG.std(-1) > 0).astype(float),
-      'rollout/length': [len(r.tokens_T) for r in rollouts],
+      'train/learnable': 1.0 - equal_P,
+      'rollout/length': lengths_PG,
       'rollout/cut': [float(r.finish == 'length') for r in rollouts],
     }
     transcripts = [
@@ -104,8 +131,9 @@ class Grpo:
         problems, answers_PG, rewards_PG, rollouts_PG, strict=True
       )
     ]
-    tokens = sum(len(r.tokens_T) for r in rollouts)
-    return Collected([update], state, metrics, transcripts, tokens)
+    return Collected(
+      [update], state, metrics, transcripts, int(lengths_PG.sum())
+    )
 
   def loss(self, model, frozen, batch):
     del frozen
@@ -116,6 +144,11 @@ class Grpo:
       role=batch.role,
       temperature=self.temperature,
     )
-    return losses.grpo(
-      logp, batch.weight != 0, batch.fields, batch.coefficients
+    return losses.policy_gradient(
+      logp,
+      batch.weight != 0,
+      batch.segments,
+      batch.fields,
+      batch.coefficients,
+      losses.objective(self.objective).ratio,
     )

@@ -14,12 +14,14 @@ step:
      k3 divergence from a past self. The solver moves at every step, the
      proposer at every K-th.
 
-No label is read, except to report how often the vote was right.
+No label is read, except to report how often the vote was right, and where
+`solver_reward` is `known` or `known` is above 0.
 
-What differs from the published code: an answer that stands alone or ties for
-the lead is no majority and pays nobody; an answer cut by the length limit
-casts no vote; malformed proposals, and those of held-out problems, earn 0 *and*
-carry no gradient; answers are compared as numbers.
+The defaults are the paper's; what others do at each of these points is a
+setting. What differs from the published code: an answer that stands alone or
+ties for the lead is no majority and pays nobody; an answer cut by the length
+limit casts no vote; malformed proposals, and those of held-out problems, earn 0
+*and* carry no gradient; answers are compared as numbers.
 """
 
 import dataclasses
@@ -28,6 +30,7 @@ import jax
 import numpy as np
 
 from jaxdistill import losses, rewards
+from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.rollout import FIELDS, Sampling, policy_rows
 from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
 
@@ -41,14 +44,34 @@ class Sqlm:
     proposals: Problems written on each topic; they are one group.
     samples: Answers to each problem (the paper's n); they are one group.
     propose_every: The proposer learns at every K-th step; 0 is never.
+    proposer: Who writes: `policy`, or a past self by an anchor's rule
+      (`league:5`, see `anchors/rules.py`), which is not trained.
+    bank: If above 0, this many proposals are written at the first step, and
+      every later problem is drawn from those that can be asked.
+    known: For this share of the proposals, a given problem with its known
+      answer is asked as well; at most one per topic.
+    solver_reward: `vote`, or a control: `known`, `format` or `random`, see
+      `rewards/solver.py`.
+    proposer_reward: `learnable` (SQLM), `uncertain` (R-Zero), `hard` (Absolute
+      Zero), `varied` (SPICE) or `valid`, see `rewards/proposer.py`.
+    malformed_penalty: What a malformed proposal loses (R-Zero and Absolute
+      Zero: 1, SPICE: 0.1).
+    repeat_penalty: Weight of what a proposal loses for having been said before.
+    archive: How many past problems count as said before.
+    band: Agreement, lowest and highest, of the problems that train the solver.
+    agreement_power: A problem weighs its agreement to this power.
     max_problem_tokens: Longest proposal.
     max_tokens: Longest answer.
     temperature: Of sampling, for both heads.
     top_k: Of sampling; 0 keeps all tokens.
     top_p: Of sampling.
-    clip: Clip range of the ratio.
+    objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above 1 (DAPO's paper: 0.28).
+    overlong: Tokens before the limit over which DAPO's penalty on the length
+      of an answer grows to 1; 0 is none.
     kl: Weight of the divergence from the anchor.
-    reference: When the anchor moves: `frozen` or `every:K`.
+    reference: When the anchor moves, see `anchors/rules.py`.
     epochs: Passes over each step's rows.
     minibatches: Optimizer steps per pass.
   """
@@ -57,44 +80,92 @@ class Sqlm:
   proposals: int = 4
   samples: int = 8
   propose_every: int = 5
+  proposer: str = 'policy'
+  bank: int = 0
+  known: float = 0.0
+  solver_reward: str = 'vote'
+  proposer_reward: str = 'learnable'
+  malformed_penalty: float = 0.0
+  repeat_penalty: float = 0.0
+  archive: int = 0
+  band: tuple[float, float] = (0.0, 1.0)
+  agreement_power: float = 0.0
   max_problem_tokens: int = 16
   max_tokens: int = 64
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
-  clip: float = 0.2
+  objective: str = 'grpo'
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  overlong: int = 0
   kl: float = 0.001
   reference: str = 'frozen'
   epochs: int = 1
   minibatches: int = 1
 
   def __post_init__(self):
-    if self.samples < 2:
+    for name in ('samples', 'proposals'):
+      if getattr(self, name) < 2:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)}; a group needs at least 2'
+        )
+    if self.known * self.proposals > 1:
       raise ValueError(
-        f'method.samples is {self.samples}; a majority needs at least 2'
+        f'method.known is {self.known}; with {self.proposals} proposals to a '
+        f'topic it is at most {1 / self.proposals}'
       )
+    for name, allowed in (
+      ('solver_reward', rewards.SOLVER_REWARDS),
+      ('proposer_reward', rewards.PROPOSER_REWARDS),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)!r}; it must be one of '
+          + ', '.join(allowed)
+        )
+    if len(self.band) != 2 or not 0 <= self.band[0] <= self.band[1] <= 1:
+      raise ValueError(
+        f'method.band is {self.band}; it must be (lowest, highest), 0 to 1'
+      )
+    if self.propose_every and (self.bank or self.proposer != 'policy'):
+      raise ValueError(
+        f'method.propose_every is {self.propose_every}; it must be 0 where '
+        f'another writes (method.bank is {self.bank}, method.proposer is '
+        f'{self.proposer!r})'
+      )
+    losses.objective(self.objective)
     self._sampling(self.samples, self.max_tokens)
     self._sampling(self.proposals, self.max_problem_tokens)
 
   @property
   def anchors(self):
-    return {'base': self.reference}
+    past = {} if self.proposer == 'policy' else {'proposer': self.proposer}
+    return {'base': self.reference} | past
 
   def init(self):
-    return {}
+    return {'bank': [], 'archive': []}
 
   def collect(self, players, problems, state, step, key):
     policy, base = players['policy'], players['base']
+    writer = players.get('proposer', policy)
+    objective = losses.objective(self.objective)
 
     # 1. Propose. A proposal's address is its topic's place and its own.
     topics = [
       Prompt('proposer', t.task.proposer_prompt(t), row=t.row) for t in problems
     ]
-    proposals_PG = policy.generate(
-      topics,
-      self._sampling(self.proposals, self.max_problem_tokens),
-      jax.random.fold_in(key, 0),
-    )
+    count = self.proposals
+    if self.bank:
+      missing = 0 if state['bank'] else self.bank
+      count = -(-missing // self.problems)
+    proposals_PG = [[] for _ in topics]
+    if count:
+      proposals_PG = writer.generate(
+        topics,
+        self._sampling(count, self.max_problem_tokens),
+        jax.random.fold_in(key, 0),
+      )
     proposals = [p for proposals_G in proposals_PG for p in proposals_G]
     read = [
       topic.task.parse_problem(p.text) if p.finish == 'stop' else None
@@ -103,13 +174,27 @@ class Sqlm:
     ]
     rejected = [_why_not(problem) for problem in read]
     valid = [i for i, reason in enumerate(rejected) if reason is None]
+    written = [
+      p for p, reason in zip(read, rejected, strict=True) if p and not reason
+    ]
     rows = [
       t.row * self.proposals + g for t in topics for g in range(self.proposals)
     ]
-    asked = [
-      dataclasses.replace(problem, row=row)
-      for problem, row, reason in zip(read, rows, rejected, strict=True)
-      if problem and not reason
+    if self.bank:
+      texts = gather_texts([p.text for p in written])
+      state = state | {'bank': state['bank'] or texts}
+      asked = _from_bank(state['bank'], problems, rows, key)
+    else:
+      asked = [
+        dataclasses.replace(p, row=rows[i])
+        for p, i in zip(written, valid, strict=True)
+      ]
+    self_made = len(asked)
+    given = round(self.known * self.problems * self.proposals)
+    asked += [
+      dataclasses.replace(p, row=self.problems * self.proposals + p.row)
+      for p in problems
+      if p.row < given
     ]
 
     # 2. Solve.
@@ -119,39 +204,88 @@ class Sqlm:
       jax.random.fold_in(key, 1),
     )
 
-    # 3. Vote, and 4. what a proposal is worth.
+    # 3. Vote.
     answers_PG = [
       rewards.answers(p.task, answered_G)
       for p, answered_G in zip(asked, answered_PG, strict=True)
     ]
     votes_P = [rewards.majority(answers_G) for answers_G in answers_PG]
-    solver_PG = np.array([v.agrees_G for v in votes_P], float)
-    solver_PG = solver_PG.reshape(-1, self.samples)
-    proposer = np.zeros(len(proposals))
-    proposer[valid] = [rewards.learnable(v) for v in votes_P]
-    proposer_PG = proposer.reshape(-1, self.proposals)
+    pay = rewards.SOLVER_REWARDS[self.solver_reward]
+    pays_P = [pay] * self_made
+    pays_P += [rewards.SOLVER_REWARDS['known']] * (len(asked) - self_made)
+    solver_PG = [
+      pay(p, answers_G, vote, _draws(key, p.row, 1))
+      for pay, p, answers_G, vote in zip(
+        pays_P, asked, answers_PG, votes_P, strict=True
+      )
+    ]
+    solver_PG = np.array(solver_PG, float).reshape(-1, self.samples)
+
+    # 4. What a proposal is worth.
+    proposer = np.full(len(proposals), -self.malformed_penalty)
+    if not self.bank:
+      worth = rewards.PROPOSER_REWARDS[self.proposer_reward]
+      texts = [p.text for p in asked[:self_made]]
+      said = rewards.repeated(texts, state['archive'])
+      proposer[valid] = [worth(v) for v in votes_P[:self_made]]
+      proposer[valid] -= self.repeat_penalty * np.array(said)
+      if self.archive:
+        archive = state['archive'] + gather_texts(texts)
+        state = state | {'archive': archive[-self.archive :]}
 
     # 5. Rows. Malformed proposals count in their group's mean, no more.
+    answered = [r for answered_G in answered_PG for r in answered_G]
+    lengths_PG = np.array([len(r.tokens_T) for r in answered], int)
+    paid_PG = solver_PG + rewards.overlong(
+      lengths_PG.reshape(solver_PG.shape), self.max_tokens, self.overlong
+    )
+    agreement_P = np.array([v.share for v in votes_P])
+    scales_P = agreement_P**self.agreement_power
+    scales_P *= (self.band[0] <= agreement_P) & (agreement_P <= self.band[1])
+    scales_P[self_made:] = 1.0
+    scales_P *= 1.0 - losses.all_equal(paid_PG) * objective.drops_equal
     solver_rows = policy_rows(
-      [r for answered_G in answered_PG for r in answered_G],
-      losses.group_normalised(solver_PG).ravel(),
+      answered,
+      objective.advantage(paid_PG).ravel(),
       base,
       self.temperature,
+      lambda length: objective.weigh(length, self.max_tokens),
+      np.repeat(scales_P, self.samples),
     )
     updates = [self._update('solver', solver_rows)]
     if self.propose_every and (step + 1) % self.propose_every == 0:
+      proposer_PG = proposer.reshape(-1, self.proposals)
+      kept_P = 1.0 - losses.all_equal(proposer_PG) * objective.drops_equal
       proposer_rows = policy_rows(
         [proposals[i] for i in valid],
-        losses.group_normalised(proposer_PG).ravel()[valid],
+        objective.advantage(proposer_PG).ravel()[valid],
         base,
         self.temperature,
+        lambda length: objective.weigh(length, self.max_problem_tokens),
+        np.repeat(kept_P, self.proposals)[valid],
       )
       updates.append(self._update('proposer', proposer_rows))
 
-    metrics, transcripts = _account(
-      proposals, rejected, asked, answered_PG, answers_PG, votes_P, proposer
+    metrics = _measure(rejected, asked[:self_made], votes_P, self.samples) | {
+      'selfplay/proposer_reward': proposer,
+      'selfplay/solver_reward': solver_PG[:self_made].ravel(),
+      'selfplay/trained': (scales_P > 0).astype(float),
+      'rollout/length': lengths_PG,
+      'rollout/cut': [float(r.finish == 'length') for r in answered],
+    }
+    transcripts = _transcribe(
+      *(asked, answered_PG, answers_PG, votes_P, solver_PG)
     )
-    drawn = [*proposals, *(r for rows_G in answered_PG for r in rows_G)]
+    if not self.bank:
+      own = iter(transcripts[:self_made])
+      transcripts[:self_made] = [
+        {'topic': p.prompt.text, 'proposal': p.text, 'proposer_reward': worth}
+        | ({'rejected': reason} if reason else next(own))
+        for p, reason, worth in zip(
+          proposals, rejected, proposer.tolist(), strict=True
+        )
+      ]
+    drawn = [*proposals, *answered]
     tokens = sum(len(r.tokens_T) for r in drawn)
     return Collected(updates, state, metrics, transcripts, tokens)
 
@@ -164,8 +298,13 @@ class Sqlm:
       role=batch.role,
       temperature=self.temperature,
     )
-    return losses.grpo(
-      logp, batch.weight != 0, batch.fields, batch.coefficients
+    return losses.policy_gradient(
+      logp,
+      batch.weight != 0,
+      batch.segments,
+      batch.fields,
+      batch.coefficients,
+      losses.objective(self.objective).ratio,
     )
 
   def _sampling(self, samples: int, max_tokens: int) -> Sampling:
@@ -174,7 +313,11 @@ class Sqlm:
     )
 
   def _update(self, role: str, rows: list) -> Update:
-    coefficients = {'clip': self.clip, 'kl': self.kl}
+    coefficients = {
+      'clip_low': self.clip_low,
+      'clip_high': self.clip_high,
+      'kl': self.kl,
+    }
     row_set = RowSet(role, rows, FIELDS, coefficients)
     return Update((row_set,), self.epochs, self.minibatches)
 
@@ -186,50 +329,55 @@ def _why_not(problem: Problem | None) -> str | None:
   return 'held out' if problem.task.held_out(problem) else None
 
 
-def _account(
-  proposals, rejected, asked, answered_PG, answers_PG, votes_P, proposer
-):
-  """Metrics and transcripts of one step. Known answers are read only here.
+def _from_bank(bank, topics, rows, key):
+  """One problem of the bank for each row."""
+  if not bank:
+    return []
+  drawn = [bank[_draws(key, row).integers(len(bank))] for row in rows]
+  return [
+    dataclasses.replace(topics[0].task.parse_problem(text), row=row)
+    for text, row in zip(drawn, rows, strict=True)
+  ]
+
+
+def _draws(key, *address) -> np.random.Generator:
+  """Draws on the host by the step's key and an address."""
+  return np.random.default_rng([*jax.random.key_data(key).tolist(), *address])
+
+
+def _measure(rejected, asked, votes_P, samples):
+  """What happened in a step. Known answers are read only to be counted.
 
   A proposal is distinct if this host has not seen its text before in the step.
   """
-  right = [
-    v.answer is not None and rewards.equal(v.answer, p.answer) is True
-    for p, v in zip(asked, votes_P, strict=True)
-    if p.answer is not None
-  ]
   texts = [p.text for p in asked]
-  answered = [r for answered_G in answered_PG for r in answered_G]
-  samples = len(answered_PG[0]) if answered_PG else 1
-  metrics = {
+  votes_P = votes_P[: len(asked)]
+  return {
     'selfplay/valid': [float(reason is None) for reason in rejected],
     'selfplay/distinct': [
       float(text not in texts[:i]) for i, text in enumerate(texts)
     ],
     'selfplay/agreement': [v.count / samples for v in votes_P],
     'selfplay/majority': [float(v.answer is not None) for v in votes_P],
-    'selfplay/vote_accuracy': [float(r) for r in right],
-    'selfplay/proposer_reward': proposer,
-    'selfplay/solver_reward': [float(a) for v in votes_P for a in v.agrees_G],
-    'rollout/length': [len(r.tokens_T) for r in answered],
-    'rollout/cut': [float(r.finish == 'length') for r in answered],
+    'selfplay/vote_accuracy': [
+      float(v.answer is not None and rewards.equal(v.answer, p.answer) is True)
+      for p, v in zip(asked, votes_P, strict=True)
+      if p.answer is not None
+    ],
   }
-  place = iter(range(len(asked)))
-  transcripts = []
-  for proposal, reason, reward in zip(
-    proposals, rejected, proposer, strict=True
-  ):
-    record = {'topic': proposal.prompt.text, 'proposal': proposal.text}
-    if reason:
-      record['rejected'] = reason
-    else:
-      i = next(place)
-      record |= {
-        'known': asked[i].answer,
-        'vote': votes_P[i].answer,
-        'answers': answers_PG[i],
-        'rewards': [float(a) for a in votes_P[i].agrees_G],
-        'texts': [r.text for r in answered_PG[i]],
-      }
-    transcripts.append(record | {'proposer_reward': float(reward)})
-  return metrics, transcripts
+
+
+def _transcribe(asked, answered_PG, answers_PG, votes_P, rewards_PG):
+  return [
+    {
+      'problem': p.text,
+      'known': p.answer,
+      'vote': vote.answer,
+      'answers': answers_G,
+      'rewards': rewards_G.tolist(),
+      'texts': [r.text for r in answered_G],
+    }
+    for p, answered_G, answers_G, vote, rewards_G in zip(
+      asked, answered_PG, answers_PG, votes_P, rewards_PG, strict=True
+    )
+  ]

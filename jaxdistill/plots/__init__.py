@@ -1,5 +1,37 @@
 """Figures from the files of a run. Never imports JAX."""
 
-from jaxdistill.plots.curves import draw_curves
+import json
+from collections.abc import Sequence
 
-__all__ = ['draw_curves']
+from etils import epath
+
+from jaxdistill.plots.comparison import draw_comparison
+from jaxdistill.plots.curves import draw_curves
+from jaxdistill.plots.pass_at import draw_pass_at
+
+__all__ = ['draw', 'draw_comparison', 'draw_curves', 'draw_pass_at']
+
+
+def draw(paths: Sequence[epath.PathLike], out: epath.PathLike) -> None:
+  """Draws what the paths hold: runs, a comparison, or pass@k.
+
+  Args:
+    paths: Folders of runs; or one `summary.json` of a comparison; or files
+      that `jaxdistill eval --pass_k --out` wrote.
+    out: The PNG file to write.
+
+  Raises:
+    ValueError: A file is none of these.
+    FileNotFoundError: It is not there, or a folder holds no run.
+  """
+  files = [p for p in map(epath.Path, paths) if p.suffix == '.json']
+  if not files:
+    return draw_curves(paths, out)
+  try:
+    found = {str(p): json.loads(p.read_text()) for p in files}
+  except ValueError as e:
+    raise ValueError(f'a file is not JSON: {e}') from None
+  first = next(iter(found.values()))
+  if len(paths) == 1 and 'arms' in first:
+    return draw_comparison(first, out)
+  return draw_pass_at(found, out)

@@ -24,6 +24,11 @@ class Vote:
   count: int
   agrees_G: tuple[bool, ...]
 
+  @property
+  def share(self) -> float:
+    """Of the samples that voted for the majority; 0 where there is none."""
+    return sum(self.agrees_G) / max(len(self.agrees_G), 1)
+
 
 def answers(task: Task, rollouts_G: Sequence[Rollout]) -> list[str | None]:
   """What each response answers; None where there is nothing or it was cut.

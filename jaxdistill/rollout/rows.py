@@ -1,6 +1,6 @@
 """Scored rollouts to training rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,8 +15,10 @@ def policy_rows(
   advantages: np.ndarray,
   anchor: Player,
   temperature: float,
+  weigh: Callable[[int], tuple[float, float]],
+  scales: np.ndarray | None = None,
 ) -> list[Row]:
-  """Rows for a policy gradient that averages over tokens, then sequences.
+  """Rows for a policy gradient.
 
   Identical responses to a prompt are scored and trained once, their number in
   the weight: the sum is the same, and on short answers it is severalfold less
@@ -27,6 +29,10 @@ def policy_rows(
     advantages: One per response, for all its tokens, float[N].
     anchor: Whose log-probs the divergence is measured against.
     temperature: At which the responses were sampled.
+    weigh: Length of a response to the weight of each of its tokens and to what
+      it adds to the denominator.
+    scales: How much each response counts, float[N], in both; one of 0 is left
+      out. All count the same if it is not given.
 
   Returns:
     Rows with `FIELDS`: the advantage, the log-prob under the policy that
@@ -35,21 +41,28 @@ def policy_rows(
   # Equal texts of one prompt have equal answers, so equal advantages; keyed by
   # both all the same, because the caller may say otherwise.
   found: dict[tuple, list[int]] = {}
+  scales = np.ones(len(rollouts)) if scales is None else scales
   for i, r in enumerate(rollouts):
-    key = (r.prompt.row, r.prompt_T.tobytes(), r.tokens_T.tobytes())
-    found.setdefault((*key, float(advantages[i])), []).append(i)
+    text = (r.prompt.row, r.prompt_T.tobytes(), r.tokens_T.tobytes())
+    if scales[i]:
+      key = (*text, float(advantages[i]), float(scales[i]))
+      found.setdefault(key, []).append(i)
   distinct = [rollouts[members[0]] for members in found.values()]
   anchored = anchor.logprobs(distinct, temperature)
-  return [
-    response_row(
-      rollout,
-      weight=len(members) / len(rollout.tokens_T),
-      total=float(len(members)),
-      advantage=float(advantages[members[0]]),
-      old_logp=rollout.logp_T,
-      anchor_logp=logp_T,
+  rows = []
+  for rollout, members, logp_T in zip(
+    distinct, found.values(), anchored, strict=True
+  ):
+    weight, total = weigh(len(rollout.tokens_T))
+    count = len(members) * float(scales[members[0]])
+    rows.append(
+      response_row(
+        rollout,
+        weight=count * weight,
+        total=count * total,
+        advantage=float(advantages[members[0]]),
+        old_logp=rollout.logp_T,
+        anchor_logp=logp_T,
+      )
     )
-    for rollout, members, logp_T in zip(
-      distinct, found.values(), anchored, strict=True
-    )
-  ]
+  return rows

@@ -36,8 +36,8 @@ def main():
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
-    loop.bank.save('past', run.steps, loop.state.params)
-    loop.bank.wait()
+    loop.anchors.bank.save('past', run.steps, loop.state.params)
+    loop.anchors.bank.wait()
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}
     for name, step in bases.items():
@@ -47,7 +47,7 @@ def main():
 def choose(loop):
   """Steps of the early and the middle base, by their votes on dev."""
   right = {}
-  for step in loop.bank.steps('past'):
+  for step in loop.anchors.bank.steps('past'):
     right[step] = score(loop, step, ('dev',))['eval/dev/vote_accuracy']
     print(f'step {step}: vote right in {right[step]:.3f} of the dev problems')
     if right[step] > 0.90:
@@ -66,7 +66,7 @@ def score(loop, step, splits):
 
 
 def restore(loop, step):
-  return loop.bank.restore('past', step, loop.state.params)
+  return loop.anchors.bank.restore('past', step, loop.state.params)
 
 
 def ship(loop, workdir, name, step):

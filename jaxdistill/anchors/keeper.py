@@ -1,0 +1,115 @@
+"""The anchors of a run: who they are now, and which snapshots that takes."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill.anchors.bank import Bank
+from jaxdistill.anchors.rules import League, Rule
+
+
+class Anchors:
+  """Moves anchors by their rules and keeps their snapshots in a bank.
+
+  Args:
+    bank: Where snapshots go: one whenever an anchor becomes the policy; of one
+      that blends also whenever the run is saved.
+    rules: Name -> rule.
+    at_hand: Names whose parameters a method asks for.
+    seed: Of the draws of leagues.
+  """
+
+  def __init__(
+    self,
+    bank: Bank,
+    rules: Mapping[str, Rule],
+    at_hand: Collection[str],
+    seed: int,
+  ):
+    self.bank, self.rules, self._seed = bank, rules, seed
+    self._at_hand = {n for n, r in rules.items() if n in at_hand or r.blends}
+    self.params: dict[str, Any] = {}
+    self.held: dict[str, int] = {}  # whose policy each one is, or became
+    self._mind: dict[str, float | None] = dict.fromkeys(rules)
+    self._needed: dict[int, dict[str, int]] = {}  # by each saved step
+
+  def refresh(
+    self, step: int, policy: Any, seen: Mapping[str, float], oldest: int
+  ) -> None:
+    """Moves every anchor as its rule says.
+
+    Args:
+      step: Of the run, before its updates.
+      policy: Parameters now; copied where they are kept.
+      seen: Metrics that rules may read.
+      oldest: The oldest step that the run may have to go on from.
+    """
+    self._needed = {s: h for s, h in self._needed.items() if s >= oldest}
+    for name, rule in self.rules.items():
+      mind = self._mind[name]
+      share, self._mind[name] = rule.share(name, step, seen, mind)
+      if name not in self.held:
+        share = 1.0
+      if share == 1:
+        # A copy: the policy's own arrays are donated to the next step.
+        self._take(name, step, jax.tree.map(lambda x: x.copy(), policy))
+      elif share:
+        self.params[name] = _blend(self.params[name], policy, share)
+      if isinstance(rule, League) and name in self._at_hand:
+        self._draw(name, step, policy)
+
+  def _take(self, name: str, step: int, params: Any) -> None:
+    needed = [held[name] for held in self._needed.values()]
+    if isinstance(self.rules[name], League):
+      needed = [0]  # it may draw any
+    self.bank.save(name, step, params, min(needed, default=step))
+    self.held[name] = step
+    if name in self._at_hand:
+      self.params[name] = params
+
+  def _draw(self, name: str, step: int, like: Any) -> None:
+    k = self.rules[name].k  # pyright: ignore[reportAttributeAccessIssue]
+    draw = np.random.default_rng([self._seed, step])
+    drawn = k * int(draw.integers(step // k + 1))
+    if drawn != self.held[name]:
+      self.params[name] = self.bank.restore(name, drawn, like)
+      self.held[name] = drawn
+
+  def save(self, step: int) -> dict[str, Any]:
+    """Returns what `resume` needs, once all that it names is on disk.
+
+    Args:
+      step: Of the run, at which it would go on.
+    """
+    for name, rule in self.rules.items():
+      if rule.blends and self.held[name] != step:
+        self._take(name, step, self.params[name])
+    self.bank.wait()
+    self._needed[step] = dict(self.held)
+    needed = {str(s): held for s, held in self._needed.items()}
+    return {'needed': needed, 'mind': dict(self._mind)}
+
+  def resume(self, step: int, record: Mapping[str, Any], like: Any) -> None:
+    """Takes up what `save` returned at `step`.
+
+    Args:
+      step: Of the run.
+      record: What `save` returned.
+      like: Parameters that say what goes where.
+    """
+    self._needed = {int(s): dict(h) for s, h in record['needed'].items()}
+    self._mind = dict(record['mind'])
+    self.held = dict(self._needed[step])
+    for name in self._at_hand:
+      self.params[name] = self.bank.restore(name, self.held[name], like)
+
+  def forget_from(self, step: int) -> None:
+    """Deletes what a run that died after `step` took of itself since."""
+    self.bank.forget_from(step, self.held)
+
+
+@jax.jit
+def _blend(anchor, policy, share):
+  return jax.tree.map(lambda a, p: a + share * (p - a), anchor, policy)

@@ -1,0 +1,259 @@
+"""Arms x seeds under one budget: the runs, and what they came to.
+
+Every run is an ordinary run in `ROOT/ARM/SEED`, so what is cut goes on where it
+was, and what is finished is only read.
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from scipy import stats
+
+from jaxdistill.checkpoint import write_atomically
+from jaxdistill.config import Comparison, build
+from jaxdistill.loop import Loop
+from jaxdistill.plots.curves import read_metrics
+from jaxdistill.workdir import Workdir
+
+CONFIDENCE = 0.95
+GRID = 21  # points of a curve
+
+
+def runs(comparison: Comparison, root: epath.PathLike) -> Iterator[tuple]:
+  """`(arm, seed, folder)` of every run; the first seed of all arms first."""
+  most = max(len(comparison.seeds_of(arm)) for arm in comparison.arms)
+  for i in range(most):
+    for arm in comparison.arms:
+      for seed in comparison.seeds_of(arm)[i : i + 1]:
+        yield arm, seed, epath.Path(root) / arm / str(seed)
+
+
+def finished(folder: epath.PathLike) -> bool:
+  """Whether a run has come to its end."""
+  return (epath.Path(folder) / 'summary.json').exists()
+
+
+def take_up(
+  comparison: Comparison, arm: str, seed: int, folder: epath.PathLike
+) -> Loop | None:
+  """One run, where its newest checkpoint left it; None if it is finished.
+
+  Raises:
+    ValueError: The folder holds a run of another config.
+  """
+  config = comparison.config(arm, seed)
+  if finished(folder):
+    Workdir(folder).claim(config.to_dict())
+    return None
+  run = build(config)
+  with jax.set_mesh(run.mesh):
+    return Loop(run, folder, config.to_dict())
+
+
+def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
+  """What the finished runs came to, as it is written to `summary.json`.
+
+  `arms` has for each arm its `seeds`, `tokens` and `wall_s` (means over seeds)
+  and for every metric:
+
+  - `first`, `last`, and of accuracies `best` and `selected`: means over seeds.
+    `selected` is the value where the same accuracy on `dev` was best, the
+    earliest where that was so more than once;
+  - `mean` and `interval`: of the last value, with the 95% interval of Student's
+    t over seeds (None for a single seed);
+  - `by_seed`: the same four values for each seed;
+  - `difference`: last value minus that of the first arm, over the seeds that
+    both have: `mean` and `interval`.
+
+  `curves` has for each arm and metric the mean and interval over seeds at
+  equal numbers of generated tokens.
+  """
+  logged: dict[str, dict[int, list[dict]]] = {a: {} for a in comparison.arms}
+  records: dict[str, list[dict]] = {arm: [] for arm in comparison.arms}
+  for arm, seed, folder in runs(comparison, root):
+    if finished(folder):
+      logged[arm][seed] = read_metrics(folder)
+      records[arm].append(json.loads((folder / 'summary.json').read_text()))
+  logged = {arm: by_seed for arm, by_seed in logged.items() if by_seed}
+  values = {
+    arm: {seed: _values(lines) for seed, lines in by_seed.items()}
+    for arm, by_seed in logged.items()
+  }
+  reference = values.get(next(iter(comparison.arms)), {})
+  arms = {}
+  for arm, by_seed in values.items():
+    arms[arm] = {
+      'seeds': list(by_seed),
+      'overrides': dict(comparison.arms[arm]),
+      'tokens': _mean(record['tokens'] for record in records[arm]),
+      'wall_s': _mean(record['wall_s'] for record in records[arm]),
+    }
+    for name in sorted({n for found in by_seed.values() for n in found}):
+      arms[arm][name] = _over_seeds(name, by_seed, reference)
+  return {
+    'arms': arms,
+    'curves': {arm: _curves(by_seed) for arm, by_seed in logged.items()},
+    'finished': sum(len(by_seed) for by_seed in logged.values()),
+    'planned': len(list(runs(comparison, root))),
+    'base': comparison.base.to_dict(),
+    'versions': {
+      name: importlib.metadata.version(name)
+      for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+    },
+    'python': platform.python_version(),
+    'device': next(r['device'] for a in arms for r in records[a]),
+  }
+
+
+def _values(lines: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+  """First, last, best and dev-selected value of every metric of a run."""
+  series: dict[str, list[tuple[int, float]]] = {}
+  for line in lines:
+    for name, value in line.items():
+      if name.startswith(('eval/', 'selfplay/')) and value is not None:
+        series.setdefault(name, []).append((line['step'], value))
+  out = {}
+  for name, points in series.items():
+    out[name] = {'first': points[0][1], 'last': points[-1][1]}
+    if name.startswith('eval/') and 'accuracy' in name:
+      _, split, *rest = name.split('/')
+      dev = dict(series.get('/'.join(('eval', 'dev', *rest)), ()))
+      out[name]['best'] = max(value for _, value in points)
+      if dev and split != 'dev':
+        chosen = max(points, key=lambda point: (dev[point[0]], -point[0]))
+        out[name]['selected'] = chosen[1]
+  return out
+
+
+def _over_seeds(name, by_seed, reference):
+  kinds = ('first', 'best', 'selected', 'last')
+  found = {
+    kind: {s: v[name][kind] for s, v in by_seed.items() if kind in v[name]}
+    for kind in kinds
+    if all(name in v for v in by_seed.values())
+  }
+  found = {kind: values for kind, values in found.items() if values}
+  if not found:
+    return {}
+  mean, interval = estimate(list(found['last'].values()))
+  out: dict[str, Any] = {
+    kind: _mean(values.values()) for kind, values in found.items()
+  }
+  out |= {'mean': mean, 'interval': interval, 'by_seed': found}
+  shared = [s for s in by_seed if name in reference.get(s, {})]
+  if shared:
+    apart = [found['last'][s] - reference[s][name]['last'] for s in shared]
+    mean, interval = estimate(apart)
+    out['difference'] = {'mean': mean, 'interval': interval}
+  return out
+
+
+def _curves(by_seed):
+  """Mean and interval of each evaluated metric at equal tokens."""
+  curves = {}
+  names = {n for lines in by_seed.values() for line in lines for n in line}
+  for name in sorted(n for n in names if n.startswith(('eval/', 'selfplay/'))):
+    points = [_by_tokens(lines, name) for lines in by_seed.values()]
+    points = [p for p in points if p]
+    end = max(p[-1][0] for p in points)
+    grid = np.linspace(0, end, GRID)
+    values = np.array(
+      [np.interp(grid, [x for x, _ in p], [y for _, y in p]) for p in points]
+    )
+    estimates = [estimate(column) for column in values.T.tolist()]
+    curves[name] = {
+      'tokens': grid.round().astype(int).tolist(),
+      'mean': [mean for mean, _ in estimates],
+      'interval': [interval for _, interval in estimates],
+    }
+  return curves
+
+
+def _by_tokens(lines, name):
+  """Values of a metric by the tokens that were generated before."""
+  before, out = 0, []
+  for line in lines:
+    if line.get(name) is not None:
+      out.append((before, line[name]))
+    before = line['rollout/tokens']
+  return out
+
+
+def estimate(values: Sequence[float]) -> tuple[float, list[float] | None]:
+  """Mean and the 95% interval of Student's t; no interval for one value."""
+  mean = float(np.mean(values))
+  if len(values) < 2:
+    return mean, None
+  spread = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(
+    values
+  )
+  return mean, [mean - float(spread), mean + float(spread)]
+
+
+def _mean(values) -> float:
+  return float(np.mean(list(values)))
+
+
+TABLES = {
+  'eval/test/accuracy_greedy': 'held out, greedy',
+  'eval/test/accuracy_sampled': 'held out, sampled',
+  'eval/ood/accuracy_greedy': 'out of distribution, greedy',
+  'eval/ood/accuracy_sampled': 'out of distribution, sampled',
+}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+  """The comparison as Markdown: one table per accuracy.
+
+  A difference whose interval does not contain 0 is bold.
+  """
+  arms, blocks = summary['arms'], []
+  reference = next(iter(arms), '')
+  for name, title in TABLES.items():
+    rows = [
+      f'| {title} | seeds | first | best | on dev | **last** | 95% '
+      f'| last - {reference} | 95% |',
+      '|' + '---|' * 9,
+    ]
+    for arm, found in arms.items():
+      if not found.get(name):
+        continue
+      metric = found[name]
+      cells = [arm, len(found['seeds'])]
+      cells += [_figure(metric.get(k)) for k in ('first', 'best', 'selected')]
+      cells += [f'**{metric["last"]:.3f}**', _interval(metric['interval'])]
+      apart = metric.get('difference')
+      if apart is None or arm == reference:
+        cells += ['', '']
+      else:
+        bounds = apart['interval']
+        mean = f'{apart["mean"]:+.3f}'
+        clear = bounds and bounds[0] * bounds[1] > 0
+        cells += [f'**{mean}**' if clear else mean, _interval(bounds, '+')]
+      rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    if len(rows) > 2:
+      blocks.append('\n'.join(rows))
+  return '\n\n'.join(blocks) + '\n'
+
+
+def _figure(value) -> str:
+  return '' if value is None else f'{value:.3f}'
+
+
+def _interval(bounds, sign='') -> str:
+  return (
+    '' if bounds is None else '{:{s}.3f} to {:{s}.3f}'.format(*bounds, s=sign)
+  )
+
+
+def write(summary: Mapping[str, Any], root: epath.PathLike) -> None:
+  """Writes `summary.json` and `table.md`."""
+  root = epath.Path(root)
+  write_atomically(root / 'summary.json', json.dumps(summary, indent=1))
+  write_atomically(root / 'table.md', table(summary))

@@ -1,0 +1,126 @@
+"""A comparison in one figure: curves over tokens, and where each arm ended."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt
+from etils import epath
+from matplotlib.lines import Line2D
+
+# Metric -> title of its column.
+COLUMNS = {
+  'eval/test/accuracy_greedy': 'held out, greedy',
+  'eval/test/accuracy_sampled': 'held out, sampled',
+  'eval/ood/accuracy_greedy': 'out of distribution, greedy',
+  'selfplay/vote_accuracy': 'self-play: the vote is right',
+}
+
+
+def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
+  """Draws a comparison's `summary.json`.
+
+  Above, the mean over seeds by generated tokens, with its 95% interval; below,
+  for each arm its last value with the interval, the single seeds, and (hollow)
+  the best and the dev-selected value. The dashed line is where the first arm
+  began.
+
+  Args:
+    summary: What `jaxdistill compare` writes.
+    out: The PNG file to write.
+
+  Raises:
+    ValueError: No arm has anything to show.
+  """
+  arms = list(summary['arms'])
+  columns = {
+    name: title
+    for name, title in COLUMNS.items()
+    if any(summary['arms'][arm].get(name) for arm in arms)
+  }
+  if not columns:
+    raise ValueError('nothing to draw yet: no arm has a finished run')
+  figure, axes = plt.subplots(
+    2,
+    len(columns),
+    figsize=(4.6 * len(columns), 4.2 + 0.3 * len(arms)),
+    height_ratios=(3.4, 0.8 + 0.3 * len(arms)),
+    squeeze=False,
+    layout='constrained',
+  )
+  colours = {arm: plt.get_cmap('tab20')(i % 20) for i, arm in enumerate(arms)}
+  for column, (name, title) in enumerate(columns.items()):
+    _draw_curves(axes[0, column], name, summary['curves'], colours)
+    axes[0, column].set_title(title, fontsize=11)
+    _draw_ends(axes[1, column], name, summary['arms'], colours)
+    if column:
+      axes[1, column].tick_params(labelleft=False)
+  marks = [
+    Line2D([], [], color='0.3', marker='o', ls='-'),
+    Line2D([], [], color='0.3', marker='|', ls=''),
+    Line2D([], [], color='0.3', marker='^', mfc='none', ls=''),
+    Line2D([], [], color='0.3', marker='s', mfc='none', ls=''),
+    Line2D([], [], color='0.3', ls='--', lw=1),
+  ]
+  labels = (
+    *('last, mean and 95% interval', 'last, each seed', 'best'),
+    *('selected on dev', 'before training'),
+  )
+  figure.legend(marks, labels, loc='outside lower center', ncols=5, fontsize=9)
+  with epath.Path(out).open('wb') as file:
+    figure.savefig(file, format='png', dpi=110)
+  plt.close(figure)
+
+
+def _draw_curves(axis, name, curves, colours):
+  for arm, found in curves.items():
+    if name not in found:
+      continue
+    curve = found[name]
+    axis.plot(curve['tokens'], curve['mean'], color=colours[arm], lw=1.6)
+    bounds = [b for b in curve['interval'] if b is not None]
+    if len(bounds) == len(curve['mean']):
+      low, high = zip(*bounds, strict=True)
+      axis.fill_between(
+        curve['tokens'], low, high, color=colours[arm], alpha=0.12, lw=0
+      )
+  low, high = axis.get_ylim()
+  axis.set_ylim(max(low, -0.02), min(high, 1.02))
+  axis.set_xlabel('tokens generated')
+  axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:,.0f}k')
+  axis.grid(alpha=0.3)
+
+
+def _draw_ends(axis, name, arms, colours):
+  starts = [found[name]['first'] for found in arms.values() if found.get(name)]
+  axis.axvline(starts[0], color='0.3', ls='--', lw=1)
+  for place, (arm, found) in enumerate(arms.items()):
+    if not found.get(name):
+      continue
+    metric, colour = found[name], colours[arm]
+    if metric['interval']:
+      axis.plot(metric['interval'], [place, place], color=colour, lw=2.5)
+    axis.plot(metric['last'], place, 'o', color=colour, ms=6, zorder=3)
+    seeds = list(metric['by_seed']['last'].values())
+    axis.plot(seeds, [place] * len(seeds), '|', color='0.2', ms=7, zorder=4)
+    for kind, mark in (('best', '^'), ('selected', 's')):
+      if kind in metric:
+        axis.plot(metric[kind], place - 0.28, mark, color=colour, mfc='none')
+  # Where the values are; an interval from two or three seeds may go beyond.
+  shown = [v for found in arms.values() for v in _ends(found.get(name))]
+  margin = 0.08 * (max(shown) - min(shown)) + 0.005
+  axis.set_xlim(min(shown) - margin, max(shown) + margin)
+  axis.set_yticks(range(len(arms)), list(arms), fontsize=9)
+  axis.set_ylim(len(arms) - 0.4, -0.7)
+  axis.grid(alpha=0.3, axis='x')
+
+
+def _ends(metric):
+  if not metric:
+    return []
+  kinds = ('first', 'best', 'selected', 'last')
+  values = [metric[kind] for kind in kinds if kind in metric]
+  return values + list(metric['by_seed']['last'].values())

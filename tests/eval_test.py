@@ -1,0 +1,128 @@
+"""How often a player is right, by hand."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill.data.tasks import SmallTask
+from jaxdistill.eval import METRICS, accuracy, pass_at
+from jaxdistill.rollout.player import Player
+from jaxdistill.types import Problem, Rollout
+
+CUT = '...'
+
+
+class Scripted(Player):
+  """Says what it is told to: one greedy response, the rest by sampling."""
+
+  def __init__(self, words):
+    self.words, self.asked = words, []
+
+  def generate(self, prompts_P, sampling, key):
+    self.asked.append(sampling)
+    return [
+      [self.response(p, w) for w in self.pick(p, sampling)] for p in prompts_P
+    ]
+
+  def pick(self, prompt, sampling):
+    greedy, *sampled = self.words[prompt.text]
+    if sampling.temperature == 0:
+      return [greedy]
+    assert len(sampled) == sampling.samples
+    return sampled
+
+  def response(self, prompt, text):
+    tokens = np.zeros(len(text), np.int32)
+    zeros = np.zeros(len(text), np.float32)
+    finish = 'length' if text.endswith(CUT) else 'stop'
+    text = text.removesuffix(CUT)
+    return Rollout(prompt, tokens, tokens, zeros, zeros, finish, text)
+
+
+WORDS = {
+  'solve 1+1:': [';2', ';2', ';2', ';02', ';2'],
+  'solve 1+2:': [';4', ';3', ';4', ';4', ';5'],
+  'solve 1+3:': [';4', ';5', ';6', 'what', f';4{CUT}'],
+  'solve 1+4:': [f';5{CUT}', ';5', ';5', ';6', ';6'],
+}
+PROBLEMS = [Problem(f'1+{i}', SmallTask(), str(1 + i)) for i in range(1, 5)]
+
+
+def measure(pass_k=()):
+  return accuracy(
+    Scripted(WORDS),
+    PROBLEMS,
+    samples=4,
+    max_tokens=8,
+    key=jax.random.key(0),
+    pass_k=pass_k,
+  )
+
+
+def test_what_is_measured_by_hand():
+  found = measure()
+  assert found.keys() == set(METRICS)
+  assert found['accuracy_greedy'] == [1, 0, 1, 0]
+  assert found['accuracy_sampled'] == [
+    *(1, 1, 1, 1),
+    *(1, 0, 0, 0),
+    *(0, 0, 0, 0),
+    *(1, 1, 0, 0),
+  ]
+  assert found['vote_accuracy'] == [1, 0, 0, 0]
+  assert found['agreement'] == [1, 0.5, 0.25, 0.5]
+  assert found['cut'] == [0] * 11 + [1] + [0] * 4
+  assert found['length'] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 2, 4, 5, 2, 2, 2, 2]
+
+
+def test_within_k_by_hand():
+  found = measure(pass_k=(1, 2, 4))
+  names = {'pass_at/1', 'pass_at/2', 'pass_at/4'}
+  assert found.keys() == {*METRICS, *names}
+  np.testing.assert_allclose(found['pass_at/1'], [1, 1 / 4, 0, 1 / 2])
+  np.testing.assert_allclose(found['pass_at/2'], [1, 1 / 2, 0, 5 / 6])
+  np.testing.assert_allclose(found['pass_at/4'], [1, 1, 0, 1])
+  assert {k: v for k, v in found.items() if k not in names} == measure()
+
+
+def test_within_one_is_the_sampled_accuracy():
+  found = measure(pass_k=(1, 2))
+  one, sampled = found['pass_at/1'], found['accuracy_sampled']
+  assert np.mean(one) == pytest.approx(np.mean(sampled))
+  assert 0 < np.mean(sampled) < np.mean(found['pass_at/2'])
+
+
+def test_one_greedy_response_and_samples_at_temperature_1():
+  player = Scripted(WORDS)
+  accuracy(player, PROBLEMS, samples=4, max_tokens=8, key=jax.random.key(0))
+  asked = [(s.samples, s.temperature, s.max_tokens) for s in player.asked]
+  assert asked == [(1, 0, 8), (4, 1, 8)]
+
+
+@pytest.mark.parametrize('right', range(7))
+def test_within_k_is_the_share_of_subsets_with_a_right_one(right):
+  samples = [i < right for i in range(6)]
+  for k in range(1, 7):
+    subsets = [any(s) for s in itertools.combinations(samples, k)]
+    share = sum(subsets) / len(subsets)
+    assert pass_at(k, 6, right) == pytest.approx(share, abs=1e-12)
+
+
+def test_within_k_of_many_samples():
+  for right in range(65):
+    for k in range(1, 65):
+      wanted = 1 - math.comb(64 - right, k) / math.comb(64, k)
+      assert pass_at(k, 64, right) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize('n', [1, 2, 7, 1000])
+def test_within_k_at_its_ends(n):
+  for k in {1, (n + 1) // 2, n}:
+    assert pass_at(k, n, 0) == 0
+    assert pass_at(k, n, n) == 1
+  for right in range(1, n + 1):
+    assert pass_at(n, n, right) == 1
+    assert pass_at(1, n, right) == pytest.approx(right / n)

@@ -22,9 +22,10 @@ def get_config():
     'band': {'method.band': (0.5, 1.0)},
     # One problem in a hundred with its known answer.
     'known_1_percent': {'method.known': 0.01},
-    # R-Zero's proposer: half agree, nothing said before.
+    # A proposer after R-Zero: half agree, nothing said before, well formed.
     'r_zero': {
       'method.propose_every': 5,
+      'method.malformed_penalty': 1.0,
       'method.proposer_reward': 'uncertain',
       'method.repeat_penalty': 1.0,
       'method.archive': 2000,

@@ -18,5 +18,6 @@ def get_config():
   config.tokens = 0
   config.eval_every = 25
   config.checkpoint_every = 25
-  config.optimizer.steps = 300
+  # The proposer's steps are optimizer steps too.
+  config.optimizer.steps = 330
   return config

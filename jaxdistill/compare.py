@@ -4,9 +4,7 @@ Every run is an ordinary run in `ROOT/ARM/SEED`, so what is cut goes on where it
 was, and what is finished is only read.
 """
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +13,17 @@ import numpy as np
 from etils import epath
 from scipy import stats
 
+from jaxdistill import dist
 from jaxdistill.checkpoint import write_atomically
 from jaxdistill.config import Comparison, build
 from jaxdistill.loop import Loop
+from jaxdistill.plots.comparison import measured
 from jaxdistill.plots.curves import read_metrics
 from jaxdistill.workdir import Workdir
 
 CONFIDENCE = 0.95
 GRID = 21  # points of a curve
+COSTS = ('tokens', 'optimizer_steps', 'wall_s')
 
 
 def runs(comparison: Comparison, root: epath.PathLike) -> Iterator[tuple]:
@@ -35,36 +36,41 @@ def runs(comparison: Comparison, root: epath.PathLike) -> Iterator[tuple]:
 
 
 def finished(folder: epath.PathLike) -> bool:
-  """Whether a run has come to its end."""
-  return (epath.Path(folder) / 'summary.json').exists()
+  """Whether a run has come to its end; process 0 looks, all agree."""
+  there = (epath.Path(folder) / 'summary.json').exists()
+  return bool(dist.agree_max(int(there and jax.process_index() == 0))[0])
 
 
-def take_up(
-  comparison: Comparison, arm: str, seed: int, folder: epath.PathLike
-) -> Loop | None:
-  """One run, where its newest checkpoint left it; None if it is finished.
+def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
+  """Looks at what is there before anything runs.
 
   Raises:
-    ValueError: The folder holds a run of another config.
+    ValueError: A folder holds a run of another config.
   """
+  for arm, seed, folder in runs(comparison, root):
+    if (folder / 'config.json').exists():
+      Workdir(folder).claim(comparison.config(arm, seed).to_dict())
+
+
+def run(
+  comparison: Comparison, arm: str, seed: int, folder: epath.PathLike
+) -> None:
+  """Trains one run from where its newest checkpoint left it."""
   config = comparison.config(arm, seed)
-  if finished(folder):
-    Workdir(folder).claim(config.to_dict())
-    return None
-  run = build(config)
-  with jax.set_mesh(run.mesh):
-    return Loop(run, folder, config.to_dict())
+  built = build(config)
+  with jax.set_mesh(built.mesh):
+    Loop(built, folder, config.to_dict()).train()
 
 
 def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
   """What the finished runs came to, as it is written to `summary.json`.
 
-  `arms` has for each arm its `seeds`, `tokens` and `wall_s` (means over seeds)
-  and for every metric:
+  `arms` has for each arm its `seeds`, its `overrides`, `tokens`,
+  `optimizer_steps` and `wall_s` (means over seeds) and for every metric:
 
-  - `first`, `last`, and of accuracies `best` and `selected`: means over seeds.
-    `selected` is the value where the same accuracy on `dev` was best, the
-    earliest where that was so more than once;
+  - `first`, `last`, and of accuracies `best` and `dev_selected`: means over
+    seeds. `dev_selected` is the value where the same accuracy on `dev` was
+    best, the earliest where that was so more than once;
   - `mean` and `interval`: of the last value, with the 95% interval of Student's
     t over seeds (None for a single seed);
   - `by_seed`: the same four values for each seed;
@@ -91,8 +97,7 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
     arms[arm] = {
       'seeds': list(by_seed),
       'overrides': dict(comparison.arms[arm]),
-      'tokens': _mean(record['tokens'] for record in records[arm]),
-      'wall_s': _mean(record['wall_s'] for record in records[arm]),
+      **{n: _mean(r[n] for r in records[arm]) for n in COSTS},
     }
     for name in sorted({n for found in by_seed.values() for n in found}):
       arms[arm][name] = _over_seeds(name, by_seed, reference)
@@ -102,13 +107,18 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
     'finished': sum(len(by_seed) for by_seed in logged.values()),
     'planned': len(list(runs(comparison, root))),
     'base': comparison.base.to_dict(),
-    'versions': {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-    },
-    'python': platform.python_version(),
-    'device': next(r['device'] for a in arms for r in records[a]),
+    'versions': _all_of(r['versions'] for a in arms for r in records[a]),
+    'device': _all_of(r['device'] for a in arms for r in records[a]),
   }
+
+
+def _all_of(values) -> Any:
+  """What all runs agree on, or a list of all there is."""
+  found = []
+  for value in values:
+    if value not in found:
+      found.append(value)
+  return found[0] if len(found) == 1 else found
 
 
 def _values(lines: Sequence[Mapping]) -> dict[str, dict[str, float]]:
@@ -127,12 +137,12 @@ def _values(lines: Sequence[Mapping]) -> dict[str, dict[str, float]]:
       out[name]['best'] = max(value for _, value in points)
       if dev and split != 'dev':
         chosen = max(points, key=lambda point: (dev[point[0]], -point[0]))
-        out[name]['selected'] = chosen[1]
+        out[name]['dev_selected'] = chosen[1]
   return out
 
 
 def _over_seeds(name, by_seed, reference):
-  kinds = ('first', 'best', 'selected', 'last')
+  kinds = ('first', 'best', 'dev_selected', 'last')
   found = {
     kind: {s: v[name][kind] for s, v in by_seed.items() if kind in v[name]}
     for kind in kinds
@@ -200,22 +210,14 @@ def _mean(values) -> float:
   return float(np.mean(list(values)))
 
 
-TABLES = {
-  'eval/test/accuracy_greedy': 'held out, greedy',
-  'eval/test/accuracy_sampled': 'held out, sampled',
-  'eval/ood/accuracy_greedy': 'out of distribution, greedy',
-  'eval/ood/accuracy_sampled': 'out of distribution, sampled',
-}
-
-
 def table(summary: Mapping[str, Any]) -> str:
-  """The comparison as Markdown: one table per accuracy.
+  """The comparison as Markdown: what it cost, and one table per accuracy.
 
   A difference whose interval does not contain 0 is bold.
   """
   arms, blocks = summary['arms'], []
   reference = next(iter(arms), '')
-  for name, title in TABLES.items():
+  for name, title in measured(arms).items():
     rows = [
       f'| {title} | seeds | first | best | on dev | **last** | 95% '
       f'| last - {reference} | 95% |',
@@ -226,7 +228,9 @@ def table(summary: Mapping[str, Any]) -> str:
         continue
       metric = found[name]
       cells = [arm, len(found['seeds'])]
-      cells += [_figure(metric.get(k)) for k in ('first', 'best', 'selected')]
+      cells += [
+        _figure(metric.get(k)) for k in ('first', 'best', 'dev_selected')
+      ]
       cells += [f'**{metric["last"]:.3f}**', _interval(metric['interval'])]
       apart = metric.get('difference')
       if apart is None or arm == reference:
@@ -239,6 +243,16 @@ def table(summary: Mapping[str, Any]) -> str:
       rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
     if len(rows) > 2:
       blocks.append('\n'.join(rows))
+  rows = ['| arm | tokens | optimizer steps | minutes |', '|' + '---|' * 4]
+  for arm, found in arms.items():
+    cells = (
+      arm,
+      f'{found["tokens"]:,.0f}',
+      f'{found["optimizer_steps"]:.1f}',
+      f'{found["wall_s"] / 60:.1f}',
+    )
+    rows.append('| ' + ' | '.join(cells) + ' |')
+  blocks.append('\n'.join(rows))
   return '\n\n'.join(blocks) + '\n'
 
 

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import math
+import os
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxdistill import dist, methods
 from jaxdistill.anchors import Best, Trust, parse_rule
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tasks import HELD_OUT, TASKS, load_task, python_file
+from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task, python_file
 from jaxdistill.eval import METRICS
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load
@@ -178,6 +179,7 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'{path}: get_config() must return a ConfigDict')
   override(config, overrides)
+  _make_absolute(config)
   return config
 
 
@@ -198,8 +200,24 @@ def read_comparison(
     raise ConfigError(f'{path}: get_config() must return a Comparison')
   if not found.arms or not found.seeds:
     raise ConfigError(f'{path}: a comparison needs arms and seeds')
+  if (
+    isinstance(found.seeds, Mapping) and found.seeds.keys() != found.arms.keys()
+  ):
+    odd = sorted({*found.seeds} ^ {*found.arms})
+    raise ConfigError(f'{path}: arms and seeds differ in {", ".join(odd)}')
   override(found.base, overrides)
+  _make_absolute(found.base)
+  if not found.base.tokens:
+    raise ConfigError(f'{path}: a comparison needs a budget, base.tokens')
   return found
+
+
+def _make_absolute(config: Any) -> None:
+  """Lets the run be asked from any folder: its files are named in full."""
+  with config.unlocked():
+    for section, key in ((config, 'task'), (config.method, 'name')):
+      if section[key].endswith(('.py', '.jsonl')) and '://' not in section[key]:
+        section[key] = os.path.abspath(section[key])
 
 
 def _get_config(path: str) -> Any:
@@ -303,6 +321,8 @@ def check(config: Any) -> None:
   for key, value in flat.items():
     if isinstance(value, bool) or not isinstance(value, int | float):
       continue
+    if key.startswith('method.') and config.method.name.endswith('.py'):
+      continue  # its own __post_init__ knows
     if not math.isfinite(value):
       raise ConfigError(f'config.{key} is {value}; it must be finite')
     if value < 0 and key != 'mesh.data':
@@ -338,15 +358,14 @@ def check(config: Any) -> None:
         f'method {config.method.name!r} needs problems; task small:corpus has '
         "documents (use 'small')"
       )
-    for split in ('train', *config.eval.splits):
-      if config.task not in TASKS:  # files are read at once, data sets later
-        task.problems(split)
+    if isinstance(task, JsonlTask):  # read at once; data sets are made later
+      _check_lines(task, config)
     for name, text in {**config.anchors, **method.anchors}.items():
       rule = parse_rule(text)
-      if isinstance(rule, Trust) and name != 'base':
+      if isinstance(rule, Trust) and name not in method.anchors:
         raise ConfigError(
-          f'anchor {name} has rule {text!r}, but only the divergence from '
-          "'base' (config.method.reference) is measured"
+          f'anchor {name} has rule {text!r}, but the divergence is measured '
+          f"from the method's own anchors only: {', '.join(method.anchors)}"
         )
       if isinstance(rule, Best):
         _check_metric(text, rule.metric, config)
@@ -355,8 +374,8 @@ def check(config: Any) -> None:
     for name in config.anchors:
       if name in method.anchors:
         raise ConfigError(
-          f'config.anchors.{name} belongs to the method; its rule is set by '
-          'config.method.reference'
+          f'config.anchors.{name} belongs to the method, whose keys set its '
+          'rule; choose another name'
         )
     if config.model != FRESH:
       find(config.model)
@@ -364,10 +383,21 @@ def check(config: Any) -> None:
     raise ConfigError(str(e)) from None
 
 
+def _check_lines(task: JsonlTask, config: Any) -> None:
+  for split in config.eval.splits:
+    task.problems(split)
+  shown = [p.demonstration for p in task.problems('train')]
+  if config.method.name == 'sft' and None in shown:
+    raise ConfigError(
+      f'method sft needs a "response" in each line of {task.path}'
+    )
+
+
 def _check_metric(rule: str, metric: str, config: Any) -> None:
   split, _, name = metric.partition('/')
-  if split not in config.eval.splits or name not in METRICS:
-    measured = [f'{s}/{n}' for s in config.eval.splits for n in METRICS]
+  more_is_better = [n for n in METRICS if 'accuracy' in n]
+  if split not in config.eval.splits or name not in more_is_better:
+    measured = [f'{s}/{n}' for s in config.eval.splits for n in more_is_better]
     near = _nearest(metric, measured)
     raise ConfigError(f'anchor rule {rule!r}: that is not measured{near}')
 

@@ -242,26 +242,27 @@ def _compare(args: argparse.Namespace) -> None:
   from jaxdistill.plots import draw_comparison
 
   first = jax.process_index() == 0
+  with _one_line():
+    compare.check_folders(comparison, args.workdir)
   planned = [
     found
     for found in compare.runs(comparison, args.workdir)
     if found[0] in arms and str(found[1]) in seeds
   ]
   for i, (arm, seed, folder) in enumerate(planned, 1):
-    with _one_line():
-      loop = compare.take_up(comparison, arm, seed, folder)
-    done = '' if loop else ', finished'
+    done = compare.finished(folder)
     if first:
-      print(f'{i} of {len(planned)}: {arm}, seed {seed}{done}', flush=True)
-    if loop:
-      with jax.set_mesh(loop.run.mesh):
-        loop.train()
+      told = ', finished' if done else ''
+      print(f'{i} of {len(planned)}: {arm}, seed {seed}{told}', flush=True)
+    if not done:
+      compare.run(comparison, arm, seed, folder)
   if not first:
     return
   summary = compare.summarise(comparison, args.workdir)
   compare.write(summary, args.workdir)
   root = epath.Path(args.workdir)
-  draw_comparison(summary, root / 'compare.png')
+  with _one_line():
+    draw_comparison(summary, root / 'compare.png')
   print(f'\n{compare.table(summary)}')
   print(f'{summary["finished"]} of {summary["planned"]} runs are finished.')
   for what, name in (
@@ -448,7 +449,10 @@ def _chat(args: argparse.Namespace) -> None:
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
     task, solver = run.task, args.role == 'solver'
-    hint = 'a problem, e.g. 47+85' if solver else 'a topic: add, sub or mul'
+    example = '47+85'
+    if not task.name.startswith('small'):
+      example = task.problems('train')[0].text
+    hint = f'a problem, e.g. {example}' if solver else 'a topic, e.g. add'
     print(f'{hint}; an empty line ends.')
     for turn in range(10**6):
       try:

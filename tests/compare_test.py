@@ -35,8 +35,14 @@ def fake(root, arm, seed, lines):
   ]
   text = ''.join(json.dumps(record) + '\n' for record in records)
   (folder / 'metrics.jsonl').write_text(text)
-  facts = {'tokens': records[-1]['rollout/tokens'], 'wall_s': 10.0 * (seed + 1)}
-  (folder / 'summary.json').write_text(json.dumps(facts | {'device': 'cpu'}))
+  facts = {
+    'tokens': records[-1]['rollout/tokens'],
+    'wall_s': 10.0 * (seed + 1),
+    'optimizer_steps': 20 + seed,
+    'device': 'cpu',
+    'versions': {'jax': '1'},
+  }
+  (folder / 'summary.json').write_text(json.dumps(facts))
 
 
 def evaluated(test, dev):
@@ -65,10 +71,12 @@ def test_what_arms_come_to_by_hand(comparison, tmp_path):
   base, other = found['arms']['base'], found['arms']['other']
   assert base['seeds'] == [0, 1, 2] and other['seeds'] == [0, 1]
   assert base['tokens'] == 300 and base['wall_s'] == 20
+  assert base['optimizer_steps'] == 21
+  assert found['device'] == 'cpu' and found['versions'] == {'jax': '1'}
   greedy = base[GREEDY]
   assert greedy['first'] == 0.5 and greedy['best'] == pytest.approx(0.95)
   # On dev steps 2 and 3 are equally good: the earlier is chosen.
-  assert greedy['selected'] == pytest.approx(0.95)
+  assert greedy['dev_selected'] == pytest.approx(0.95)
   assert greedy['last'] == greedy['mean'] == pytest.approx(0.8)
   # Standard deviation .1, three seeds, t(.975, 2) = 4.3027.
   half = 4.302653 * 0.1 / 3**0.5
@@ -108,13 +116,14 @@ def test_the_table_marks_what_is_beyond_its_interval(comparison, tmp_path):
     fake(tmp_path, 'base', seed, [evaluated(0.5, 0), evaluated(0.6 + noise, 0)])
     worse = 0.4 + noise + 0.001 * seed
     fake(tmp_path, 'other', seed, [evaluated(0.5, 0), evaluated(worse, 0)])
-  (row,) = (
+  row, *_, cost = (
     line
     for line in compare.table(
       compare.summarise(comparison, tmp_path)
     ).splitlines()
     if line.startswith('| other')
   )
+  assert cost == '| other | 100 | 21.0 | 0.3 |'
   cells = [cell.strip() for cell in row.split('|')[1:-1]]
   assert cells[:6] == ['other', '3', '0.500', '0.500', '0.500', '**0.411**']
   assert cells[7] == '**-0.199**'
@@ -173,7 +182,7 @@ def test_cut_and_started_again_it_goes_on(mesh, tmp_path, capsys, monkeypatch):
     assert spent[-1] == spent[-2] >= 600 > spent[-3], (arm, seed)
     metric = summary['arms'][arm][SAMPLED]
     assert metric['by_seed']['last'][str(seed)] == lines[-1][SAMPLED]
-    assert {'first', 'best', 'last', 'selected', 'mean'} <= metric.keys()
+    assert {'first', 'best', 'last', 'dev_selected', 'mean'} <= metric.keys()
   assert (tmp_path / 'w/compare.png').read_bytes().startswith(b'\x89PNG')
   before = len(taken)
   assert main(argv) == 0 and len(taken) == before

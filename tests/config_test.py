@@ -189,9 +189,10 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('method.reference', 'ema:2', 'ema:DECAY'),
     ('method.reference', 'best:dev/accuracy_greedy', 'that is not measured'),
     ('method.reference', 'best:test/accuracy', 'nearest is'),
-    ('anchors.past', 'trust:0.1', "only the divergence from 'base'"),
-    ('task', 'none.jsonl', "no file of problems 'none.jsonl'"),
-    ('task', 'none.py', "no file 'none.py'"),
+    ('anchors.past', 'trust:0.1', "from the method's own anchors only: base"),
+    ('method.reference', 'best:test/cut', 'that is not measured'),
+    ('task', 'none.jsonl', 'no file of problems'),
+    ('task', 'none.py', 'there is no file'),
     ('method.name', 'none.py', "no file 'none.py'"),
   ],
 )
@@ -199,6 +200,11 @@ def test_unknown_value(refused_keys, key, value, said):
   found = refused_keys(f'{key}={value}')
   assert value in found
   assert said in found
+
+
+def test_a_method_s_own_anchor_is_not_set_beside_it(refused_keys):
+  said = refused_keys('anchors.base=frozen')
+  assert 'config.anchors.base belongs to the method' in said
 
 
 def test_bad_key_among_good_ones(refused_keys):
@@ -377,7 +383,9 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Mine:
   problems: int = 8
-  anchors = {}
+  wrong: float = -1.0
+  hold: int = 3
+  anchors = {'teacher': 'trust:0.1'}
   def init(self): ...
   def collect(self): ...
   def loss(self): ...
@@ -406,6 +414,25 @@ def test_a_method_of_one_s_own_is_checked(monkeypatch, here, old, new, said):
   else:
     with pytest.raises(configs.ConfigError, match=said):
       configs.base_config('mine')
+
+
+def test_what_a_method_s_own_fields_may_be_is_its_own_affair(here):
+  (here / 'mine.py').write_text(WHOLE)
+  config = configs.base_config('mine.py')
+  config.model = 'small-fresh'
+  configs.override(config, [('method.hold', '0'), ('method.wrong', '-2')])
+  configs.check(config)
+  with pytest.raises(configs.ConfigError, match=r'method\.hold must be int'):
+    configs.override(config, [('method.hold', 'long')])
+
+
+def test_files_are_named_in_full(here):
+  (here / 'mine.py').write_text(WHOLE)
+  (here / 'sums.jsonl').write_text('{"text": "1+1", "answer": 2}\n')
+  sets = [('method.name', 'mine.py'), ('task', 'sums.jsonl')]
+  config = configs.read_config(CONFIG, sets)
+  assert config.method.name == str(here / 'mine.py')
+  assert config.task == str(here / 'sums.jsonl')
 
 
 @pytest.mark.parametrize(
@@ -439,12 +466,14 @@ COMPARISON = """
 from jaxdistill.config import Comparison, base_config
 
 def get_config():
-  return Comparison(base_config('sqlm'), {arms}, {seeds})
+  base = base_config('sqlm')
+  base.tokens = {tokens}
+  return Comparison(base, {arms}, {seeds})
 """
 
 
-def write_comparison(here, arms, seeds=(0, 1)):
-  text = COMPARISON.format(arms=arms, seeds=seeds)
+def write_comparison(here, arms, seeds=(0, 1), tokens=100):
+  text = COMPARISON.format(arms=arms, seeds=seeds, tokens=tokens)
   (here / 'arms.py').write_text(text)
   return 'compare', '--config', 'arms.py', '--workdir', 'w'
 
@@ -472,6 +501,19 @@ def test_a_comparison_and_a_run_are_told_apart(refused, here):
   assert "nearest is 'bb'" in refused(*argv, '--arms', 'a,b')
   assert "no seed '7'" in refused(*argv, '--seeds', '7')
   assert "nearest is 'steps'" in refused(*argv, '--config.step=3')
+  argv = write_comparison(here, {'a': {}, 'b': {}}, tokens=0)
+  assert 'needs a budget, base.tokens' in refused(*argv)
+  argv = write_comparison(here, {'a': {}, 'b': {}}, {'a': (0,), 'c': (1,)})
+  assert 'arms and seeds differ in b, c' in refused(*argv)
+
+
+def test_folders_of_a_comparison_are_checked_before_any_runs(refused, here):
+  argv = write_comparison(here, {'a': {}, 'b': {}})
+  folder = here / 'w' / 'b' / '1'
+  folder.mkdir(parents=True)
+  config = configs.read_comparison('arms.py', []).config('b', 1).to_dict()
+  (folder / 'config.json').write_text(json.dumps(config | {'steps': 7}))
+  assert 'steps was 7, now 60' in refused(*argv, '--arms', 'a')
 
 
 def test_an_arm_is_its_base_but_for_what_it_sets():

@@ -36,7 +36,7 @@ TABLE = {
     *('run', 'step', 'batch', 'anchors', 'rollout'),
     *('checkpoint', 'workdir', 'dist', 'types'),
   ),
-  'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots.curves'),
+  'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots', 'dist'),
 }
 FREE = ('config', 'main')
 EXTRA = {'methods.method': ('batch', 'models')}

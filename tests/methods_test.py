@@ -291,6 +291,18 @@ def test_a_repeated_proposal_pays_less():
   assert found == pytest.approx([0.8, 0.8, 1, 1, 0, 1 - 0.4 * 2 / 3])
 
 
+def test_what_other_hosts_asked_counts_as_said(monkeypatch):
+  def gathered(texts):
+    return ['3+4', '8+8', *texts]
+
+  monkeypatch.setattr('jaxdistill.methods.sqlm.gather_texts', gathered)
+  told = dict(repeat_penalty=0.4, proposer_reward='valid', archive=20)
+  # `3+4` has been asked by the other host as well.
+  assert proposer_rewards(**told) == pytest.approx([1, 1, 0, 1, 0, 0.8])
+  state = collect(**told)[0].state
+  assert state['archive'] == ['3+4', '8+8', '1+6', '2+3', '50+51', '3+4']
+
+
 def test_the_archive_holds_the_newest_problems():
   collected, _, _ = collect(
     archive=5, state={'bank': [], 'archive': ['a', 'b']}
@@ -346,6 +358,8 @@ def test_known_answers_are_mixed_in():
   assert len(collected.metrics['selfplay/vote_accuracy']) == 4
   with pytest.raises(ValueError, match='it is at most'):
     Sqlm(proposals=4, known=0.3)
+  with pytest.raises(ValueError, match='less than one of 32 proposals'):
+    Sqlm(known=0.01)
 
 
 def by_row(rows):
@@ -405,6 +419,24 @@ def test_a_fixed_bank_is_written_once_and_drawn_from():
   assert [p.text for p in policy.asked[0][0]] == [p.text for p in prompts[3:]]
 
 
+def test_a_bank_keeps_what_was_written(monkeypatch):
+  """A task may read a problem out of more than its text."""
+  parse = Sums.parse_problem
+  wrapped = {
+    topic: [f'Q:{text}' for text in SCRIPT[topic]]
+    for topic in ('propose small', 'propose large')
+  }
+
+  def unwrap(self, text):
+    return parse(self, text[2:]) if text.startswith('Q:') else None
+
+  monkeypatch.setattr(Sums, 'parse_problem', unwrap)
+  script = SCRIPT | wrapped
+  collected, policy, _ = collect(0, script=script, bank=6, propose_every=0)
+  assert collected.state['bank'] == ['Q:1+6', 'Q:2+3', 'Q:50+51', 'Q:3+4']
+  assert len(policy.asked[1][0]) == 6
+
+
 def test_a_past_self_can_propose():
   method = Sqlm(problems=2, proposals=3, samples=4, propose_every=0)
   method = dataclasses.replace(method, proposer='league:5')
@@ -425,6 +457,18 @@ def test_dapo_drops_groups_that_teach_nothing():
   assert kept == {'solve 1+6', 'solve 3+4'}
   row = solver_rows(objective='dapo')['solve 1+6|a=7']
   assert set(row.weight_T) == {0, 2} and row.total == 2 * len('a=7')
+
+
+def test_dapo_drops_by_what_is_right_not_by_length():
+  kept = solver_rows(objective='dapo', max_tokens=8, overlong=8)
+  # All four answers to `2+3` agree; `50+51` is a tie: fines change nothing.
+  asked = {text.partition('|')[0] for text in kept}
+  assert asked == {'solve 1+6', 'solve 3+4'}
+  script = SCRIPT | {'solve 2+3': ['a=5', 'bcd=5', 'a=5', 'a=5']}
+  rows = solver_rows(objective='dapo', max_tokens=8, overlong=8, script=script)
+  assert rows.keys() == kept.keys()
+  plain = solver_rows(max_tokens=8, overlong=8, script=script)
+  assert plain['solve 2+3|bcd=5'].fields['advantage'][-1] < -1
 
 
 def test_a_long_answer_is_fined():

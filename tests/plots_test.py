@@ -174,5 +174,5 @@ def test_a_comparison_shows_every_arm_s_end_and_interval(tmp_path, monkeypatch):
   assert [(0.78, 0), (0.82, 0)] in drawn  # the seeds
   low, high = below.get_xlim()
   assert low < 0.4 and high > 0.82
-  with pytest.raises(ValueError, match='nothing to draw yet'):
+  with pytest.raises(ValueError, match='nothing to draw: no run'):
     draw_comparison({'arms': {}, 'curves': {}}, tmp_path / 'out.png')

@@ -254,13 +254,14 @@ def test_what_is_worth_most():
   ],
 )
 def test_repeated_by_hand(texts, past, penalties):
-  found = rewards.repeated(list(texts), list(past))
+  found = rewards.repeated(list(texts), [*texts, *past])
   np.testing.assert_allclose(found, penalties, rtol=1e-12)
   assert len(found) == len(texts)
 
 
 def test_the_past_matters_only_where_it_is_repeated():
   texts, past = ['1+1', '2+2', '1+1'], ['2+2', '2+2']
+  past = [*texts, *past]
   found = rewards.repeated(texts, past)
   np.testing.assert_allclose(found, [1 / 2, 2 / 3, 1 / 2])
   assert rewards.repeated(texts, [*past, '3+3', '11+1', '1+1 ']) == found

@@ -122,7 +122,8 @@ def test_by_default_a_right_answer_pays_1(path):
   one, _, unknown = task.problems('train')
   answers = ['2', '2.0', '4/2', '3', 'two', None]
   assert task.reward(one, answers) == [1, 1, 1, 0, 0, 0]
-  assert task.reward(unknown, answers) == [0] * 6
+  with pytest.raises(ValueError, match="'nobody knows' of sums"):
+    task.reward(unknown, answers)
   assert task.reward(task.problems('test')[0], ['1025']) == [1]
   assert task.reward(one, []) == []
 
@@ -217,7 +218,8 @@ def test_small_pays_1_for_a_right_answer():
   assert problem.answer == '132'
   answers = ['132', '0132', '131', None, '', 'x']
   assert task.reward(problem, answers) == [1, 1, 0, 0, 0, 0]
-  assert task.reward(Problem('47+85', task), ['132']) == [0]
+  with pytest.raises(ValueError, match='has no known answer to pay by'):
+    task.reward(Problem('47+85', task), ['132'])
 
 
 COMPLETE = """
@@ -334,3 +336,46 @@ def test_the_nearest_is_named(name, nearest):
 def test_an_empty_name_is_refused():
   with pytest.raises(ValueError, match="no task ''"):
     load_task('')
+
+
+def jsonl(tmp_path, *records, **fields):
+  path = tmp_path / 'more.jsonl'
+  path.write_text(''.join(json.dumps(r) + '\n' for r in records))
+  return JsonlTask(str(path), **fields)
+
+
+def test_a_proposal_that_is_in_the_file_is_known_for_what_it_is(tmp_path):
+  task = jsonl(
+    tmp_path,
+    {'text': '1 + 2', 'answer': 3, 'topic': 'add'},
+    {'text': '47+85', 'answer': 132, 'split': 'test'},
+  )
+  found = task.parse_problem('1+2')
+  assert (found.text, found.answer, found.topic) == ('1+2', '3', 'add')
+  assert not task.held_out(found)
+  assert task.held_out(task.parse_problem('47 + 85 '))
+  other = task.parse_problem('5+5')
+  assert other.answer is None and not task.held_out(other)
+  with pytest.raises(ValueError, match=r"'5\+5' .* has no known answer"):
+    task.reward(other, ['10'])
+
+
+def test_responses_are_demonstrations(tmp_path):
+  task = jsonl(
+    tmp_path, {'text': '1+2', 'response': '3'}, {'text': '2+2'}, solve='{text}='
+  )
+  first, second = task.problems('train')
+  assert first.demonstration == ('1+2=', '3') and second.demonstration is None
+
+
+@pytest.mark.parametrize(
+  ('fields', 'said'),
+  [
+    ({'answer': r'\d+'}, 'needs a group around the answer'),
+    ({'answer': '('}, 'answer of .*more.jsonl: '),
+    ({'problem': '['}, 'problem of .*more.jsonl: '),
+  ],
+)
+def test_patterns_are_checked(tmp_path, fields, said):
+  with pytest.raises(ValueError, match=said):
+    jsonl(tmp_path, {'text': '1+2'}, **fields)

@@ -22,7 +22,13 @@ class Bank:
 
   def __init__(self, root: epath.PathLike, keep: int = 0):
     self.root, self.keep = absolute(root), keep
-    self._saver = ocp.StandardCheckpointer()
+    # Names of its own: between processes it would meet the barriers of the
+    # run's checkpoints, which may be on their way at the same time.
+    self._saver = ocp.StandardCheckpointer(
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        barrier_sync_key_prefix='anchors'
+      )
+    )
 
   def save(
     self, name: str, step: int, params, needed_from: int | None = None

@@ -71,7 +71,7 @@ class Anchors:
 
   def _draw(self, name: str, step: int, like: Any) -> None:
     k = self.rules[name].k  # pyright: ignore[reportAttributeAccessIssue]
-    draw = np.random.default_rng([self._seed, step])
+    draw = np.random.default_rng([self._seed, step, *name.encode()])
     drawn = k * int(draw.integers(step // k + 1))
     if drawn != self.held[name]:
       self.params[name] = self.bank.restore(name, drawn, like)

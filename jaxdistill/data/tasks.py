@@ -22,13 +22,18 @@ Reward = Callable[[Problem, Sequence[str | None]], Sequence[float]]
 
 
 def right(problem: Problem, answers_G: Sequence[str | None]) -> list[float]:
-  """1 for each answer that equals the known one, else 0."""
-  return [
-    float(
-      answer is not None
-      and problem.answer is not None
-      and rewards.equal(answer, problem.answer) is True
+  """1 for each answer that equals the known one, else 0.
+
+  Raises:
+    ValueError: There is no known answer.
+  """
+  known = problem.answer
+  if known is None:
+    raise ValueError(
+      f'{problem.text!r} of {problem.task.name} has no known answer to pay by'
     )
+  return [
+    float(answer is not None and rewards.equal(answer, known) is True)
     for answer in answers_G
   ]
 
@@ -102,7 +107,9 @@ class JsonlTask:
 
   Keys of a line: `text` (what is asked), `answer` (needed where it is held
   out), `split` (`train` if there is none; `dev`, `test` and `ood` are held
-  out), `topic` (what a proposer is asked for).
+  out), `topic` (what a proposer is asked for), `response` (for `sft`). A
+  proposal that is a line of the file but for case and spaces has its answer,
+  and is held out if that line is.
 
   Attributes:
     path: The file.
@@ -123,10 +130,19 @@ class JsonlTask:
   solve: str = 'solve {text}:'
   propose: str = 'propose {topic}:'
   problem: str = r'.+'
-  answer: str = r'([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?%?)'
+  answer: str = (
+    r'([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)'
+  )
   pays: Reward = right
 
   def __post_init__(self):
+    for name in ('problem', 'answer'):
+      try:
+        found = re.compile(getattr(self, name))
+      except re.error as e:
+        raise ValueError(f'{name} of {self.path}: {e}') from None
+    if not found.groups:
+      raise ValueError(f'answer of {self.path} needs a group around the answer')
     _read_jsonl(self.path)  # what is wrong with the file is said at once
 
   @property
@@ -140,7 +156,7 @@ class JsonlTask:
         f'{self.path} has no problem of split {split!r}; it has '
         + ', '.join(_read_jsonl(self.path))
       )
-    problems: Any = [Problem(task=self, **record) for record in found]
+    problems: Any = [self._read(record) for record in found]
     return problems
 
   def solver_prompt(self, problem: Problem) -> str:
@@ -150,10 +166,14 @@ class JsonlTask:
     return self.propose.replace('{topic}', topic.topic)
 
   def parse_problem(self, text: str) -> Problem | None:
-    return Problem(text, self) if re.fullmatch(self.problem, text) else None
+    if not re.fullmatch(self.problem, text):
+      return None
+    same = _by_text(self.path).get(_same(text), {})
+    return Problem(text, self, same.get('answer'), same.get('topic', ''))
 
   def held_out(self, problem: Problem) -> bool:
-    return problem.text in _held_out_texts(self.path)
+    found = _by_text(self.path).get(_same(problem.text), {})
+    return found.get('split', 'train') != 'train'
 
   def parse_answer(self, text: str) -> str | None:
     found = list(re.finditer(self.answer, text))
@@ -169,6 +189,14 @@ class JsonlTask:
         f'{len(answers_G)} answers to {problem.text!r}'
       )
     return worth
+
+  def _read(self, record: dict[str, Any]) -> Problem:
+    fields = {k: record[k] for k in ('text', 'answer', 'topic')}
+    problem = Problem(task=self, **fields)
+    if record['response'] is None:
+      return problem
+    shown = self.solver_prompt(problem), record['response']
+    return dataclasses.replace(problem, demonstration=shown)
 
 
 @functools.lru_cache
@@ -199,8 +227,13 @@ def _read_jsonl(path: str) -> dict[str, list[dict[str, Any]]]:
     if split != 'train' and known is None:
       raise ValueError(f'{where} is held out and has no "answer"')
     known = None if known is None else str(known)
-    topic = str(record.get('topic') or '')
-    fields = {'text': text, 'answer': known, 'topic': topic}
+    fields = {
+      'text': text,
+      'answer': known,
+      'topic': str(record.get('topic') or ''),
+      'response': record.get('response'),
+      'split': split,
+    }
     out.setdefault(split, []).append(fields)
   if not out:
     raise ValueError(f'{path} has no problems')
@@ -208,9 +241,16 @@ def _read_jsonl(path: str) -> dict[str, list[dict[str, Any]]]:
 
 
 @functools.lru_cache
-def _held_out_texts(path: str) -> frozenset[str]:
+def _by_text(path: str) -> dict[str, dict[str, Any]]:
+  """Every problem by its text; one that is also held out counts as such."""
   splits = _read_jsonl(path)
-  return frozenset(p['text'] for s in HELD_OUT for p in splits.get(s, []))
+  found = [r for s in ('train', *HELD_OUT) for r in splits.get(s, [])]
+  return {_same(record['text']): record for record in found}
+
+
+def _same(text: str) -> str:
+  """What two texts of one problem have in common: all but case and spaces."""
+  return ''.join(text.split()).lower()
 
 
 TASKS = ('small', 'small:corpus')

@@ -8,7 +8,8 @@
 | `gspo`    | `group_normalised` | `by_sequence`      | `sequence_mean_ratio`|
 | `rloo`    | `leave_one_out`    | `by_sequence`      | `sequence_ratio`     |
 
-`dapo` also drops the groups whose rewards are all equal.
+`dapo` also drops the groups whose rewards are all equal. Everywhere the KL is
+per token and in the loss; RLOO's paper has it in the reward.
 """
 
 import dataclasses

@@ -30,8 +30,8 @@ def sequence_ratio(
 ) -> Float[Array, 'B T']:
   """The log-ratio of the whole response, at each of its tokens.
 
-  The ratio of RLOO off policy: a response is one action (arXiv 2402.14740,
-  sec. 3.3).
+  A response is one action (RLOO, arXiv 2402.14740, sec. 3.3). The paper is on
+  policy, where the ratio is 1; this is what TRL does off policy.
 
   Args:
     log_ratio: `logp - old_logp`.

@@ -27,8 +27,8 @@ class Grpo:
     top_k: Of sampling; 0 keeps all tokens.
     top_p: Of sampling.
     objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
-    clip_low: How far below 1 the ratio counts.
-    clip_high: How far above 1 (DAPO's paper: 0.28).
+    clip_low: How far below 1 the ratio counts (GSPO's paper: 3e-4).
+    clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
     overlong: Tokens before the limit over which DAPO's penalty on length grows
       to 1; 0 is none.
     kl: Weight of the divergence from the anchor.
@@ -93,7 +93,7 @@ class Grpo:
     paid_PG = rewards_PG + rewards.overlong(
       lengths_PG.reshape(rewards_PG.shape), self.max_tokens, self.overlong
     )
-    equal_P = losses.all_equal(paid_PG)
+    equal_P = losses.all_equal(rewards_PG)  # whatever lengths cost
     scales_P = 1.0 - equal_P * objective.drops_equal
     rows = policy_rows(
       rollouts,

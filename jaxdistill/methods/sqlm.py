@@ -14,8 +14,8 @@ step:
      k3 divergence from a past self. The solver moves at every step, the
      proposer at every K-th.
 
-No label is read, except to report how often the vote was right, and where
-`solver_reward` is `known` or `known` is above 0.
+No label is read, except to report how often the vote was right, and where a
+setting says so (`solver_reward` `known`, `known` above 0, an anchor `best`).
 
 The defaults are the paper's; what others do at each of these points is a
 setting. What differs from the published code: an answer that stands alone or
@@ -46,8 +46,9 @@ class Sqlm:
     propose_every: The proposer learns at every K-th step; 0 is never.
     proposer: Who writes: `policy`, or a past self by an anchor's rule
       (`league:5`, see `anchors/rules.py`), which is not trained.
-    bank: If above 0, this many proposals are written at the first step, and
-      every later problem is drawn from those that can be asked.
+    bank: If above 0, about this many proposals are written at the first step
+      (as many on each topic), and all problems are drawn from those of them
+      that can be asked.
     known: For this share of the proposals, a given problem with its known
       answer is asked as well; at most one per topic.
     solver_reward: `vote`, or a control: `known`, `format` or `random`, see
@@ -58,7 +59,8 @@ class Sqlm:
       Zero: 1, SPICE: 0.1).
     repeat_penalty: Weight of what a proposal loses for having been said before.
     archive: How many past problems count as said before.
-    band: Agreement, lowest and highest, of the problems that train the solver.
+    band: Agreement, lowest and highest, of the problems that train the solver;
+      where there is no majority it is 0.
     agreement_power: A problem weighs its agreement to this power.
     max_problem_tokens: Longest proposal.
     max_tokens: Longest answer.
@@ -66,8 +68,8 @@ class Sqlm:
     top_k: Of sampling; 0 keeps all tokens.
     top_p: Of sampling.
     objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
-    clip_low: How far below 1 the ratio counts.
-    clip_high: How far above 1 (DAPO's paper: 0.28).
+    clip_low: How far below 1 the ratio counts (GSPO's paper: 3e-4).
+    clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
     overlong: Tokens before the limit over which DAPO's penalty on the length
       of an answer grows to 1; 0 is none.
     kl: Weight of the divergence from the anchor.
@@ -114,6 +116,11 @@ class Sqlm:
       raise ValueError(
         f'method.known is {self.known}; with {self.proposals} proposals to a '
         f'topic it is at most {1 / self.proposals}'
+      )
+    if self.known and not self._given():
+      raise ValueError(
+        f'method.known is {self.known}: less than one of '
+        f'{self.problems * self.proposals} proposals'
       )
     for name, allowed in (
       ('solver_reward', rewards.SOLVER_REWARDS),
@@ -181,7 +188,7 @@ class Sqlm:
       t.row * self.proposals + g for t in topics for g in range(self.proposals)
     ]
     if self.bank:
-      texts = gather_texts([p.text for p in written])
+      texts = gather_texts([proposals[i].text for i in valid])
       state = state | {'bank': state['bank'] or texts}
       asked = _from_bank(state['bank'], problems, rows, key)
     else:
@@ -190,11 +197,10 @@ class Sqlm:
         for p, i in zip(written, valid, strict=True)
       ]
     self_made = len(asked)
-    given = round(self.known * self.problems * self.proposals)
     asked += [
       dataclasses.replace(p, row=self.problems * self.proposals + p.row)
       for p in problems
-      if p.row < given
+      if p.row < self._given()
     ]
 
     # 2. Solve.
@@ -226,11 +232,12 @@ class Sqlm:
     if not self.bank:
       worth = rewards.PROPOSER_REWARDS[self.proposer_reward]
       texts = [p.text for p in asked[:self_made]]
-      said = rewards.repeated(texts, state['archive'])
+      everyones = gather_texts(texts)
+      said = rewards.repeated(texts, everyones + state['archive'])
       proposer[valid] = [worth(v) for v in votes_P[:self_made]]
       proposer[valid] -= self.repeat_penalty * np.array(said)
       if self.archive:
-        archive = state['archive'] + gather_texts(texts)
+        archive = state['archive'] + everyones
         state = state | {'archive': archive[-self.archive :]}
 
     # 5. Rows. Malformed proposals count in their group's mean, no more.
@@ -243,7 +250,7 @@ class Sqlm:
     scales_P = agreement_P**self.agreement_power
     scales_P *= (self.band[0] <= agreement_P) & (agreement_P <= self.band[1])
     scales_P[self_made:] = 1.0
-    scales_P *= 1.0 - losses.all_equal(paid_PG) * objective.drops_equal
+    scales_P *= 1.0 - losses.all_equal(solver_PG) * objective.drops_equal
     solver_rows = policy_rows(
       answered,
       objective.advantage(paid_PG).ravel(),
@@ -267,7 +274,7 @@ class Sqlm:
       updates.append(self._update('proposer', proposer_rows))
 
     metrics = _measure(rejected, asked[:self_made], votes_P, self.samples) | {
-      'selfplay/proposer_reward': proposer,
+      'selfplay/proposer_reward': [] if self.bank else proposer,
       'selfplay/solver_reward': solver_PG[:self_made].ravel(),
       'selfplay/trained': (scales_P > 0).astype(float),
       'rollout/length': lengths_PG,
@@ -306,6 +313,10 @@ class Sqlm:
       batch.coefficients,
       losses.objective(self.objective).ratio,
     )
+
+  def _given(self) -> int:
+    """Problems with known answers per step, over all hosts."""
+    return round(self.known * self.problems * self.proposals)
 
   def _sampling(self, samples: int, max_tokens: int) -> Sampling:
     return Sampling(

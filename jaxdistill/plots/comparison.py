@@ -11,13 +11,40 @@ import matplotlib.pyplot as plt
 from etils import epath
 from matplotlib.lines import Line2D
 
-# Metric -> title of its column.
-COLUMNS = {
+# Metric -> its title in tables and figures.
+ACCURACIES = {
   'eval/test/accuracy_greedy': 'held out, greedy',
   'eval/test/accuracy_sampled': 'held out, sampled',
   'eval/ood/accuracy_greedy': 'out of distribution, greedy',
-  'selfplay/vote_accuracy': 'self-play: the vote is right',
+  'eval/ood/accuracy_sampled': 'out of distribution, sampled',
+  'eval/dev/accuracy_greedy': 'dev, greedy',
+  'eval/dev/accuracy_sampled': 'dev, sampled',
 }
+VOTE = {'selfplay/vote_accuracy': 'self-play: the vote is right'}
+
+
+def measured(
+  arms: Mapping[str, Any], titles: Mapping[str, str] = ACCURACIES
+) -> dict[str, str]:
+  """The metrics that some arm has, with their titles.
+
+  Those on `dev` are left out where there is a test split: dev is to choose by.
+
+  Args:
+    arms: Of a comparison's summary.
+    titles: Metric -> its title.
+  """
+  found = {
+    name: title
+    for name, title in titles.items()
+    if any(arm.get(name) for arm in arms.values())
+  }
+  tested = any(name.startswith('eval/test/') for name in found)
+  return {
+    name: title
+    for name, title in found.items()
+    if not (tested and name.startswith('eval/dev/'))
+  }
 
 
 def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
@@ -36,13 +63,9 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
     ValueError: No arm has anything to show.
   """
   arms = list(summary['arms'])
-  columns = {
-    name: title
-    for name, title in COLUMNS.items()
-    if any(summary['arms'][arm].get(name) for arm in arms)
-  }
+  columns = measured(summary['arms'], ACCURACIES | VOTE)
   if not columns:
-    raise ValueError('nothing to draw yet: no arm has a finished run')
+    raise ValueError('nothing to draw: no run was evaluated and finished')
   figure, axes = plt.subplots(
     2,
     len(columns),
@@ -106,7 +129,7 @@ def _draw_ends(axis, name, arms, colours):
     axis.plot(metric['last'], place, 'o', color=colour, ms=6, zorder=3)
     seeds = list(metric['by_seed']['last'].values())
     axis.plot(seeds, [place] * len(seeds), '|', color='0.2', ms=7, zorder=4)
-    for kind, mark in (('best', '^'), ('selected', 's')):
+    for kind, mark in (('best', '^'), ('dev_selected', 's')):
       if kind in metric:
         axis.plot(metric[kind], place - 0.28, mark, color=colour, mfc='none')
   # Where the values are; an interval from two or three seeds may go beyond.
@@ -121,6 +144,6 @@ def _draw_ends(axis, name, arms, colours):
 def _ends(metric):
   if not metric:
     return []
-  kinds = ('first', 'best', 'selected', 'last')
+  kinds = ('first', 'best', 'dev_selected', 'last')
   values = [metric[kind] for kind in kinds if kind in metric]
   return values + list(metric['by_seed']['last'].values())

@@ -23,7 +23,8 @@ def learnable(vote: Vote) -> float:
 def uncertain(vote: Vote) -> float:
   """R-Zero's (arXiv 2508.05004, eq. 2): `1 - 2 |p - 1/2|`, p the agreement.
 
-  1 where half of the answers agree, 0 where all do or none does.
+  1 where half of the answers agree, 0 where all do or none does. (The released
+  code has `min(p, 1 - p)`, half of it.)
   """
   return 1 - 2 * abs(vote.share - 0.5)
 
@@ -56,16 +57,16 @@ PROPOSER_REWARDS = {
 }
 
 
-def repeated(texts: Sequence[str], past: Sequence[str] = ()) -> list[float]:
+def repeated(texts: Sequence[str], said: Sequence[str]) -> list[float]:
   """How much of a proposal has been said before, from 0 (new) to below 1.
 
-  `1 - 1 / copies`, the copies counted among `texts` and in `past`. R-Zero
+  `1 - 1 / copies`, the copies counted in `said`. R-Zero
   (arXiv 2508.05004, sec. 3.2) takes the share of the batch that is like it;
   this does not depend on the size of the batch.
 
   Args:
     texts: Proposals of a step.
-    past: Problems of earlier steps.
+    said: All proposals of that step, these among them, and earlier problems.
   """
-  copies = Counter(texts) + Counter(text for text in past if text in set(texts))
+  copies = Counter(said)
   return [1 - 1 / copies[text] for text in texts]

@@ -37,3 +37,21 @@ for base in late middle; do
   done
   "$jaxdistill" plot "$out/pass/$base"_*.json --out "$out/${base}_pass_at.png"
 done
+
+python3 - "$out" > "$out/about.txt" <<'END'
+import datetime, glob, json, os, subprocess, sys
+
+seconds, about = 0, {}
+for path in sorted(glob.glob(f'{sys.argv[1]}/*_summary.json')):
+  found = json.load(open(path))
+  about = {k: found[k] for k in ('versions', 'device')}
+  arms = found.get('arms', {'': found | {'seeds': [0]}}).values()
+  seconds += sum(arm['wall_s'] * len(arm['seeds']) for arm in arms)
+commit = subprocess.check_output(['git', 'rev-parse', 'HEAD'], text=True)
+print('command   launch/reproduce/sqlm_small.sh')
+print('commit   ', commit.strip())
+print('date     ', datetime.date.today())
+print('machine  ', os.cpu_count(), 'cores,', about['device'])
+print('versions ', ', '.join(f'{k} {v}' for k, v in about['versions'].items()))
+print('training ', round(seconds / 60), 'minutes, all runs one after another')
+END

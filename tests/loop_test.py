@@ -51,9 +51,21 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize('sets', SETTINGS.values(), ids=SETTINGS)
-def test_resumed_equals_uninterrupted(mesh, tmp_path, sets):
-  config = small()
+def damage_newest(root):
+  newest = max((root / 'checkpoints').iterdir(), key=lambda p: int(p.name))
+  largest = max(newest.rglob('*'), key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+  ('name', 'damaged'),
+  [(name, False) for name in SETTINGS] + [('archive', True), ('league', True)],
+)
+def test_resumed_equals_uninterrupted(mesh, tmp_path, name, damaged):
+  sets, config = SETTINGS[name], small()
+  config.checkpoint_every = 1 if damaged else 2
   config.method.samples, config.method.propose_every = 4, 0
   config.method.update(sets)
   whole = start(config, tmp_path / 'whole')
@@ -72,6 +84,8 @@ def test_resumed_equals_uninterrupted(mesh, tmp_path, sets):
   with pytest.raises(KeyboardInterrupt):
     cut.train()
   cut.checkpoints.close()
+  if damaged:  # the checkpoint before step 3: that before step 2 is used
+    damage_newest(tmp_path / 'cut')
 
   again = start(config, tmp_path / 'cut')
   again.train()

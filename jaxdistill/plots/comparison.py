@@ -20,7 +20,12 @@ ACCURACIES = {
   'eval/dev/accuracy_greedy': 'dev, greedy',
   'eval/dev/accuracy_sampled': 'dev, sampled',
 }
-VOTE = {'selfplay/vote_accuracy': 'self-play: the vote is right'}
+# What a figure shows: as much as can be read in one.
+SHOWN = {
+  name: title
+  for name, title in ACCURACIES.items()
+  if name != 'eval/ood/accuracy_sampled'
+} | {'selfplay/vote_accuracy': 'self-play: the vote is right'}
 
 
 def measured(
@@ -63,14 +68,14 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
     ValueError: No arm has anything to show.
   """
   arms = list(summary['arms'])
-  columns = measured(summary['arms'], ACCURACIES | VOTE)
+  columns = measured(summary['arms'], SHOWN)
   if not columns:
     raise ValueError('nothing to draw: no run was evaluated and finished')
   figure, axes = plt.subplots(
     2,
     len(columns),
-    figsize=(4.6 * len(columns), 4.2 + 0.3 * len(arms)),
-    height_ratios=(3.4, 0.8 + 0.3 * len(arms)),
+    figsize=(3.9 * len(columns), 3.9 + 0.3 * len(arms)),
+    height_ratios=(3.1, 0.8 + 0.3 * len(arms)),
     squeeze=False,
     layout='constrained',
   )
@@ -113,6 +118,7 @@ def _draw_curves(axis, name, curves, colours):
   low, high = axis.get_ylim()
   axis.set_ylim(max(low, -0.02), min(high, 1.02))
   axis.set_xlabel('tokens generated')
+  axis.xaxis.get_major_locator().set_params(nbins=5)
   axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:,.0f}k')
   axis.grid(alpha=0.3)
 

@@ -24,18 +24,19 @@ cp "$RUNS/long/metrics.jsonl" "$out/long_metrics.jsonl"
 
 measure() {  # NAME SPLIT, then whose
   [ -e "$out/pass/$1.json" ] || "$jaxdistill" eval "${@:3}" --split "$2" \
-    --problems 200 --samples 64 --pass_k 1,2,4,8,16,32,64 \
+    --problems 128 --samples 64 --pass_k 1,2,4,8,16,32,64 \
     --out "$out/pass/$1.json"
 }
 for base in late middle; do
   for split in test ood; do
     measure "${base}_base-$split" "$split" --model "small-$base"
-    for seed in 0 1 2; do
+    for seed in 0 1; do
       measure "${base}_trained-$split$seed" "$split" \
         --workdir "$RUNS/$base/sqlm/$seed"
     done
   done
-  "$jaxdistill" plot "$out/pass/$base"_*.json --out "$out/${base}_pass_at.png"
+  "$jaxdistill" plot "$out/pass/$base"_*-test*.json \
+    "$out/pass/$base"_*-ood*.json --out "$out/${base}_pass_at.png"
 done
 
 python3 - "$out" > "$out/about.txt" <<'END'

@@ -74,11 +74,12 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
   - `mean` and `interval`: of the last value, with the 95% interval of Student's
     t over seeds (None for a single seed);
   - `by_seed`: the same four values for each seed;
+  - `rise`: last value minus first, over seeds: `mean` and `interval`;
   - `difference`: last value minus that of the first arm, over the seeds that
     both have: `mean` and `interval`.
 
-  `curves` has for each arm and metric the mean and interval over seeds at
-  equal numbers of generated tokens.
+  `curves` has for each arm, of accuracies and of what self-play measures, the
+  mean and interval over seeds at equal numbers of generated tokens.
   """
   logged: dict[str, dict[int, list[dict]]] = {a: {} for a in comparison.arms}
   records: dict[str, list[dict]] = {arm: [] for arm in comparison.arms}
@@ -156,6 +157,9 @@ def _over_seeds(name, by_seed, reference):
     kind: _mean(values.values()) for kind, values in found.items()
   }
   out |= {'mean': mean, 'interval': interval, 'by_seed': found}
+  rises = [found['last'][s] - found['first'][s] for s in found['last']]
+  mean, interval = estimate(rises)
+  out['rise'] = {'mean': mean, 'interval': interval}
   shared = [s for s in by_seed if name in reference.get(s, {})]
   if shared:
     apart = [found['last'][s] - reference[s][name]['last'] for s in shared]
@@ -168,7 +172,7 @@ def _curves(by_seed):
   """Mean and interval of each evaluated metric at equal tokens."""
   curves = {}
   names = {n for lines in by_seed.values() for line in lines for n in line}
-  for name in sorted(n for n in names if n.startswith(('eval/', 'selfplay/'))):
+  for name in sorted(n for n in names if 'accuracy' in n or 'selfplay/' in n):
     points = [_by_tokens(lines, name) for lines in by_seed.values()]
     points = [p for p in points if p]
     end = max(p[-1][0] for p in points)
@@ -179,8 +183,10 @@ def _curves(by_seed):
     estimates = [estimate(column) for column in values.T.tolist()]
     curves[name] = {
       'tokens': grid.round().astype(int).tolist(),
-      'mean': [mean for mean, _ in estimates],
-      'interval': [interval for _, interval in estimates],
+      'mean': [round(mean, 4) for mean, _ in estimates],
+      'interval': [
+        bounds and [round(x, 4) for x in bounds] for _, bounds in estimates
+      ],
     }
   return curves
 
@@ -213,15 +219,15 @@ def _mean(values) -> float:
 def table(summary: Mapping[str, Any]) -> str:
   """The comparison as Markdown: what it cost, and one table per accuracy.
 
-  A difference whose interval does not contain 0 is bold.
+  A rise or a difference whose interval does not contain 0 is bold.
   """
   arms, blocks = summary['arms'], []
   reference = next(iter(arms), '')
   for name, title in measured(arms).items():
     rows = [
       f'| {title} | seeds | first | best | on dev | **last** | 95% '
-      f'| last - {reference} | 95% |',
-      '|' + '---|' * 9,
+      f'| last - first | last - {reference} | its 95% |',
+      '|' + '---|' * 10,
     ]
     for arm, found in arms.items():
       if not found.get(name):
@@ -232,14 +238,12 @@ def table(summary: Mapping[str, Any]) -> str:
         _figure(metric.get(k)) for k in ('first', 'best', 'dev_selected')
       ]
       cells += [f'**{metric["last"]:.3f}**', _interval(metric['interval'])]
+      cells.append(_change(metric['rise']))
       apart = metric.get('difference')
       if apart is None or arm == reference:
         cells += ['', '']
       else:
-        bounds = apart['interval']
-        mean = f'{apart["mean"]:+.3f}'
-        clear = bounds and bounds[0] * bounds[1] > 0
-        cells += [f'**{mean}**' if clear else mean, _interval(bounds, '+')]
+        cells += [_change(apart), _interval(apart['interval'], '+')]
       rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
     if len(rows) > 2:
       blocks.append('\n'.join(rows))
@@ -254,6 +258,11 @@ def table(summary: Mapping[str, Any]) -> str:
     rows.append('| ' + ' | '.join(cells) + ' |')
   blocks.append('\n'.join(rows))
   return '\n\n'.join(blocks) + '\n'
+
+
+def _change(found) -> str:
+  bounds, mean = found['interval'], f'{found["mean"]:+.3f}'
+  return f'**{mean}**' if bounds and bounds[0] * bounds[1] > 0 else mean
 
 
 def _figure(value) -> str:

@@ -21,7 +21,13 @@ from ml_collections import ConfigDict
 from jaxdistill import dist, methods
 from jaxdistill.anchors import Best, Trust, parse_rule
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task, python_file
+from jaxdistill.data.tasks import (
+  HELD_OUT,
+  JsonlTask,
+  load_task,
+  python_file,
+  right,
+)
 from jaxdistill.eval import METRICS
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load
@@ -197,7 +203,10 @@ def read_comparison(
   """
   found = _get_config(path)
   if not isinstance(found, Comparison):
-    raise ConfigError(f'{path}: get_config() must return a Comparison')
+    raise ConfigError(
+      f'{path}: get_config() must return a Comparison (jaxdistill train runs '
+      'single runs)'
+    )
   if not found.arms or not found.seeds:
     raise ConfigError(f'{path}: a comparison needs arms and seeds')
   if (
@@ -386,10 +395,17 @@ def check(config: Any) -> None:
 def _check_lines(task: JsonlTask, config: Any) -> None:
   for split in config.eval.splits:
     task.problems(split)
-  shown = [p.demonstration for p in task.problems('train')]
-  if config.method.name == 'sft' and None in shown:
+  problems: Any = task.problems('train')
+  name = config.method.name
+  if name == 'sft' and any(p.demonstration is None for p in problems):
     raise ConfigError(
       f'method sft needs a "response" in each line of {task.path}'
+    )
+  untold = [p.text for p in problems if p.answer is None]
+  if name == 'grpo' and task.pays is right and untold:
+    raise ConfigError(
+      f'method grpo pays by the known answer; {task.path} has none for '
+      f'{untold[0]!r}'
     )
 
 
@@ -399,6 +415,8 @@ def _check_metric(rule: str, metric: str, config: Any) -> None:
   if split not in config.eval.splits or name not in more_is_better:
     measured = [f'{s}/{n}' for s in config.eval.splits for n in more_is_better]
     near = _nearest(metric, measured)
+    if split in HELD_OUT and split not in config.eval.splits:
+      near = f'; eval.splits, {tuple(config.eval.splits)}, lacks {split!r}'
     raise ConfigError(f'anchor rule {rule!r}: that is not measured{near}')
 
 
@@ -431,6 +449,11 @@ def build(config: Any) -> Run:
     loaded = load(
       config.model, _deltas(config), dtype=config.dtype, seed=config.seed
     )
+    task = load_task(config.task)
+    if isinstance(task, JsonlTask):
+      for split in ('train', *config.eval.splits):
+        for problem in task.problems(split):
+          loaded.tokenizer.encode(task.solver_prompt(problem))
   except ValueError as e:
     raise ConfigError(str(e)) from None
   return Run(
@@ -443,7 +466,7 @@ def build(config: Any) -> Run:
     keep_anchors=config.keep_anchors,
     trainable=config.trainable,
     method=_method(config),
-    task=load_task(config.task),
+    task=task,
     loaded=loaded,
     optimizer=OptimizerConfig(**config.optimizer),
     shapes=Shapes(**config.batch),

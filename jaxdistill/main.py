@@ -142,7 +142,12 @@ def _positive(text: str) -> int:
 
 
 def _positives(text: str) -> tuple[int, ...]:
-  return tuple(_positive(part) for part in text.split(','))
+  try:
+    return tuple(_positive(part) for part in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} must be numbers separated by commas'
+    ) from None
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -274,16 +279,15 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _chosen(what: str, text: str, known: Iterable[str]) -> list[str]:
   """The names in a list with commas, all of them if it is empty."""
-  import difflib
-
   from jaxdistill.config import ConfigError
 
   known = list(known)
   chosen = text.split(',') if text else known
   for name in chosen:
     if name not in known:
-      near = difflib.get_close_matches(name, known, 1, 0)[0]
-      raise ConfigError(f'there is no {what} {name!r}; the nearest is {near!r}')
+      raise ConfigError(
+        f'there is no {what} {name!r}; there are {", ".join(known)}'
+      )
   return chosen
 
 

@@ -82,6 +82,8 @@ def test_what_arms_come_to_by_hand(comparison, tmp_path):
   half = 4.302653 * 0.1 / 3**0.5
   assert greedy['interval'] == pytest.approx([0.8 - half, 0.8 + half])
   assert greedy['by_seed']['last'] == {0: 0.7, 1: 0.8, 2: 0.9}
+  assert greedy['rise']['mean'] == pytest.approx(0.3)
+  assert greedy['rise']['interval'] == pytest.approx([0.3 - half, 0.3 + half])
   # Over the seeds that both have: .1 and 0, t(.975, 1) = 12.7062.
   apart = other[GREEDY]['difference']
   half = 12.706205 * 0.1 / 2**0.5 / 2**0.5
@@ -126,8 +128,8 @@ def test_the_table_marks_what_is_beyond_its_interval(comparison, tmp_path):
   assert cost == '| other | 100 | 21.0 | 0.3 |'
   cells = [cell.strip() for cell in row.split('|')[1:-1]]
   assert cells[:6] == ['other', '3', '0.500', '0.500', '0.500', '**0.411**']
-  assert cells[7] == '**-0.199**'
-  low, high = map(float, cells[8].split(' to '))
+  assert cells[7:9] == ['**-0.089**', '**-0.199**']
+  low, high = map(float, cells[9].split(' to '))
   assert low < -0.199 < high < 0
 
 

@@ -187,7 +187,7 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('method.bank', '8', 'it must be 0 where another'),
     ('method.proposer', 'league:5', 'it must be 0 where another'),
     ('method.reference', 'ema:2', 'ema:DECAY'),
-    ('method.reference', 'best:dev/accuracy_greedy', 'that is not measured'),
+    ('method.reference', 'best:dev/accuracy_greedy', "lacks 'dev'"),
     ('method.reference', 'best:test/accuracy', 'nearest is'),
     ('anchors.past', 'trust:0.1', "from the method's own anchors only: base"),
     ('method.reference', 'best:test/cut', 'that is not measured'),
@@ -426,6 +426,17 @@ def test_what_a_method_s_own_fields_may_be_is_its_own_affair(here):
     configs.override(config, [('method.hold', 'long')])
 
 
+def test_problems_that_the_model_cannot_read_are_refused(refused, here):
+  (here / 'words.jsonl').write_text(
+    '{"text": "1+1", "answer": 2, "split": "test"}\n{"text": "Who?"}\n'
+  )
+  said = refused(
+    *('train', '--config', CONFIG, '--workdir', 'w'),
+    *('--config.task=words.jsonl', "--config.eval.splits=('test',)"),
+  )
+  assert "no symbol 'W' (in 'solve Who?:')" in said
+
+
 def test_files_are_named_in_full(here):
   (here / 'mine.py').write_text(WHOLE)
   (here / 'sums.jsonl').write_text('{"text": "1+1", "answer": 2}\n')
@@ -498,7 +509,7 @@ def test_a_comparison_and_a_run_are_told_apart(refused, here):
   assert said.endswith('is a comparison: jaxdistill compare runs it\n')
   said = refused('compare', '--config', CONFIG, '--workdir', 'w')
   assert 'must return a Comparison' in said
-  assert "nearest is 'bb'" in refused(*argv, '--arms', 'a,b')
+  assert "no arm 'b'; there are a, bb" in refused(*argv, '--arms', 'a,b')
   assert "no seed '7'" in refused(*argv, '--seeds', '7')
   assert "nearest is 'steps'" in refused(*argv, '--config.step=3')
   argv = write_comparison(here, {'a': {}, 'b': {}}, tokens=0)
@@ -586,3 +597,17 @@ def test_claim_knows_its_own_config_again(here):
   del other['seed'], other['method']['kl']
   with pytest.raises(ValueError, match=r'method\.kl was 0\.02, now None'):
     Workdir(here / 'w').claim(other)
+
+
+@pytest.mark.parametrize(
+  ('method', 'said'),
+  [('grpo', "has none for '1+1'"), ('sft', 'needs a "response"')],
+)
+def test_lines_must_have_what_the_method_reads(refused, here, method, said):
+  line = '{"text": "1+1"}\n{"text": "2+2", "answer": 4, "split": "test"}\n'
+  (here / 'sums.jsonl').write_text(line)
+  assert said in refused(
+    *('train', '--config', CONFIG, '--workdir', 'w'),
+    *(f'--config.method.name={method}', '--config.task=sums.jsonl'),
+    "--config.eval.splits=('test',)",
+  )

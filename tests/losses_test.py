@@ -459,7 +459,7 @@ def test_weights_of_tokens_by_hand():
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest():
-  with pytest.raises(ValueError, match=r"'grpp' is not known.*'grpo'"):
+  with pytest.raises(ValueError, match=r"'grpp' is none of.*'grpo'"):
     losses.objective('grpp')
   for name, wanted in losses.OBJECTIVES.items():
     assert losses.objective(name) is wanted

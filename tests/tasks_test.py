@@ -48,7 +48,7 @@ def test_problems_of_a_file(path):
 
 
 def test_a_missing_split_is_said_so_with_those_there_are(path):
-  with pytest.raises(ValueError, match=r"'ood'; it has train, dev, test$"):
+  with pytest.raises(ValueError, match=r"'ood'; it has train, dev, test "):
     JsonlTask(path).problems('ood')
 
 
@@ -379,3 +379,8 @@ def test_responses_are_demonstrations(tmp_path):
 def test_patterns_are_checked(tmp_path, fields, said):
   with pytest.raises(ValueError, match=said):
     jsonl(tmp_path, {'text': '1+2'}, **fields)
+
+
+def test_a_misspelt_key_of_a_line_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="line 1: .* 'anwser'; .* 'answer'$"):
+    jsonl(tmp_path, {'text': '1+2', 'anwser': 3})

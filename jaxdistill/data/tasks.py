@@ -18,6 +18,7 @@ from jaxdistill.data import small_world as world
 from jaxdistill.types import Problem, Problems, Task
 
 HELD_OUT = ('dev', 'test', 'ood')
+KEYS = ('text', 'answer', 'split', 'topic', 'response')  # of a line
 Reward = Callable[[Problem, Sequence[str | None]], Sequence[float]]
 
 
@@ -155,6 +156,7 @@ class JsonlTask:
       raise ValueError(
         f'{self.path} has no problem of split {split!r}; it has '
         + ', '.join(_read_jsonl(self.path))
+        + ' (what is evaluated is set by eval.splits)'
       )
     problems: Any = [self._read(record) for record in found]
     return problems
@@ -217,7 +219,14 @@ def _read_jsonl(path: str) -> dict[str, list[dict[str, Any]]]:
       record = json.loads(line)
     except ValueError as e:
       raise ValueError(f'{where} is not JSON: {e}') from None
-    text = record.get('text') if isinstance(record, dict) else None
+    record = record if isinstance(record, dict) else {}
+    for key in record:
+      if key not in KEYS:
+        near = difflib.get_close_matches(key, KEYS, 1, 0)[0]
+        raise ValueError(
+          f'{where}: there is no key {key!r}; the nearest is {near!r}'
+        )
+    text = record.get('text')
     if not isinstance(text, str) or not text:
       raise ValueError(f'{where} has no "text"')
     known, split = record.get('answer'), record.get('split', 'train')

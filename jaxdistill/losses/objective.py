@@ -93,6 +93,7 @@ def objective(name: str) -> Objective:
   if name not in OBJECTIVES:
     near = difflib.get_close_matches(name, OBJECTIVES, 1, 0)[0]
     raise ValueError(
-      f'method.objective {name!r} is not known; the nearest is {near!r}'
+      f'method.objective {name!r} is none of {", ".join(OBJECTIVES)}; the '
+      f'nearest is {near!r}'
     )
   return OBJECTIVES[name]

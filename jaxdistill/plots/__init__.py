@@ -27,11 +27,15 @@ def draw(paths: Sequence[epath.PathLike], out: epath.PathLike) -> None:
   files = [p for p in map(epath.Path, paths) if p.suffix == '.json']
   if not files:
     return draw_curves(paths, out)
+  if len(files) < len(paths):
+    raise ValueError('folders of runs and .json files are not drawn together')
   try:
     found = {str(p): json.loads(p.read_text()) for p in files}
   except ValueError as e:
     raise ValueError(f'a file is not JSON: {e}') from None
   first = next(iter(found.values()))
-  if len(paths) == 1 and 'arms' in first:
+  if 'arms' in first:
+    if len(paths) > 1:
+      raise ValueError(f'{paths[0]} is a comparison: it is drawn by itself')
     return draw_comparison(first, out)
   return draw_pass_at(found, out)

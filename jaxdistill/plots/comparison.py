@@ -79,7 +79,10 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
     squeeze=False,
     layout='constrained',
   )
-  colours = {arm: plt.get_cmap('tab20')(i % 20) for i, arm in enumerate(arms)}
+  tints = [*range(0, 20, 2), *range(1, 20, 2)]  # strong ones first
+  colours = {
+    arm: plt.get_cmap('tab20')(tints[i % 20]) for i, arm in enumerate(arms)
+  }
   for column, (name, title) in enumerate(columns.items()):
     _draw_curves(axes[0, column], name, summary['curves'], colours)
     axes[0, column].set_title(title, fontsize=11)
@@ -119,7 +122,7 @@ def _draw_curves(axis, name, curves, colours):
   axis.set_ylim(max(low, -0.02), min(high, 1.02))
   axis.set_xlabel('tokens generated')
   axis.xaxis.get_major_locator().set_params(nbins=5)
-  axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:,.0f}k')
+  axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:g}k')
   axis.grid(alpha=0.3)
 
 

@@ -90,6 +90,8 @@ def draw_curves(
   colours = [Line2D([], [], color=f'C{i}', lw=3) for i in range(len(runs))]
   if len(runs) > 1:
     names = [epath.Path(run).name for run in runs]
+    if len({*names}) < len(names):  # runs of a comparison: by arm and seed
+      names = ['/'.join(epath.Path(run).parts[-2:]) for run in runs]
     figure.legend(
       colours, names, loc='outside upper center', ncols=min(len(runs), 6)
     )

@@ -18,9 +18,10 @@ for base in late middle; do
 done
 
 "$jaxdistill" train --config configs/sqlm_small_long.py --workdir "$RUNS/long"
+mkdir -p "$out/long"
+cp "$RUNS/long/metrics.jsonl" "$out/long/metrics.jsonl"
 cp "$RUNS/long/summary.json" "$out/long_summary.json"
-cp "$RUNS/long/metrics.jsonl" "$out/long_metrics.jsonl"
-"$jaxdistill" plot "$RUNS/long" --out "$out/long.png"
+"$jaxdistill" plot "$out/long" "$out/long_fast" --out "$out/long.png"
 
 measure() {  # NAME SPLIT, then whose
   [ -e "$out/pass/$1.json" ] || "$jaxdistill" eval "${@:3}" --split "$2" \

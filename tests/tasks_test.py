@@ -382,5 +382,5 @@ def test_patterns_are_checked(tmp_path, fields, said):
 
 
 def test_a_misspelt_key_of_a_line_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="line 1: .* 'anwser'; .* 'answer'$"):
+  with pytest.raises(ValueError, match=r"line 1: .* 'anwser'; .* 'answer'$"):
     jsonl(tmp_path, {'text': '1+2', 'anwser': 3})

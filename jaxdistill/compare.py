@@ -143,29 +143,32 @@ def _values(lines: Sequence[Mapping]) -> dict[str, dict[str, float]]:
 
 
 def _over_seeds(name, by_seed, reference):
+  if not all(name in v for v in by_seed.values()):
+    return {}
   kinds = ('first', 'best', 'dev_selected', 'last')
   found = {
     kind: {s: v[name][kind] for s, v in by_seed.items() if kind in v[name]}
     for kind in kinds
-    if all(name in v for v in by_seed.values())
   }
   found = {kind: values for kind, values in found.items() if values}
-  if not found:
-    return {}
-  mean, interval = estimate(list(found['last'].values()))
   out: dict[str, Any] = {
     kind: _mean(values.values()) for kind, values in found.items()
   }
-  out |= {'mean': mean, 'interval': interval, 'by_seed': found}
-  rises = [found['last'][s] - found['first'][s] for s in found['last']]
-  mean, interval = estimate(rises)
-  out['rise'] = {'mean': mean, 'interval': interval}
+  out |= _estimated(found['last'].values()) | {'by_seed': found}
+  out['rise'] = _estimated(
+    found['last'][s] - found['first'][s] for s in found['last']
+  )
   shared = [s for s in by_seed if name in reference.get(s, {})]
   if shared:
-    apart = [found['last'][s] - reference[s][name]['last'] for s in shared]
-    mean, interval = estimate(apart)
-    out['difference'] = {'mean': mean, 'interval': interval}
+    out['difference'] = _estimated(
+      found['last'][s] - reference[s][name]['last'] for s in shared
+    )
   return out
+
+
+def _estimated(values) -> dict[str, Any]:
+  mean, interval = estimate(list(values))
+  return {'mean': mean, 'interval': interval}
 
 
 def _curves(by_seed):
@@ -245,8 +248,7 @@ def table(summary: Mapping[str, Any]) -> str:
       else:
         cells += [_change(apart), _interval(apart['interval'], '+')]
       rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    if len(rows) > 2:
-      blocks.append('\n'.join(rows))
+    blocks.append('\n'.join(rows))
   rows = ['| arm | tokens | optimizer steps | minutes |', '|' + '---|' * 4]
   for arm, found in arms.items():
     cells = (

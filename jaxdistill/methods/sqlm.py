@@ -157,6 +157,7 @@ class Sqlm:
     policy, base = players['policy'], players['base']
     writer = players.get('proposer', policy)
     objective = losses.objective(self.objective)
+    seed = jax.random.key_data(key).tolist()  # of draws on the host
 
     # 1. Propose. A proposal's address is its topic's place and its own.
     topics = [
@@ -190,7 +191,7 @@ class Sqlm:
     if self.bank:
       texts = gather_texts([proposals[i].text for i in valid])
       state = state | {'bank': state['bank'] or texts}
-      asked = _from_bank(state['bank'], problems, rows, key)
+      asked = _from_bank(state['bank'], problems, rows, seed)
     else:
       asked = [
         dataclasses.replace(p, row=rows[i])
@@ -220,7 +221,7 @@ class Sqlm:
     pays_P = [pay] * self_made
     pays_P += [rewards.SOLVER_REWARDS['known']] * (len(asked) - self_made)
     solver_PG = [
-      pay(p, answers_G, vote, _draws(key, p.row, 1))
+      pay(p, answers_G, vote, np.random.default_rng([*seed, p.row, 1]))
       for pay, p, answers_G, vote in zip(
         pays_P, asked, answers_PG, votes_P, strict=True
       )
@@ -340,20 +341,16 @@ def _why_not(problem: Problem | None) -> str | None:
   return 'held out' if problem.task.held_out(problem) else None
 
 
-def _from_bank(bank, topics, rows, key):
+def _from_bank(bank, topics, rows, seed):
   """One problem of the bank for each row."""
   if not bank:
     return []
-  drawn = [bank[_draws(key, row).integers(len(bank))] for row in rows]
+  draws = [np.random.default_rng([*seed, row]) for row in rows]
+  drawn = [bank[draw.integers(len(bank))] for draw in draws]
   return [
     dataclasses.replace(topics[0].task.parse_problem(text), row=row)
     for text, row in zip(drawn, rows, strict=True)
   ]
-
-
-def _draws(key, *address) -> np.random.Generator:
-  """Draws on the host by the step's key and an address."""
-  return np.random.default_rng([*jax.random.key_data(key).tolist(), *address])
 
 
 def _measure(rejected, asked, votes_P, samples):

@@ -15,6 +15,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -28,6 +29,7 @@ from jaxdistill.data.tasks import (
   python_file,
   right,
 )
+from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.eval import METRICS
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load
@@ -147,6 +149,7 @@ def base_config(method: str) -> ConfigDict:
   config.keep_checkpoints = 2
   config.model = 'small-late'
   config.dtype = 'float32'
+  config.remat = False
   config.trainable = 'full'
   config.roles = 'heads'
   config.rank = 16
@@ -442,18 +445,33 @@ def _eval(config: Any) -> EvalConfig:
   return EvalConfig(**fields)
 
 
+def _check_symbols(task: Any, tokenizer: SymbolTokenizer, config: Any) -> None:
+  """Finds a problem that the shipped bases have no symbols for."""
+  for split in ('train', *config.eval.splits):
+    problems = task.problems(split)
+    few = isinstance(task, JsonlTask)  # others are all of one kind
+    for i in range(len(problems) if few else 1):
+      tokenizer.encode(task.solver_prompt(problems[i]))
+
+
 def build(config: Any) -> Run:
   """What a checked config describes; loads the model."""
   try:
     mesh = dist.make_mesh(**config.mesh)
-    loaded = load(
-      config.model, _deltas(config), dtype=config.dtype, seed=config.seed
-    )
+    with jax.set_mesh(mesh):
+      loaded = load(
+        config.model,
+        _deltas(config),
+        dtype=config.dtype,
+        # What moves is float32, so that small steps are not rounded away.
+        trunk_dtype='float32' if config.trainable == 'full' else config.dtype,
+        remat=config.remat,
+        seed=config.seed,
+        mesh=mesh,
+      )
     task = load_task(config.task)
-    if isinstance(task, JsonlTask):
-      for split in ('train', *config.eval.splits):
-        for problem in task.problems(split):
-          loaded.tokenizer.encode(task.solver_prompt(problem))
+    if isinstance(loaded.tokenizer, SymbolTokenizer):
+      _check_symbols(task, loaded.tokenizer, config)
   except ValueError as e:
     raise ConfigError(str(e)) from None
   return Run(

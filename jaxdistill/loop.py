@@ -34,6 +34,7 @@ from jaxdistill.step import (
   init_state,
   make_step,
   param_shardings,
+  place,
   split_params,
 )
 from jaxdistill.types import Collected, Problem, Update
@@ -66,15 +67,17 @@ class Loop:
       run.method.anchors,
       run.seed,
     )
-    self.graphdef, params = split_params(run.loaded.model, run.trainable)
+    self.graphdef, params, frozen = split_params(
+      run.loaded.model, run.trainable
+    )
     self.state = init_state(params, run.optimizer, run.mesh)
+    self.frozen = place(frozen, param_shardings(frozen, run.mesh))
     self.method_state = run.method.init()
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
     self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
-    self._layout = jax.jit(
-      lambda p: p,
-      out_shardings=param_shardings(params, run.mesh, dist.DECODE_RULES),
+    self._layout = param_shardings(
+      (*params, frozen), run.mesh, dist.DECODE_RULES
     )
     self._step = make_step(self.graphdef, run.method.loss, run.optimizer)
     splits = ('train', *run.eval.splits)
@@ -214,13 +217,14 @@ class Loop:
     ]
     for batches in steps * update.epochs:
       if batches:
-        self.state, values = self._step(self.state, {}, batches)
+        self.state, values = self._step(self.state, self.frozen, {}, batches)
         metrics.append({f'{prefix}{k}': v for k, v in values.items()})
     return metrics
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture, laid out for decoding."""
-    return make_player(self.run, self.graphdef, self._layout(params))
+    laid_out = place((*params, self.frozen), self._layout)
+    return make_player(self.run, self.graphdef, laid_out)
 
   def draw(self, step: int) -> list[Problem]:
     """This host's share of a step's problems, read by index."""

@@ -120,6 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     '--role', choices=('solver', 'proposer'), default='solver'
   )
   export.add_argument('--to', required=True, help='directory to make')
+  export.add_argument(
+    '--kind',
+    choices=('merged', 'peft'),
+    default='merged',
+    help='of a Hugging Face model: whole weights, or only its LoRA for peft',
+  )
+  export.add_argument(
+    '--dtype', choices=('bfloat16', 'float32'), default='bfloat16'
+  )
   export.set_defaults(run=_export)
   return parser
 
@@ -153,7 +162,9 @@ def _positives(text: str) -> tuple[int, ...]:
 def _add_model(parser: argparse.ArgumentParser) -> None:
   group = parser.add_mutually_exclusive_group(required=True)
   group.add_argument('--workdir', help='of a run: its newest checkpoint')
-  group.add_argument('--model', help='a shipped base or a directory')
+  group.add_argument(
+    '--model', help='a shipped base, a directory, or hf:owner/name'
+  )
   parser.add_argument(
     '--anchor', help='with --workdir: a past version, as name@step'
   )
@@ -346,7 +357,7 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   from jaxdistill import config as configs
   from jaxdistill import dist
   from jaxdistill.run import make_player
-  from jaxdistill.step import param_shardings, split_params
+  from jaxdistill.step import Params, param_shardings, place, split_params
 
   _cache_compilations()
   if args.anchor and not args.workdir:
@@ -367,12 +378,14 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   configs.check(config)
   run = configs.build(config)
   with jax.set_mesh(run.mesh):
-    graphdef, params = split_params(run.loaded.model, run.trainable)
-    where = param_shardings(params, run.mesh, dist.DECODE_RULES)
-    params = jax.device_put(params, where)
+    graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
+    params = (*moving, frozen)
+    params = place(params, param_shardings(params, run.mesh, dist.DECODE_RULES))
     if args.workdir:
       with _one_line():
-        params = _stored_params(args.workdir, args.anchor, params)
+        like = Params(*params[:2])
+        stored = _stored_params(args.workdir, args.anchor, like)
+        params = (*stored, params[2])
     yield run, nnx.merge(graphdef, *params), make_player(run, graphdef, params)
 
 
@@ -503,10 +516,15 @@ def _export(args: argparse.Namespace) -> None:
   target = epath.Path(args.to)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ConfigError(f'--to {args.to} is there already; choose another')
-  with _asked(args) as (run, model, _):
-    merged = models.merge(model, args.role)
-    manifest = {'source': _named(args), 'role': args.role}
-    with _one_line():
+  with _asked(args) as (run, model, _), _one_line():
+    if run.loaded.source:
+      how = {'role': args.role, 'kind': args.kind, 'dtype': args.dtype}
+      models.export(args.to, model, run.loaded.source, **how)
+    elif (args.kind, args.dtype) != ('merged', 'bfloat16'):
+      raise ConfigError('--kind and --dtype are for Hugging Face models')
+    else:
+      manifest = {'source': _named(args), 'role': args.role}
+      merged = models.merge(model, args.role)
       models.save(args.to, merged, run.loaded.tokenizer, manifest)
   print(args.to)
 

@@ -20,17 +20,18 @@ Loss = Callable[[Decoder, Any, Batch], tuple[Array, dict[str, Array]]]
 
 
 class Params(NamedTuple):
-  """A model's parameters, by when they move.
+  """The parameters that move, by when they do.
+
+  With a frozen trunk these are the deltas alone: all past selves stand on the
+  one trunk that there is.
 
   Attributes:
-    shared: Trained by every role: the trunk, or a LoRA on a frozen trunk.
     roles: Stacked over roles; only the slice of the role in force moves.
-    frozen: Never moves.
+    shared: Trained by every role: the trunk, or a LoRA on a frozen trunk.
   """
 
-  shared: nnx.State
   roles: nnx.State
-  frozen: nnx.State
+  shared: nnx.State
 
 
 class TrainState(NamedTuple):
@@ -119,22 +120,22 @@ def _is_matrix(tree: Any) -> Any:
   )
 
 
-def split_params(model: Decoder, trainable: str) -> tuple[nnx.GraphDef, Params]:
+def split_params(
+  model: Decoder, trainable: str
+) -> tuple[nnx.GraphDef, Params, nnx.State]:
   """Splits a model by what is trained.
 
   Args:
     model: Its parameters are taken over, not copied.
     trainable: `full` (the trunk moves) or `lora` (only deltas move).
+
+  Returns:
+    The graph, what moves, and what is frozen; `nnx.merge(graph, *moving,
+    frozen)` is the model.
   """
-  if trainable == 'full':
-    graphdef, roles, shared, frozen = nnx.split(
-      model, RoleDelta, nnx.Param, ...
-    )
-  else:
-    graphdef, roles, shared, frozen = nnx.split(
-      model, RoleDelta, SharedDelta, ...
-    )
-  return graphdef, Params(shared, roles, frozen)
+  shared = nnx.Param if trainable == 'full' else SharedDelta
+  graphdef, *moving, frozen = nnx.split(model, RoleDelta, shared, ...)
+  return graphdef, Params(*moving), frozen
 
 
 def param_shardings(params: Any, mesh: Mesh, rules: dict = dist.RULES) -> Any:
@@ -145,6 +146,26 @@ def param_shardings(params: Any, mesh: Mesh, rules: dict = dist.RULES) -> Any:
     return variable.replace(where)
 
   return jax.tree.map(of, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def place(params: Any, shardings: Any) -> Any:
+  """Parameters where they belong; those that are there already are not copied.
+
+  Args:
+    params: A tree of arrays.
+    shardings: From `param_shardings`.
+  """
+  leaves, treedef = jax.tree.flatten(params)
+  wanted = jax.tree.leaves(shardings)
+  away = [
+    i
+    for i, (x, where) in enumerate(zip(leaves, wanted, strict=True))
+    if not x.sharding.is_equivalent_to(where, x.ndim)
+  ]
+  copy = jax.jit(lambda x: x, out_shardings=[wanted[i] for i in away])
+  for i, x in zip(away, copy([leaves[i] for i in away]), strict=True):
+    leaves[i] = x
+  return jax.tree.unflatten(treedef, leaves)
 
 
 def init_state(
@@ -193,12 +214,13 @@ def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
 def make_step(
   graphdef: nnx.GraphDef, loss: Loss, optimizer: OptimizerConfig
 ) -> Callable:
-  """The compiled step `(state, frozen, batches) -> (state, metrics)`.
+  """The compiled step `(state, frozen, anchors, batches) -> (state, metrics)`.
 
   It minimises the sum over batches of `sum(weight * value) / total`. Each
   batch is gone through in microbatches whose gradients add up, so any split
   gives the same step. A step whose gradient is not finite changes nothing but
-  the count of skipped ones. `state` is donated.
+  the count of skipped ones. `state` is donated; `frozen` is what never moves,
+  `anchors` what the loss itself needs.
 
   Args:
     graphdef: Of the model.
@@ -208,9 +230,9 @@ def make_step(
   direction = optimizer.direction()
   learning_rate = optimizer.learning_rate()
 
-  def objective(moving, still, frozen, batch):
-    model = nnx.merge(graphdef, *moving, still)
-    values, metrics = loss(model, frozen, batch)
+  def objective(moving, frozen, anchors, batch):
+    model = nnx.merge(graphdef, *moving, frozen)
+    values, metrics = loss(model, anchors, batch)
 
     def weighted(v):
       return jnp.sum(jnp.where(batch.weight != 0, batch.weight * v, 0))
@@ -218,14 +240,13 @@ def make_step(
     sums = {name: weighted(v) for name, v in metrics.items()}
     return weighted(values) / batch.total, (sums, jnp.sum(batch.weight))
 
-  def accumulate(state, frozen, batch):
+  def accumulate(moving, frozen, anchors, batch):
     """Gradient and metric sums over the microbatches that hold rows."""
-    moving = (state.params.roles, state.params.shared)
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def one(i):
       micro = batch.microbatch(i)
-      return gradient(moving, state.params.frozen, frozen, micro)
+      return gradient(moving, frozen, anchors, micro)
 
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
@@ -237,12 +258,14 @@ def make_step(
 
     return jax.lax.fori_loop(0, batch.microbatches, add, zeros)
 
-  def step(state, frozen, batches):
-    parts = [accumulate(state, frozen, batch) for batch in batches]
+  def step(state, frozen, anchors, batches):
+    parts = [
+      accumulate(state.params, frozen, anchors, batch) for batch in batches
+    ]
     (value, (sums, weight)), grads = jax.tree.map(lambda *x: sum(x), *parts)
     norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
-    role_grads, shared_grads = jax.tree.map(lambda g: g * scale, grads)
+    grads = jax.tree.map(lambda g: g * scale, grads)
     lr = learning_rate(state.step)
 
     def move(grads, opt, params) -> tuple[Any, Any]:
@@ -251,17 +274,17 @@ def make_step(
       return optax.apply_updates(params, updates), opt
 
     shared, shared_opt = move(
-      shared_grads, state.shared_opt, state.params.shared
+      grads.shared, state.shared_opt, state.params.shared
     )
     # Only the roles in force: momentum would move an idle one too.
     old = state.params.roles, state.role_opts
-    moved = jax.vmap(move)(role_grads, state.role_opts, state.params.roles)
+    moved = jax.vmap(move)(grads.roles, state.role_opts, state.params.roles)
     active = jnp.stack([batch.role for batch in batches])
     roles, role_opts = jax.tree.map(
       lambda new, old: old.at[active].set(new[active]), moved, old
     )
     new = TrainState(
-      params=Params(shared, roles, state.params.frozen),
+      params=Params(roles, shared),
       shared_opt=shared_opt,
       role_opts=role_opts,
       step=state.step + 1,

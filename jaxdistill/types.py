@@ -125,50 +125,57 @@ class Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One training sequence.
+  """One training sequence: a prompt that is read, a response that is scored.
 
   The gradient step minimises `sum(weight * value) / sum(total)` over all rows
   of a set, so every way of averaging (by token, by sequence, by a constant)
-  is a choice of `weight_T` and `total`.
+  is a choice of `weight_R` and `total`.
 
   Attributes:
-    tokens_T: Prompt and response, int32[T].
-    weight_T: Weight of each token's value; 0 where nothing is trained,
-      float32[T].
+    prompt_T: What comes before, int32[T], at least one token. Rows whose
+      prompts begin alike share that part of the computation.
+    response_R: The tokens whose log-probs matter, int32[R].
+    weight_R: Weight of each one's value; 0 where nothing is trained,
+      float32[R].
     total: What this row adds to the denominator.
-    fields: What else the loss reads, one float32[T] each.
+    fields: What else the loss reads, one float32[R] each.
   """
 
-  tokens_T: np.ndarray
-  weight_T: np.ndarray
+  prompt_T: np.ndarray
+  response_R: np.ndarray
+  weight_R: np.ndarray
   total: float
   fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not len(self.prompt_T):
+      raise ValueError('a row needs a prompt: nothing predicts a first token')
+
+  def __len__(self) -> int:
+    return len(self.prompt_T) + len(self.response_R)
 
 
 def response_row(
   rollout: Rollout, weight: float, total: float, **fields: float | np.ndarray
 ) -> Row:
-  """A row that trains a response and leaves its prompt alone.
+  """A row that trains a response.
 
   Args:
     rollout: The sampled response.
     weight: Weight of each response token.
     total: What the row adds to the denominator.
     **fields: A number for all response tokens, or one per response token.
-
-  Returns:
-    A `Row` whose weights and fields are 0 on the prompt.
   """
-  p, t = len(rollout.prompt_T), len(rollout.tokens_T)
 
   def spread(value):
-    out = np.zeros(p + t, np.float32)
-    out[p:] = value
-    return out
+    return np.zeros(len(rollout.tokens_T), np.float32) + np.asarray(
+      value, np.float32
+    )
 
   return Row(
-    tokens_T=np.concatenate([rollout.prompt_T, rollout.tokens_T]),
-    weight_T=spread(weight),
+    prompt_T=rollout.prompt_T,
+    response_R=rollout.tokens_T,
+    weight_R=spread(weight),
     total=total,
     fields={name: spread(value) for name, value in fields.items()},
   )
@@ -181,8 +188,8 @@ class RowSet:
   Attributes:
     role: Whose deltas these rows train.
     rows: This host's rows; may be empty.
-    fields: Names of the per-token fields; given here because a host with no
-      rows must still agree on them.
+    fields: Names of the fields, per response token; given here because a host
+      with no rows must still agree on them.
     coefficients: Numbers that the loss reads (clip range, KL weight, ...).
   """
 

@@ -21,6 +21,7 @@ from jaxdistill.anchors import (
   parse_rule,
 )
 from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.checkpoint import pure
 from jaxdistill.methods.sft import Sft
 from jaxdistill.models import Decoder, Deltas
 from jaxdistill.step import (
@@ -50,16 +51,16 @@ def bank(tmp_path):
   bank.wait()
 
 
-def make_params(seed=0):
+def make_params(seed=0, trainable='full'):
   deltas = Deltas(per_role='heads', lora=True, rank=2)
   empty = nnx.eval_shape(lambda: Decoder(TINY, deltas, rngs=nnx.Rngs(0)))
-  graphdef, params = split_params(empty, 'lora')
+  graphdef, params, frozen = split_params(empty, trainable)
   draw = np.random.default_rng(seed)
-  for state in params:
+  for state in (*params, frozen):
     for _, variable in nnx.to_flat_state(state):
       value = 0.3 * draw.standard_normal(variable.shape)
       variable.set_value(jnp.asarray(value, jnp.float32))
-  return graphdef, params
+  return graphdef, params, frozen
 
 
 def on_mesh(params, mesh):
@@ -382,7 +383,7 @@ def test_pruning_spares_a_league(tmp_path):
 
 
 def test_a_snapshot_comes_back_bit_by_bit(bank, one_device):
-  _, params = make_params()
+  _, params, _ = make_params()
   params = on_mesh(params, one_device)
   bank.save('base', 0, params)
   bank.wait()
@@ -396,7 +397,7 @@ def test_a_snapshot_comes_back_bit_by_bit(bank, one_device):
   [('data=2,fsdp=4', (2, 4, 32)), ('one device', (2, 16, 32))],
 )
 def test_a_snapshot_restores_onto_another_mesh(bank, target, part):
-  _, params = make_params()
+  _, params, _ = make_params()
   bank.save('base', 3, on_mesh(params, dist.make_mesh(**MESHES['data=8'])))
   bank.wait()
   mesh = dist.make_mesh(**MESHES[target])
@@ -407,13 +408,13 @@ def test_a_snapshot_restores_onto_another_mesh(bank, target, part):
     jax.tree.leaves(found), jax.tree.leaves(like), strict=True
   ):
     assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim)
-  kernel = found.frozen['q']['kernel'][...]
+  kernel = found.shared['q']['kernel'][...]
   assert kernel.sharding.device_set == set(mesh.devices.flat)
   assert kernel.sharding.shard_shape(kernel.shape) == part
 
 
 def test_restoring_needs_shapes_only(bank, one_device):
-  _, params = make_params()
+  _, params, _ = make_params()
   params = on_mesh(params, one_device)
   bank.save('base', 0, params)
   bank.wait()
@@ -513,7 +514,7 @@ def test_what_a_dying_run_left_behind_is_no_snapshot(bank):
 def one_batch(mesh):
   draw = np.random.default_rng(5)
   tokens = draw.integers(1, 20, (8, 12)).astype(np.int32)
-  rows = [Row(t, np.ones(12, np.float32), 12.0) for t in tokens]
+  rows = [Row(t[:1], t[1:], np.ones(11, np.float32), 11.0) for t in tokens]
   return make_batch(RowSet('solver', rows), 0, mesh, Shapes(16, 8))[0]
 
 
@@ -521,8 +522,8 @@ def test_a_step_leaves_anchors_alone_and_can_be_undone(bank):
   mesh = dist.make_mesh(**MESHES['data=2,fsdp=4'])
   tokens = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
   with jax.set_mesh(mesh):
-    graphdef, params = make_params()
-    logits = jax.jit(lambda p: nnx.merge(graphdef, *p)(tokens, role=0))
+    graphdef, params, frozen = make_params(trainable='lora')
+    logits = jax.jit(lambda p: nnx.merge(graphdef, *p, frozen)(tokens, role=0))
     step = make_step(graphdef, Sft().loss, OPTIMIZER)
     state = init_state(params, OPTIMIZER, mesh)
     before = np.array(logits(state.params))
@@ -531,17 +532,18 @@ def test_a_step_leaves_anchors_alone_and_can_be_undone(bank):
     bank.save('base', 0, anchor)
     old = state.params.shared['q']['deltas'][0][0][...]
     for _ in range(2):
-      state, _ = step(state, {}, (one_batch(mesh),))
+      state, _ = step(state, frozen, {}, (one_batch(mesh),))
     assert old.is_deleted()
     assert np.abs(logits(state.params) - before).max() > 1e-2
     np.testing.assert_array_equal(logits(anchor), before)
     assert_equal(anchor, params)  # what the state was made from is whole too
+    assert all('.deltas.' in name for name in pure(anchor))  # no trunk
 
     bank.wait()
     back = state._replace(params=bank.restore('base', 0, state.params))
     np.testing.assert_array_equal(logits(back.params), before)
     for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
       assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
-    again, _ = step(back, {}, (one_batch(mesh),))
+    again, _ = step(back, frozen, {}, (one_batch(mesh),))
     assert int(again.step) == 3
     assert np.abs(logits(again.params) - before).max() > 1e-3

@@ -1,11 +1,14 @@
-"""Rows into arrays and back."""
+"""Rows into arrays and back, and what rows of one sequence see."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from tiny import TINY
 
 from jaxdistill import dist
 from jaxdistill.batch import (
@@ -17,6 +20,8 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.dist import mesh as mesh_module
+from jaxdistill.models import Decoder, Deltas
+from jaxdistill.models.rope import Rope
 from jaxdistill.types import Prompt, Rollout, Row, RowSet, response_row
 
 MESHES = {
@@ -24,6 +29,11 @@ MESHES = {
   'data=8': {},
   'data=2,fsdp=2,tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2},
 }
+FIELDS = ('advantage', 'old_logp')
+READ = ('tokens', 'positions', 'until')
+SCORED = ('sources', 'targets', 'segments', 'weight')
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(params=list(MESHES))
@@ -31,58 +41,146 @@ def mesh(request):
   return dist.make_mesh(**MESHES[request.param])
 
 
-def random_rows(lengths):
-  """Tokens from 1 up and values that differ everywhere."""
-  draw = np.random.default_rng(3)
-  return [
-    Row(
-      tokens_T=draw.integers(1, 20, n).astype(np.int32),
-      weight_T=draw.uniform(0.5, 1.5, n).astype(np.float32),
-      total=float(draw.uniform(1, 2)),
-      fields={
-        name: draw.standard_normal(n).astype(np.float32)
-        for name in ('advantage', 'old_logp')
-      },
-    )
-    for n in lengths
-  ]
+def make_row(draw, prompt, response):
+  """Tokens as given and values that differ everywhere."""
+  return Row(
+    prompt_T=np.asarray(prompt, np.int32),
+    response_R=np.asarray(response, np.int32),
+    weight_R=draw.uniform(0.5, 1.5, len(response)).astype(np.float32),
+    total=float(draw.uniform(1, 2)),
+    fields={
+      name: draw.standard_normal(len(response)).astype(np.float32)
+      for name in FIELDS
+    },
+  )
 
 
 def row_set(lengths, coefficients=None):
-  fields = ('advantage', 'old_logp')
-  return RowSet('solver', random_rows(lengths), fields, coefficients or {})
+  """Rows that share nothing; half of each is a response."""
+  draw, rows = np.random.default_rng(3), []
+  for i, n in enumerate(lengths):
+    tokens = draw.integers(1, 20, n)
+    tokens[0] = 100 + i
+    cut = n - n // 2
+    rows.append(make_row(draw, tokens[:cut], tokens[cut:]))
+  return RowSet('solver', rows, FIELDS, coefficients or {})
+
+
+def related_rows(seed, count, longest, empty=False):
+  """Rows whose prompts have much in common, in no order."""
+  draw = np.random.default_rng(seed)
+  prompts = [draw.integers(1, 3, draw.integers(1, longest)) for _ in range(6)]
+  rows = []
+  for _ in range(count):
+    prompt = prompts[draw.integers(len(prompts))]
+    prompt = prompt[: draw.integers(1, len(prompt) + 1)]
+    n = draw.integers(0 if empty else 1, longest - len(prompt) + 1)
+    rows.append(make_row(draw, prompt, draw.integers(1, 20, n)))
+  return rows
+
+
+def tokens_of(row):
+  return [*row.prompt_T.tolist(), *row.response_R.tolist()]
+
+
+def common(first, second):
+  pairs = zip(first, second, strict=False)
+  return next(
+    (i for i, (a, b) in enumerate(pairs) if a != b),
+    min(len(first), len(second)),
+  )
+
+
+def parts(batch):
+  """The arrays of a batch that have microbatches and sequences."""
+  return {n: getattr(batch, n) for n in (*READ, *SCORED)} | batch.fields
 
 
 @pytest.mark.parametrize('seed', range(20))
 def test_packing_places_every_row_in_room_of_its_own(seed):
   draw = np.random.default_rng(seed)
-  length = int(draw.integers(1, 40))
-  lengths = draw.integers(1, length + 1, draw.integers(1, 60)).tolist()
-  places, used = pack(lengths, length)
-  assert len(places) == len(lengths)
-  taken = np.zeros((used, length), int)
-  for place, n in zip(places, lengths, strict=True):
-    assert 0 <= place.start <= length - n
-    taken[place.sequence, place.start : place.start + n] += 1
-  assert taken.sum() == sum(lengths)
-  assert taken.max() == 1
-  filled = np.sort(taken.sum(1))
-  assert filled[0] > 0
-  # Rows that would fit together are not kept apart.
-  assert used == 1 or filled[0] + filled[1] > length
+  length = int(draw.integers(2, 40))
+  rows = related_rows(seed, int(draw.integers(1, 60)), length, empty=True)
+  places, used = pack(rows, length)
+  assert len(places) == len(rows)
+  taken, scored = np.zeros((2, used, length * 60), int)
+  for place, row in zip(places, rows, strict=True):
+    own = len(row) - place.shared
+    assert 0 <= place.shared <= len(row.prompt_T)
+    assert 0 <= place.start <= length - own
+    taken[place.sequence, place.start : place.start + own] += 1
+    r = len(row.response_R)
+    scored[place.sequence, place.scored : place.scored + r] += 1
+  for there, whole in (
+    (taken, sum(len(r) - p.shared for r, p in zip(rows, places, strict=True))),
+    (scored, sum(len(r.response_R) for r in rows)),
+  ):
+    assert there.sum() == whole
+    assert there.max() <= 1
+    # One after the other, without gaps.
+    assert (np.diff(there, axis=1) <= 0).all()
+  assert taken.any(1).all()
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_rows_of_like_prompts_are_neighbours(seed):
+  rows = related_rows(seed, 40, 12)
+  places, used = pack(rows, 24)
+  assert used > 3
+  laid = list(zip(places, rows, strict=True))
+  laid.sort(key=lambda x: (x[0].sequence, x[0].start))
+  prompts = [row.prompt_T.tolist() for _, row in laid]
+  assert prompts == sorted(prompts)
+  room = 24
+  for i, (place, row) in enumerate(laid):
+    shared = common(prompts[i - 1], prompts[i]) if i else 0
+    if i and place.sequence == laid[i - 1][0].sequence:
+      assert place.shared == shared
+    else:  # a new sequence only where there was no room
+      assert place.shared == 0
+      assert not i or len(row) - shared > room
+      room = 24
+    room -= len(row) - place.shared
 
 
 def test_packing_by_hand():
-  places, used = pack([3, 8, 2, 5, 8], 8)
-  assert [(p.sequence, p.start) for p in places] == [
-    (2, 5),
-    (0, 0),
-    (3, 0),
-    (2, 0),
-    (1, 0),
+  draw = np.random.default_rng(0)
+  rows = [
+    make_row(draw, prompt, [9] * n)
+    for prompt, n in (([1, 2], 2), ([5], 7), ([1, 2, 3], 1), ([4, 4], 2))
   ]
-  assert used == 4
+  rows.append(make_row(draw, [1, 2], [9]))
+  places, used = pack(rows, 8)
+  assert [dataclasses.astuple(p) for p in places] == [
+    (0, 0, 0, 0),
+    (2, 0, 0, 0),
+    (0, 2, 5, 3),
+    (1, 0, 0, 0),
+    (0, 2, 4, 2),
+  ]
+  assert used == 3
   assert pack([], 8) == ([], 0)
+
+
+def test_a_forest_by_hand(one_device):
+  draw = np.random.default_rng(0)
+  rows = [
+    make_row(draw, [1, 2, 3], [9]),
+    make_row(draw, [4], [7, 8]),
+    make_row(draw, [1, 2], [5, 6]),
+    make_row(draw, [1, 2], [7]),
+  ]
+  batch, _ = make_batch(RowSet('', rows, FIELDS), 0, one_device, Shapes(16, 1))
+  found = {
+    name: np.asarray(x)[0, 0].tolist() for name, x in parts(batch).items()
+  }
+  #  1 2 { 5 6 } { 7 } { 3 9 }   4 7 8
+  assert found['tokens'] == [1, 2, 5, 6, 7, 3, 9, 4, 7, 8] + [0] * 6
+  assert found['positions'] == [0, 1, 2, 3, 2, 2, 3, 0, 1, 2] + [0] * 6
+  assert found['until'] == [7, 7, 4, 4, 5, 7, 7, 10, 10, 10] + [0] * 6
+  assert found['sources'] == [1, 2, 1, 5, 7, 8]
+  assert found['targets'] == [5, 6, 7, 9, 7, 8]
+  assert found['segments'] == [1, 1, 2, 3, 4, 4]
 
 
 def test_buckets_by_hand():
@@ -93,39 +191,84 @@ def test_buckets_by_hand():
   assert {n: bucket(n, 6) for n in least_6} == least_6
 
 
-def test_rows_come_back_as_they_went(mesh):
-  rows = row_set([5, 16, 1, 7, 9, 3, 12, 8, 2, 2, 16, 4, 11])
+@pytest.mark.parametrize('empty', [False, True])
+def test_rows_come_back_as_they_went(mesh, empty):
+  rows = RowSet('', related_rows(1, 40, 16, empty), FIELDS)
+  assert empty != all(len(row.response_R) for row in rows.rows)
   batch, places = make_batch(rows, 1, mesh, Shapes(16, 4))
-  arrays = batch.per_token()
-  arrays |= arrays.pop('fields')
+  arrays = parts(batch)
   back = {
-    name: take_rows(x.astype('float32'), places, rows.rows)
-    for name, x in arrays.items()
+    name: take_rows(arrays[name].astype('float32'), places, rows.rows)
+    for name in (*SCORED, *FIELDS)
   }
+  read = {n: np.asarray(arrays[n]).reshape(-1, 16) for n in READ}
   for i, row in enumerate(rows.rows):
-    n = len(row.tokens_T)
-    np.testing.assert_array_equal(back['tokens'][i], row.tokens_T)
-    np.testing.assert_array_equal(back['weight'][i], row.weight_T)
-    np.testing.assert_array_equal(back['positions'][i], np.arange(n))
-    assert len(set(back['segments'][i])) == 1
-    for name in rows.fields:
+    np.testing.assert_array_equal(back['targets'][i], row.response_R)
+    np.testing.assert_array_equal(back['weight'][i], row.weight_R)
+    for name in FIELDS:
       np.testing.assert_array_equal(back[name][i], row.fields[name])
+    assert len(set(back['segments'][i])) == min(len(row.response_R), 1)
+    # A source sees what comes before its target in the row, and nothing else.
+    tokens, positions, until = (read[n][places[i].sequence] for n in READ)
+    for t, source in enumerate(back['sources'][i].astype(int)):
+      seen = [j for j in range(source + 1) if source < until[j]]
+      before = tokens_of(row)[: len(row.prompt_T) + t]
+      assert tokens[seen].tolist() == before
+      assert positions[seen].tolist() == list(range(len(before)))
   # Everywhere else there is nothing.
-  count = sum(len(row.tokens_T) for row in rows.rows)
-  for name in ('tokens', 'segments', 'weight', *rows.fields):
+  pairs = list(zip(rows.rows, places, strict=True))
+  laid = sum(len(row) - place.shared for row, place in pairs)
+  count = sum(len(row.response_R) for row in rows.rows)
+  for name in ('tokens', 'until'):
+    assert np.count_nonzero(arrays[name]) == laid
+  for name in ('targets', 'segments', 'weight', *FIELDS):
     assert np.count_nonzero(arrays[name]) == count
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_rows_without_a_response_stand_in_nobody_s_way(one_device, seed):
+  draw = np.random.default_rng(seed)
+  odd = [([1, 2, 3], []), ([1, 2], []), ([1, 2, 3], []), ([1, 2], [8, 7])]
+  odd += [([1], []), ([1, 2, 3], [9]), ([1, 4], [6])]
+  rows = [make_row(draw, *odd[i]) for i in draw.permutation(len(odd))]
+  batch, places = make_batch(
+    RowSet('', rows, FIELDS), 0, one_device, Shapes(16, 1)
+  )
+  tokens, until = (np.asarray(x)[0, 0] for x in (batch.tokens, batch.until))
+  assert np.count_nonzero(until) == 4 + 4
+  for row, sources in zip(
+    rows, take_rows(batch.sources.astype('float32'), places, rows), strict=True
+  ):
+    for t, source in enumerate(sources.astype(int)):
+      seen = [j for j in range(source + 1) if source < until[j]]
+      assert tokens[seen].tolist() == tokens_of(row)[: len(row.prompt_T) + t]
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_what_prompts_share_is_there_once(one_device, seed):
+  rows = RowSet('', related_rows(seed, 30, 12), FIELDS)
+  batch, _ = make_batch(rows, 0, one_device, Shapes(512, 1))
+  assert batch.tokens.shape[:2] == (1, 1)
+  prompts = [tuple(row.prompt_T) for row in rows.rows]
+  trie = {p[:n] for p in prompts for n in range(1, len(p) + 1)}
+  responses = sum(len(row.response_R) for row in rows.rows)
+  assert np.count_nonzero(batch.until) == len(trie) + responses
+  assert len(trie) + responses < 0.9 * sum(map(len, rows.rows))
+
+
 def test_segments_tell_the_rows_of_a_sequence_apart(mesh):
-  rows = row_set([5, 6, 4, 1, 9, 3, 8])
+  rows = row_set([5, 6, 3, 2, 9, 3, 8])
   batch, places = make_batch(rows, 0, mesh, Shapes(16, 4))
-  segments = np.asarray(batch.segments).reshape(-1, 16)
-  positions = np.asarray(batch.positions).reshape(-1, 16)
+  segments = np.asarray(batch.segments)
+  segments = segments.reshape(-1, segments.shape[-1])
+  positions, until = (
+    np.asarray(x).reshape(-1, 16) for x in (batch.positions, batch.until)
+  )
   for sequence in range(len(segments)):
     there = [p for p in places if p.sequence == sequence]
     ids = sorted({int(x) for x in segments[sequence]} - {0})
     assert ids == list(range(1, len(there) + 1))
-    begins = (positions[sequence] == 0) & (segments[sequence] > 0)
+    begins = (positions[sequence] == 0) & (until[sequence] > 0)
     assert begins.sum() == len(there)
   assert max(p.sequence for p in places) == 2
 
@@ -146,25 +289,27 @@ def test_numbers_of_a_batch():
 
 
 @pytest.mark.parametrize(
-  ('lengths', 'sequences', 'devices', 'shape', 'microbatches'),
+  ('lengths', 'sequences', 'devices', 'shape', 'scored', 'microbatches'),
   [
-    ([8] * 3, 4, 1, (1, 4, 8), 1),
-    ([8] * 9, 4, 1, (3, 4, 8), 3),
-    ([8] * 9, 4, 8, (2, 8, 8), 2),
-    ([8] * 9, 12, 8, (1, 16, 8), 1),
-    ([8] * 17, 2, 8, (3, 8, 8), 3),
-    ([8, 9], 4, 1, (1, 4, 16), 1),
-    ([8, 40], 4, 1, (1, 4, 48), 1),
+    ([8] * 3, 4, 1, (1, 4, 8), 4, 1),
+    ([8] * 9, 4, 1, (3, 4, 8), 4, 3),
+    ([8] * 9, 4, 8, (2, 8, 8), 4, 2),
+    ([8] * 9, 12, 8, (1, 16, 8), 4, 1),
+    ([8] * 17, 2, 8, (3, 8, 8), 4, 3),
+    ([8, 9], 4, 1, (1, 4, 16), 4, 1),
+    ([8, 40], 4, 1, (1, 4, 48), 24, 1),
+    ([8, 30], 4, 1, (1, 4, 32), 16, 1),  # 15, of 4 and its multiples
+    ([16, 15, 14], 4, 1, (1, 4, 16), 8, 1),
   ],
 )
 def test_shapes_come_from_a_small_set(
-  lengths, sequences, devices, shape, microbatches
+  lengths, sequences, devices, shape, scored, microbatches
 ):
   mesh = dist.make_mesh(devices=jax.devices()[:devices])
   shapes = Shapes(8, sequences)
   batch, _ = make_batch(row_set(lengths), 0, mesh, shapes)
-  for x in jax.tree.leaves(batch.per_token()):
-    assert x.shape == shape
+  for name, x in parts(batch).items():
+    assert x.shape == (shape if name in READ else (*shape[:2], scored)), name
   assert int(batch.microbatches) == microbatches
   filled = np.asarray(batch.segments).any((1, 2))
   assert filled.tolist() == [i < microbatches for i in range(shape[0])]
@@ -172,9 +317,10 @@ def test_shapes_come_from_a_small_set(
 
 def test_a_batch_is_split_over_data_and_fsdp(mesh):
   batch, _ = make_batch(row_set([8] * 9), 0, mesh, Shapes(8, 16))
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
-  for x in jax.tree.leaves(batch.per_token()):
-    assert x.sharding.shard_shape(x.shape) == (1, 16 // parts, 8)
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  for name, x in parts(batch).items():
+    wanted = (1, 16 // shards, 8 if name in READ else 4)
+    assert x.sharding.shard_shape(x.shape) == wanted
 
 
 def test_no_rows_make_an_empty_batch(mesh):
@@ -183,8 +329,8 @@ def test_no_rows_make_an_empty_batch(mesh):
   assert float(batch.total) == 0
   assert int(batch.microbatches) == 1
   assert sorted(batch.fields) == ['advantage', 'old_logp']
-  for x in jax.tree.leaves(batch.per_token()):
-    assert x.shape == (1, 8, 16)
+  for name, x in parts(batch).items():
+    assert x.shape == (1, 8, 16 if name in READ else 2)
     assert not np.asarray(x).any()
   assert take_rows(batch.weight, places, []) == []
 
@@ -193,13 +339,8 @@ def test_a_microbatch_is_one_of_them():
   mesh = dist.make_mesh(devices=jax.devices()[:1])
   batch, _ = make_batch(row_set([8] * 5), 0, mesh, Shapes(8, 2))
   second = batch.microbatch(jnp.array(1))
-  for name, x in batch.per_token().items():
-    for whole, part in zip(
-      jax.tree.leaves(x),
-      jax.tree.leaves(second.per_token()[name]),
-      strict=True,
-    ):
-      np.testing.assert_array_equal(part, np.asarray(whole)[1])
+  for name, x in parts(batch).items():
+    np.testing.assert_array_equal(parts(second)[name], np.asarray(x)[1])
   assert second.total is batch.total
 
 
@@ -215,14 +356,13 @@ def test_a_batch_row_must_not_be_spread_over_hosts():
 
 def test_minibatches_deal_the_rows_out_and_share_the_total(mesh):
   rows = row_set([1, 2, 3, 4, 5, 6, 7], {'kl': 0.5})
-  parts = make_minibatches(rows, 3, 1, mesh, Shapes(8, 8))
-  for i, part in enumerate(parts):
-    segments = np.array(part.segments)
-    lengths = [
-      np.sum(sequence == s)
-      for sequence in segments.reshape(-1, 8)
-      for s in range(1, sequence.max() + 1)
-    ]
+  batches = make_minibatches(rows, 3, 1, mesh, Shapes(8, 8))
+  for i, part in enumerate(batches):
+    until, positions = (
+      np.asarray(x).reshape(-1, 8) for x in (part.until, part.positions)
+    )
+    begins = np.nonzero((until > 0) & (positions == 0))
+    lengths = until[begins] - begins[1]
     assert sorted(lengths) == [[1, 4, 7], [2, 5], [3, 6]][i]
     assert part.total == pytest.approx(sum(r.total for r in rows.rows) / 3)
     assert (part.role, part.coefficients) == (1, {'kl': 0.5})
@@ -238,8 +378,161 @@ def test_a_response_row_trains_the_response_only():
     Prompt('solver', '2 3'), prompt, tokens, logp, zeros, 'stop', '4'
   )
   row = response_row(rollout, 0.5, 1.0, advantage=2.0, old_logp=logp)
-  np.testing.assert_array_equal(row.tokens_T, [1, 5, 6, 7, 2])
-  np.testing.assert_array_equal(row.weight_T, [0, 0, 0, 0.5, 0.5])
-  np.testing.assert_array_equal(row.fields['advantage'], [0, 0, 0, 2, 2])
-  np.testing.assert_array_equal(row.fields['old_logp'], [0, 0, 0, -1, -2])
+  np.testing.assert_array_equal(row.prompt_T, [1, 5, 6])
+  np.testing.assert_array_equal(row.response_R, [7, 2])
+  np.testing.assert_array_equal(row.weight_R, [0.5, 0.5])
+  np.testing.assert_array_equal(row.fields['advantage'], [2, 2])
+  np.testing.assert_array_equal(row.fields['old_logp'], [-1, -2])
   assert row.total == 1.0
+  assert len(row) == 5
+
+
+def test_a_row_without_a_prompt_is_refused():
+  none, one = np.zeros(0, np.int32), np.ones(1, np.int32)
+  with pytest.raises(ValueError, match='nothing predicts a first token'):
+    Row(none, one, np.ones(1, np.float32), 1.0)
+  assert len(Row(one, none, np.zeros(0, np.float32), 1.0)) == 1
+
+
+# What a model makes of packed rows, against each row alone.
+
+WINDOWED = dict(
+  window=4, sliding=(True, False), rope=Rope(100.0), sliding_rope=Rope(30.0)
+)
+LONGEST = 14
+
+
+def make_model(**changes):
+  """Values from numpy, those of deltas too."""
+  config = dataclasses.replace(TINY, **{'rope': Rope(100.0)} | changes)
+  deltas = Deltas(per_role='heads', rank=2, alpha=2.0)
+  empty = nnx.eval_shape(lambda: Decoder(config, deltas, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(empty)
+  draw = np.random.default_rng(0)
+  for path, variable in nnx.to_flat_state(state):
+    shape = variable.shape
+    fan_in = shape[-1 if path[0] == 'embed' else -2] if len(shape) > 1 else 1
+    value = draw.standard_normal(shape) * fan_in**-0.5
+    if 'norm' in path[0]:
+      value = np.ones(shape)
+    variable.set_value(jnp.asarray(value, jnp.float32))
+  return graphdef, state
+
+
+def packed_batch(rows, mesh, sequences=8):
+  return make_batch(RowSet('', rows, FIELDS), 1, mesh, Shapes(48, sequences))
+
+
+def packed_logprobs(graphdef):
+  def logprobs(params, batch):
+    model = nnx.merge(graphdef, params)
+    return jax.lax.map(
+      lambda i: batch.microbatch(i).logprobs(model, 0.8),
+      jnp.arange(batch.tokens.shape[0]),
+    )
+
+  return jax.jit(logprobs)
+
+
+def alone(graphdef, rows):
+  """Log-probs `[N, T - 1]` of all tokens, each row in a sequence alone."""
+  tokens = np.zeros((len(rows), LONGEST), np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)] = tokens_of(row)
+
+  def logprobs(params):
+    logits = nnx.merge(graphdef, params)(jnp.asarray(tokens), role=1)
+    logp = jax.nn.log_softmax(logits / 0.8)
+    wanted = tokens[:, 1:, None]
+    return jnp.take_along_axis(logp[:, :-1], wanted, -1)[..., 0]
+
+  return logprobs
+
+
+def response_places(row):
+  return slice(len(row.prompt_T) - 1, len(row) - 1)
+
+
+@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
+@pytest.mark.parametrize('seed', range(3))
+def test_packed_rows_have_the_logprobs_of_rows_alone(one_device, seed, changes):
+  graphdef, params = make_model(**changes)
+  rows = related_rows(seed, 16, LONGEST)
+  batch, places = packed_batch(rows, one_device)
+  assert sum(place.shared for place in places) > 20
+  assert batch.segments.max() > 3
+  found = packed_logprobs(graphdef)(params, batch)
+  assert np.isfinite(found).all()  # padding too
+  expected = np.asarray(jax.jit(alone(graphdef, rows))(params))
+  got = take_rows(found, places, rows)
+  for row, own, wanted in zip(rows, got, expected, strict=True):
+    np.testing.assert_allclose(own, wanted[response_places(row)], atol=2e-5)
+
+
+def test_a_window_is_seen_at_this_length(one_device):
+  """What the test above would not notice if windows never closed."""
+  rows = related_rows(0, 16, LONGEST)
+  batch, places = packed_batch(rows, one_device)
+  windowed, full = (
+    take_rows(packed_logprobs(graphdef)(params, batch), places, rows)
+    for graphdef, params in (
+      make_model(**WINDOWED),
+      make_model(**WINDOWED | {'window': 40}),
+    )
+  )
+  apart = [np.abs(a - b).max() for a, b in zip(windowed, full, strict=True)]
+  assert max(apart) > 0.1
+
+
+@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
+def test_the_packed_gradient_is_the_sum_of_the_rows(one_device, changes):
+  graphdef, params = make_model(**changes)
+  rows = related_rows(4, 16, LONGEST)
+  batch, _ = packed_batch(rows, one_device, sequences=2)
+  assert batch.tokens.shape[0] > 1  # several microbatches
+  weights = np.zeros((len(rows), LONGEST - 1), np.float32)
+  for i, row in enumerate(rows):
+    weights[i, response_places(row)] = row.weight_R
+  logprobs, of_rows = packed_logprobs(graphdef), alone(graphdef, rows)
+  packed = jax.jit(
+    jax.grad(lambda params: jnp.sum(batch.weight * logprobs(params, batch)))
+  )(params)
+  summed = jax.jit(jax.grad(lambda params: jnp.sum(weights * of_rows(params))))(
+    params
+  )
+  for x, y in zip(
+    jax.tree.leaves(packed), jax.tree.leaves(summed), strict=True
+  ):
+    assert np.abs(y).max() > 0.1
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5 * np.abs(y).max())
+
+
+@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
+def test_answers_to_one_prompt_do_not_see_each_other(one_device, changes):
+  graphdef, params = make_model(**changes)
+  logprobs, draw = packed_logprobs(graphdef), np.random.default_rng(0)
+  rows = [
+    make_row(draw, [3, 4, 5], draw.integers(1, 20, n)) for n in (6, 4, 5, 6)
+  ]
+
+  def scores(rows):
+    batch, places = packed_batch(rows, one_device)
+    assert [p.shared for p in places] == [0, 3, 3, 3]
+    assert {p.sequence for p in places} == {0}
+    return take_rows(logprobs(params, batch), places, rows)
+
+  before = scores(rows)
+  for changed in range(len(rows)):
+    other = list(rows)
+    response = (rows[changed].response_R + 7) % 19 + 1
+    other[changed] = dataclasses.replace(rows[changed], response_R=response)
+    after = scores(other)
+    for i, (x, y) in enumerate(zip(before, after, strict=True)):
+      if i == changed:
+        assert (x != y).all()
+      else:
+        np.testing.assert_array_equal(x, y)
+  prompt = np.array([3, 6, 5], np.int32)
+  other = [dataclasses.replace(row, prompt_T=prompt) for row in rows]
+  for x, y in zip(before, scores(other), strict=True):
+    assert (x[:2] != y[:2]).all()

@@ -7,7 +7,8 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 os.environ['JAX_PLATFORMS'] = 'cpu'
-# Many tests compile the same programs; each is compiled once.
+# Most of the time is compilation: without LLVM's passes, and each program once.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
   tempfile.gettempdir(), f'jaxdistill-tests-{os.getuid()}'
 )

@@ -10,6 +10,7 @@ import pytest
 from jaxdistill.data.tasks import SmallTask
 from jaxdistill.eval import METRICS, accuracy, pass_at
 from jaxdistill.rollout.player import Player
+from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Rollout
 
 CUT = '...'
@@ -28,11 +29,9 @@ class Scripted(Player):
     ]
 
   def pick(self, prompt, sampling):
-    greedy, *sampled = self.words[prompt.text]
-    if sampling.temperature == 0:
-      return [greedy]
-    assert len(sampled) == sampling.samples
-    return sampled
+    assert sampling.greedy == 1  # the first of what is said
+    assert len(self.words[prompt.text]) == sampling.samples
+    return self.words[prompt.text]
 
   def response(self, prompt, text):
     tokens = np.zeros(len(text), np.int32)
@@ -98,8 +97,8 @@ def test_within_one_is_the_sampled_accuracy():
 def test_one_greedy_response_and_samples_at_temperature_1():
   player = Scripted(WORDS)
   accuracy(player, PROBLEMS, samples=4, max_tokens=8, key=jax.random.key(0))
-  asked = [(s.samples, s.temperature, s.max_tokens) for s in player.asked]
-  assert asked == [(1, 0, 8), (4, 1, 8)]
+  # In one call, so that prompts are read once.
+  assert player.asked == [Sampling(5, 8, temperature=1.0, greedy=1)]
 
 
 @pytest.mark.parametrize('right', range(7))

@@ -14,6 +14,9 @@ from jaxdistill.run import evaluate
 TIMED = ('time', '_per_s')
 
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
 def small(method='sqlm', **changes):
   config = configs.base_config(method)
   config.steps, config.eval_every, config.checkpoint_every = 4, 2, 2
@@ -200,10 +203,11 @@ def test_settings_move_what_they_should(mesh, tmp_path, roles, trainable):
   config.optimizer.lr = 1e-2
   loop = start(config, tmp_path)
   old = jax.tree.map(np.array, loop.state.params)
+  frozen = jax.tree.map(np.array, loop.frozen)
   loop.train()
   new = loop.state.params
-  assert same(old.frozen, new.frozen)
-  assert bool(jax.tree.leaves(new.frozen)) == (trainable == 'lora')
+  assert same(frozen, loop.frozen)
+  assert bool(jax.tree.leaves(frozen)) == (trainable == 'lora')
   assert not same(old.shared, new.shared)
   assert same(old.roles, new.roles) == (roles == 'shared')
 
@@ -257,6 +261,9 @@ def test_evaluation_does_not_depend_on_training_draws(mesh, tmp_path):
   first = evaluate(loop.run, player)
   assert first == evaluate(loop.run, player)
   other = evaluate(dataclasses.replace(loop.run, seed=5), player)
-  greedy = 'eval/test/accuracy_greedy'
-  assert other[greedy] == first[greedy]
-  assert other['eval/test/agreement'] != first['eval/test/agreement']
+  for name in ('eval/test/accuracy_greedy', 'eval/ood/accuracy_greedy'):
+    assert other[name] == first[name]
+  # Of 16 answers a share may come out the same; not all of them do.
+  sampled = ('accuracy_sampled', 'agreement', 'length')
+  apart = [other[f'eval/ood/{n}'] != first[f'eval/ood/{n}'] for n in sampled]
+  assert any(apart)

@@ -502,7 +502,7 @@ class Case:
     return [
       Rollout(
         prompt=Prompt('solver', '', row=i // self.size),
-        prompt_T=np.arange(1 + i % 3, dtype=np.int32),
+        prompt_T=np.arange(1 + i % 3, dtype=np.int32) + 10 * (i // self.size),
         tokens_T=np.arange(self.lengths_N[i], dtype=np.int32)
         + np.int32(100 + LONGEST * self.which_N[i]),
         logp_T=self.old_NL[i, : self.lengths_N[i]],
@@ -537,28 +537,27 @@ def ours(name, case, coefficients, mesh):
     np.repeat(1.0 - dropped, case.size),
   )
   row_set = RowSet('solver', rows, FIELDS, coefficients)
-  batch, _ = make_batch(row_set, 0, mesh, Shapes(32, 2))
+  batch, _ = make_batch(row_set, 0, mesh, Shapes(32, 1))
   assert batch.microbatches > 1
   assert batch.segments.max() > 2
+  assert (batch.segments == 0).any()
 
   # The microbatches' sums add up, so they may as well be one.
-  whole = jax.tree.map(lambda x: x.reshape(-1, 32), batch.per_token())
+  targets, segments, weight, fields = jax.tree.map(
+    lambda x: x.reshape(-1, x.shape[-1]),
+    (batch.targets, batch.segments, batch.weight, batch.fields),
+  )
 
   @jax.jit
   def value(logp_NL):
-    own = whole['tokens'] >= 100
-    places = jnp.where(own, whole['tokens'] - 100, 0)
-    # Prompts, however unlikely, and padding must not count.
+    own = targets >= 100
+    places = jnp.where(own, targets - 100, 0)
+    # Padding must not count, however unlikely.
     logp = jnp.where(own, logp_NL.ravel()[places], -1e30)
     values, _ = losses.policy_gradient(
-      logp,
-      whole['weight'] != 0,
-      whole['segments'],
-      whole['fields'],
-      coefficients,
-      objective.ratio,
+      logp, weight != 0, segments, fields, coefficients, objective.ratio
     )
-    return jnp.sum(whole['weight'] * values) / batch.total
+    return jnp.sum(weight * values) / batch.total
 
   return value
 

@@ -87,15 +87,19 @@ def said(prompt, text):
   )
 
 
+def words(row):
+  """`prompt|response`."""
+  return '|'.join(
+    ''.join(map(chr, ids)) for ids in (row.prompt_T, row.response_R)
+  )
+
+
 def by_text(rows):
   """Rows by `prompt|response`."""
   out = {}
   for row in rows:
-    trained = row.weight_T != 0
-    text = ''.join(map(chr, row.tokens_T))
-    n = int(np.argmax(trained))
-    assert trained[n:].all() and not trained[:n].any()
-    out[f'{text[:n]}|{text[n:]}'] = row
+    assert row.weight_R.all()  # every token of a response is trained
+    out[words(row)] = row
   assert len(out) == len(rows)
   return out
 
@@ -184,12 +188,14 @@ def test_sqlm_pays_the_solver_for_agreeing():
   assert rows.keys() == wanted.keys()
   for text, (advantage, said_n_times) in wanted.items():
     row, n = rows[text], len(text.partition('|')[2])
-    np.testing.assert_allclose(row.fields['advantage'][-n:], advantage, 1e-6)
-    np.testing.assert_allclose(row.weight_T[-n:], said_n_times / n)
-    np.testing.assert_allclose(row.fields['old_logp'][-n:], -0.5)
-    np.testing.assert_allclose(
-      row.fields['anchor_logp'][-n:], -0.1 * np.arange(n), 1e-6
-    )
+    for values, wanted_R in (
+      (row.fields['advantage'], np.full(n, advantage)),
+      (row.weight_R, np.full(n, said_n_times / n)),
+      (row.fields['old_logp'], np.full(n, -0.5)),
+      (row.fields['anchor_logp'], -0.1 * np.arange(n)),
+    ):
+      assert values.shape == (n,)
+      np.testing.assert_allclose(values, wanted_R, 1e-6)
     assert row.total == said_n_times
 
 
@@ -326,7 +332,7 @@ def test_a_problem_weighs_its_agreement():
   }
   for text, share in (('1+6|a=7', 0.75), ('2+3|a=6', 1), ('3+4|b=7', 0.5)):
     one, other = plain[f'solve {text}'], rows[f'solve {text}']
-    np.testing.assert_allclose(other.weight_T, share**2 * one.weight_T)
+    np.testing.assert_allclose(other.weight_R, share**2 * one.weight_R)
     assert other.total == pytest.approx(share**2 * one.total)
 
 
@@ -366,9 +372,7 @@ def by_row(rows):
   """Lists of rows by `prompt|response`, in their order."""
   out = {}
   for row in rows:
-    text = ''.join(map(chr, row.tokens_T))
-    n = int(np.argmax(row.weight_T != 0))
-    out.setdefault(f'{text[:n]}|{text[n:]}', []).append(row)
+    out.setdefault(words(row), []).append(row)
   return out
 
 
@@ -456,7 +460,7 @@ def test_dapo_drops_groups_that_teach_nothing():
   kept = {text.partition('|')[0] for text in solver_rows(objective='dapo')}
   assert kept == {'solve 1+6', 'solve 3+4'}
   row = solver_rows(objective='dapo')['solve 1+6|a=7']
-  assert set(row.weight_T) == {0, 2} and row.total == 2 * len('a=7')
+  assert set(row.weight_R) == {2} and row.total == 2 * len('a=7')
 
 
 def test_dapo_drops_by_what_is_right_not_by_length():

@@ -23,8 +23,9 @@ from jaxdistill.models import (
   save,
 )
 from jaxdistill.models.linear import RoleDelta
+from jaxdistill.models.rope import Rope
 
-TINY = dataclasses.replace(tiny.TINY, rope_theta=100.0, norm_eps=1e-3)
+TINY = dataclasses.replace(tiny.TINY, rope=Rope(100.0), norm_eps=1e-3)
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 TOKENIZER = SymbolTokenizer(
   ('<pad>', '<bos>', '<eos>', *'0123456789', *'+-*/=?!')
@@ -90,8 +91,18 @@ def run(model, role=0, tokens=TOKENS):
 
 
 @nnx.jit
-def run_logprobs(model, tokens, positions, segments, role=0):
-  return model.logprobs(tokens, positions, segments, role=role)
+def run_logprobs(model, *forest, role=0):
+  return model.logprobs(*forest, role=role)
+
+
+def one_by_one(tokens=TOKENS):
+  """A forest of one row per sequence; each token predicts the next.
+
+  The last predicts the first, so that there are as many targets as tokens.
+  """
+  places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+  until = np.full(tokens.shape, tokens.shape[1])
+  return tokens, places, until, places, np.roll(tokens, -1, axis=1)
 
 
 # An implementation of its own: float64, one head of one row at a time.
@@ -130,13 +141,13 @@ def reference_logits(model, row, role=0):
   c, t = model.config, len(row)
   w = {name: reference_kernel(model, name, role) for name in LINEARS}
   embed = f64(model.embed)
-  x = embed[row] * np.sqrt(c.embed_dim)
+  x = embed[row] * c.embed_scale
   for i in range(c.num_layers):
     h = reference_norm(x, f64(model.attention_norm)[i], c.norm_eps)
     q = (h @ w['q'][i]).reshape(t, c.num_heads, c.head_dim)
     k = (h @ w['k'][i]).reshape(t, c.num_kv_heads, c.head_dim)
     v = (h @ w['v'][i]).reshape(t, c.num_kv_heads, c.head_dim)
-    q, k = reference_rope(q, c.rope_theta), reference_rope(k, c.rope_theta)
+    q, k = (reference_rope(x, c.rope.theta) for x in (q, k))
     heads = []
     for n in range(c.num_heads):
       shared = n // (c.num_heads // c.num_kv_heads)
@@ -162,7 +173,11 @@ def log_softmax64(logits):
 
 @pytest.mark.parametrize(
   'changes',
-  [{}, {'tie_embeddings': False, 'num_kv_heads': 1}, {'num_kv_heads': 4}],
+  [
+    {},
+    {'tie_embeddings': False, 'num_kv_heads': 1},
+    {'num_kv_heads': 4, 'embed_scale': 1.5},
+  ],
   ids=['tied', 'untied', 'ungrouped'],
 )
 def test_logits_match_numpy(changes):
@@ -214,12 +229,16 @@ def packed_rows():
 
 def test_packed_segments_do_not_see_each_other():
   model = make_model()
-  places, packed = packed_rows()
-  tokens, positions, segments = packed
+  places, (tokens, positions, segments) = packed_rows()
   logits = nnx.jit(Decoder.__call__)(
     model, tokens, positions=positions, segments=segments
   )
-  logp = run_logprobs(model, *packed)
+  until = np.zeros_like(tokens)
+  for b, where in places:
+    until[b, where] = where.stop
+  _, _, _, sources, targets = one_by_one(tokens)
+  logp = run_logprobs(model, tokens, positions, until, sources, targets)
+  assert np.isfinite(logp).all()  # where there is padding too
   for where in places:
     row = tokens[where]
     alone = np.zeros_like(TOKENS)  # what comes after a row is not seen by it
@@ -227,19 +246,39 @@ def test_packed_segments_do_not_see_each_other():
     expected = np.asarray(run(model, tokens=alone))[0, : len(row)]
     np.testing.assert_allclose(logits[where], expected, atol=1e-5)
     scores = log_softmax64(expected)[np.arange(len(row) - 1), row[1:]]
-    np.testing.assert_allclose(logp[where][1:], scores, atol=1e-5)
+    np.testing.assert_allclose(logp[where][:-1], scores, atol=1e-5)
 
 
-def test_logprobs_are_zero_where_a_segment_begins():
-  places, packed = packed_rows()
-  logp = np.asarray(run_logprobs(make_model(), *packed))
-  for where in places:
-    assert logp[where][0] == 0
-    assert (logp[where][1:] < 0).all()
+def test_branches_see_their_own_beginning_only():
+  model = make_model()
+  # 3 4 5 { 6 7 } { 8 { 9 } { 1 2 } }, and a text that has nothing in common.
+  texts = [[3, 4, 5, 6, 7], [3, 4, 5, 8, 9], [3, 4, 5, 8, 1, 2], [2, 3, 4]]
+  forest = np.zeros((5, *TOKENS.shape), np.int32)
+  tokens, positions, until, sources, targets = forest
+  tokens[:, :12] = [3, 4, 5, 6, 7, 8, 9, 1, 2, 2, 3, 4]
+  positions[:, :12] = [0, 1, 2, 3, 4, 3, 4, 4, 5, 0, 1, 2]
+  until[:, :12] = [9, 9, 9, 5, 5, 9, 7, 9, 9, 12, 12, 12]
+  places = [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6], [0, 1, 2, 5, 7, 8], [9, 10, 11]]
+  pairs = [
+    (text, i, place[i])
+    for text, place in zip(texts, places, strict=True)
+    for i in range(len(text) - 1)
+  ]
+  assert len(pairs) == 15
+  # In any order, as often as one likes: more than there is room for at once.
+  for order in (pairs[:12], pairs[:2:-1]):
+    sources[:] = [place for _, _, place in order]
+    targets[:] = [text[i + 1] for text, i, _ in order]
+    logp = run_logprobs(model, *forest)
+    for k, (text, i, _) in enumerate(order):
+      alone = np.zeros_like(TOKENS)
+      alone[0, : i + 1] = text[: i + 1]
+      expected = log_softmax64(run(model, tokens=alone)[0, i])[text[i + 1]]
+      np.testing.assert_allclose(logp[:, k], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-  ('temperature', 'chunk'), [(1.0, None), (1.0, 3), (0.6, 3)]
+  ('temperature', 'chunk'), [(1.0, None), (1.0, 3), (0.6, 3), (1.0, 5)]
 )
 def test_logprobs_are_the_log_softmax_of_the_logits(
   monkeypatch, temperature, chunk
@@ -253,29 +292,30 @@ def test_logprobs_are_the_log_softmax_of_the_logits(
   monkeypatch.setattr(
     decoder,
     'unembed',
-    lambda hidden, w: traced.append(hidden.shape[1]) or unembed(hidden, w),
+    lambda hidden, *rest: (
+      traced.append(hidden.shape[1]) or unembed(hidden, *rest)
+    ),
   )
-  logp = nnx.jit(Decoder.logprobs)(model, TOKENS, temperature=temperature)
+  forest = one_by_one()
+  logp = nnx.jit(Decoder.logprobs)(model, *forest, temperature=temperature)
   monkeypatch.undo()
-  assert set(traced) == {chunk or TOKENS.shape[1]}
+  # Chunks are alike: of 12 targets no 5, so 4 at a time.
+  assert set(traced) == {{None: 12, 3: 3, 5: 4}[chunk]}
 
   full = log_softmax64(np.asarray(run(model)) / temperature)
-  for b, row in enumerate(TOKENS):
-    expected = [full[b, t, row[t + 1]] for t in range(len(row) - 1)]
-    np.testing.assert_allclose(logp[b, 1:], expected, atol=1e-5)
-  np.testing.assert_array_equal(logp[:, 0], 0)
+  for b, row in enumerate(forest[-1]):
+    expected = [full[b, t, row[t]] for t in range(len(row))]
+    np.testing.assert_allclose(logp[b], expected, atol=1e-5)
 
 
 def test_logprobs_use_the_role():
   model = disturb(make_model(HEADS), roles=(1,))
-  everything = TOKENS, *np.ones((2, *TOKENS.shape), np.int32)
-  everything[1][:] = np.arange(TOKENS.shape[1])
   solver, proposer = (
-    run_logprobs(model, *everything, role=np.int32(r)) for r in (0, 1)
+    run_logprobs(model, *one_by_one(), role=np.int32(r)) for r in (0, 1)
   )
   full = log_softmax64(run(model, 1))
   expected = [full[0, t, TOKENS[0, t + 1]] for t in range(11)]
-  np.testing.assert_allclose(proposer[0, 1:], expected, atol=1e-5)
+  np.testing.assert_allclose(proposer[0, :-1], expected, atol=1e-5)
   assert np.abs(solver - proposer).max() > 1e-2
 
 

@@ -12,8 +12,9 @@ from jaxdistill import dist
 from jaxdistill.batch import Shapes
 from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.models.rope import Rope
 from jaxdistill.rollout import FIELDS, Player, Sampling, policy_rows
-from jaxdistill.rollout.engine import generate
+from jaxdistill.rollout.engine import generate, lay_out
 from jaxdistill.rollout.samplers import keep_top_k, keep_top_p
 from jaxdistill.step import split_params
 from jaxdistill.types import Prompt
@@ -24,13 +25,14 @@ TOKENIZER = SymbolTokenizer(
 CONFIG = DecoderConfig(
   vocab_size=len(TOKENIZER),
   embed_dim=32,
+  embed_scale=32**0.5,
   num_layers=2,
   num_heads=4,
   num_kv_heads=2,
   head_dim=8,
   mlp_dim=32,
-  rope_theta=100.0,
   tie_embeddings=False,
+  rope=Rope(100.0),
 )
 BASE = Sampling(samples=3, max_tokens=10)
 SAMPLINGS = [
@@ -61,7 +63,8 @@ def make_player(mesh, seed=0, **changes):
   """A random model: sharp, and sensitive to where its tokens stand."""
   deltas = Deltas(per_role='heads', rank=2, alpha=2.0)
   empty = nnx.eval_shape(lambda: Decoder(CONFIG, deltas, rngs=nnx.Rngs(0)))
-  graphdef, params = split_params(empty, 'full')
+  graphdef, moving, frozen = split_params(empty, 'full')
+  params = (*moving, frozen)
   draw = np.random.default_rng(seed)
 
   def fill(path, x):
@@ -215,7 +218,7 @@ def test_samples_do_not_depend_on_the_batch(one_device):
 
 
 def test_samples_depend_on_key_row_and_sample(one_device):
-  player = make_player(one_device)
+  player = make_player(one_device, seed=3)
   same, other_row, again = (
     dataclasses.replace(PROMPTS[0], row=row) for row in (11, 12, 11)
   )
@@ -276,13 +279,16 @@ def test_after_the_end_there_is_nothing(one_device):
     generate(
       player.graphdef,
       player.params,
+      lay_out(player.graphdef, player.params, np.int32(1)),
+      np.zeros(0, np.int32),
       jnp.asarray(prompts),
       jnp.asarray(lengths, jnp.int32),
       jnp.asarray([p.row for p in PROMPTS[:4]], jnp.int32),
       KEY,
       np.int32(1),
+      shards=1,
       sampling=BASE,
-      eos_id=TOKENIZER.eos_id,
+      eos_ids=TOKENIZER.eos_ids,
     ),
   )
   expected = player.generate(PROMPTS[:3], BASE, KEY)
@@ -392,20 +398,17 @@ def test_policy_rows_score_under_the_anchor(one_device):
   for row, r, advantage, logits_T in zip(
     rows, rollouts, advantages, teacher_forced(anchor, rollouts), strict=True
   ):
-    p, n = len(r.prompt_T), len(r.tokens_T)
+    n = len(r.tokens_T)
     assert tuple(row.fields) == FIELDS
     assert row.total == 1.0
-    np.testing.assert_array_equal(row.tokens_T[p:], r.tokens_T)
-    for values in (row.weight_T, *row.fields.values()):
-      np.testing.assert_array_equal(values[:p], 0)
-    np.testing.assert_allclose(row.weight_T[p:], 1 / n)
-    np.testing.assert_allclose(row.fields['advantage'][p:], advantage)
-    np.testing.assert_array_equal(row.fields['old_logp'][p:], r.logp_T)
+    np.testing.assert_array_equal(row.response_R, r.tokens_T)
+    np.testing.assert_array_equal(row.prompt_T, r.prompt_T)
+    np.testing.assert_allclose(row.weight_R, 1 / n)
+    np.testing.assert_allclose(row.fields['advantage'], advantage)
+    np.testing.assert_array_equal(row.fields['old_logp'], r.logp_T)
     p_TV = softmax(logits_T / 0.7)
     by_hand = np.log(p_TV[np.arange(n), r.tokens_T])
-    np.testing.assert_allclose(
-      row.fields['anchor_logp'][p:], by_hand, atol=1e-4
-    )
+    np.testing.assert_allclose(row.fields['anchor_logp'], by_hand, atol=1e-4)
 
 
 def test_top_k_by_hand():

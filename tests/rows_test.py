@@ -37,12 +37,15 @@ def test_equal_responses_become_one_row_of_their_weight():
   # Another prompt, or another advantage, is another row.
   assert anchor.scored == len(rows) == 4
   assert [row.total for row in rows] == [3, 1, 1, 1]
-  np.testing.assert_allclose(rows[0].weight_T, [0, 0, 1, 1, 1])
-  np.testing.assert_allclose(rows[1].weight_T, [0, 0, 0.5, 0.5])
-  np.testing.assert_allclose(rows[0].fields['advantage'], [0, 0, 0.5, 0.5, 0.5])
-  np.testing.assert_allclose(rows[0].fields['anchor_logp'], [0, 0, -8, -9, -3])
-  np.testing.assert_allclose(rows[0].fields['old_logp'], [0, 0, -7, -8, -2])
+  np.testing.assert_allclose(rows[0].weight_R, [1, 1, 1])
+  np.testing.assert_allclose(rows[1].weight_R, [0.5, 0.5])
+  np.testing.assert_allclose(rows[0].fields['advantage'], [0.5, 0.5, 0.5])
+  np.testing.assert_allclose(rows[0].fields['anchor_logp'], [-8, -9, -3])
+  np.testing.assert_allclose(rows[0].fields['old_logp'], [-7, -8, -2])
   assert sum(row.total for row in rows) == len(same + other)
+  for row in rows:
+    np.testing.assert_array_equal(row.prompt_T, [1, 5])
+  np.testing.assert_array_equal(rows[0].response_R, [7, 8, 2])
 
 
 def test_no_rollouts_give_no_rows():
@@ -60,8 +63,8 @@ def test_weigh_gives_the_weight_and_the_total():
   rows = policy_rows(rollouts, np.ones(3), Anchor(), 0.5, weigh)
   assert seen == [3, 2]
   assert [row.total for row in rows] == [60, 20]
-  np.testing.assert_allclose(rows[0].weight_T, [0, 0, 1.5, 1.5, 1.5])
-  np.testing.assert_allclose(rows[1].weight_T, [0, 0, 0.5, 0.5])
+  np.testing.assert_allclose(rows[0].weight_R, [1.5, 1.5, 1.5])
+  np.testing.assert_allclose(rows[1].weight_R, [0.5, 0.5])
 
 
 def test_scales_of_one_are_the_default():
@@ -72,7 +75,7 @@ def test_scales_of_one_are_the_default():
     policy_rows(*given), policy_rows(*given, np.ones(3)), strict=True
   ):
     assert a.total == b.total
-    np.testing.assert_array_equal(a.weight_T, b.weight_T)
+    np.testing.assert_array_equal(a.weight_R, b.weight_R)
 
 
 def test_a_scale_of_zero_is_left_out_and_not_scored():
@@ -80,7 +83,7 @@ def test_a_scale_of_zero_is_left_out_and_not_scored():
   anchor, scales = Anchor(), np.array([1.0, 0.0, 2.0])
   rows = policy_rows(rollouts, np.ones(3), anchor, 0.5, by_sequence, scales)
   assert anchor.scored == len(rows) == 2
-  assert [row.tokens_T[2] for row in rows] == [7, 9]
+  assert [row.response_R[0] for row in rows] == [7, 9]
   assert [row.total for row in rows] == [1, 2]
   none = policy_rows(rollouts, np.ones(3), anchor, 0.5, by_sequence, scales * 0)
   assert none == [] and anchor.scored == 0
@@ -92,8 +95,8 @@ def test_two_scales_of_one_text_are_two_rows():
   rows = policy_rows(rollouts, np.ones(5), anchor, 0.5, by_sequence, scales)
   assert anchor.scored == len(rows) == 2
   assert [row.total for row in rows] == [1.5, 0.25]
-  np.testing.assert_allclose(rows[0].weight_T, [0, 0, 0.75, 0.75])
-  np.testing.assert_allclose(rows[1].weight_T, [0, 0, 0.125, 0.125])
+  np.testing.assert_allclose(rows[0].weight_R, [0.75, 0.75])
+  np.testing.assert_allclose(rows[1].weight_R, [0.125, 0.125])
 
 
 def test_the_total_follows_weigh_and_count_and_scale():
@@ -105,5 +108,5 @@ def test_the_total_follows_weigh_and_count_and_scale():
 
   rows = policy_rows(rollouts, np.ones(5), Anchor(), 0.5, weigh, scales)
   np.testing.assert_allclose([r.total for r in rows], [3 * 3 * 0.2, 2 * 2 * 3])
-  np.testing.assert_allclose(rows[0].weight_T[2:], 0.6)
-  np.testing.assert_allclose(rows[1].weight_T[2:], 6.0)
+  np.testing.assert_allclose(rows[0].weight_R, np.full(3, 0.6))
+  np.testing.assert_allclose(rows[1].weight_R, np.full(2, 6.0))

@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from tiny import TINY
 
 from jaxdistill import dist
+from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.checkpoint import Checkpoints, pure
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sft import Sft
 from jaxdistill.models import Decoder, Deltas
@@ -20,6 +24,8 @@ from jaxdistill.step import (
   OptimizerConfig,
   init_state,
   make_step,
+  param_shardings,
+  place,
   split_params,
 )
 from jaxdistill.types import Row, RowSet
@@ -45,6 +51,7 @@ MESHES = {
   'data=2,fsdp=2,tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2},
 }
 ONE_BATCH = Shapes(32, 8)
+NOTHING = nnx.State({})  # is frozen where the trunk moves
 
 both_losses = pytest.mark.parametrize('kind', METHODS)
 
@@ -75,21 +82,37 @@ def make_rows(seed, count=12):
   draw = np.random.default_rng(seed)
   rows = []
   for n in draw.integers(9, 17, count):
-    trained = np.arange(n) >= 4
     values = {
       'advantage': draw.choice([-1.0, 1.0]) * np.ones(n),
       'old_logp': -3 + 0.5 * draw.standard_normal(n),
       'anchor_logp': -3 + 0.5 * draw.standard_normal(n),
     }
+    tokens = draw.integers(1, 20, n).astype(np.int32)
     rows.append(
       Row(
-        tokens_T=draw.integers(1, 20, n).astype(np.int32),
-        weight_T=(trained / trained.sum()).astype(np.float32),
+        prompt_T=tokens[:4],
+        response_R=tokens[4:],
+        weight_R=np.full(n - 4, 1 / (n - 4), np.float32),
         total=1.0,
-        fields={k: (v * trained).astype('float32') for k, v in values.items()},
+        fields={k: v[4:].astype('float32') for k, v in values.items()},
       )
     )
   return rows
+
+
+def padded(rows):
+  """Each row's tokens, and the weights of those, in a sequence of its own."""
+  tokens, weights = np.zeros((2, len(rows), 16), np.float32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)] = [*row.prompt_T, *row.response_R]
+    weights[i, len(row.prompt_T) : len(row)] = row.weight_R
+  return tokens.astype(np.int32), weights
+
+
+def by_logits(model, tokens, temperature=1.0):
+  """log-probs of all tokens but the first, from the logits."""
+  logp = jax.nn.log_softmax(model(tokens) / temperature)
+  return jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
 
 
 def batch_of(kind, rows, role, mesh, shapes=ONE_BATCH):
@@ -99,12 +122,12 @@ def batch_of(kind, rows, role, mesh, shapes=ONE_BATCH):
 
 @functools.cache
 def compiled(kind, deltas, trainable='full'):
-  graphdef, _ = split_params(make_model(deltas), trainable)
+  graphdef, _, _ = split_params(make_model(deltas), trainable)
   return make_step(graphdef, METHODS[kind].loss, OPTIMIZER)
 
 
 def fresh_state(mesh, deltas, trainable='full'):
-  _, params = split_params(make_model(deltas), trainable)
+  _, params, _ = split_params(make_model(deltas), trainable)
   return init_state(params, OPTIMIZER, mesh)
 
 
@@ -127,7 +150,7 @@ def trajectory(kind, layout='one device', shapes=ONE_BATCH, steps=5):
     losses, norms = [], []
     for i in range(steps):
       batch = batch_of(kind, make_rows(i % 4), i % 2, mesh, shapes)
-      state, metrics = step(state, {}, (batch,))
+      state, metrics = step(state, NOTHING, {}, (batch,))
       losses.append(float(metrics['loss']))
       norms.append(float(metrics['grad_norm']))
     assert int(state.step) == steps
@@ -189,7 +212,7 @@ def test_a_state_stays_where_it_is():
       kernel = moments['q']['kernel'][...]
       assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 16)
     batch = batch_of('sft', make_rows(0), 0, mesh)
-    state, _ = compiled('sft', HEADS)(state, {}, (batch,))
+    state, _ = compiled('sft', HEADS)(state, NOTHING, {}, (batch,))
   for x, sharding in zip(jax.tree.leaves(state), before, strict=True):
     assert x.sharding.is_equivalent_to(sharding, x.ndim)
 
@@ -211,14 +234,14 @@ def test_an_idle_role_does_not_move(one_device, deltas):
   trunk = values(trunk)
   for i in range(10):
     batch = batch_of('sft', make_rows(i), 0, one_device)
-    state, _ = step(state, {}, (batch,))
+    state, _ = step(state, NOTHING, {}, (batch,))
   assert all(moved(start[0], of_role(state, 0)))
   assert not any(moved(start[1], of_role(state, 1)))
   assert state.role_opts[0].count.tolist() == [10, 0]
 
   solver, trunk = of_role(state, 0), values(state.params.shared)
   batch = batch_of('sft', make_rows(10), 1, one_device)
-  state, _ = step(state, {}, (batch,))
+  state, _ = step(state, NOTHING, {}, (batch,))
   assert not any(moved(solver, of_role(state, 0)))
   assert any(moved(start[1], of_role(state, 1)))
   assert all(moved(trunk, values(state.params.shared)))
@@ -230,25 +253,20 @@ def by_hand(graphdef):
   """The SFT loss and its gradient: every row alone, from the logits."""
 
   def loss(params, tokens, weights, total):
-    logp = jax.nn.log_softmax(nnx.merge(graphdef, *params)(tokens))
-    picked = jnp.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
-    return -(picked * weights[:, 1:]).sum() / total
+    logp = by_logits(nnx.merge(graphdef, *params, NOTHING), tokens)
+    return -(logp * weights[:, 1:]).sum() / total
 
   gradient = jax.jit(jax.value_and_grad(loss))
 
   def of_rows(params, rows):
-    tokens, weights = np.zeros((2, len(rows), 16), np.float32)
-    for i, row in enumerate(rows):
-      tokens[i, : len(row.tokens_T)] = row.tokens_T
-      weights[i, : len(row.tokens_T)] = row.weight_T
     total = sum(row.total for row in rows)
-    return gradient(params, tokens.astype(np.int32), weights, total)
+    return gradient(params, *padded(rows), total)
 
   return of_rows
 
 
 def test_updates_are_those_of_optax(one_device):
-  graphdef, params = split_params(make_model(NO_ROLES), 'full')
+  graphdef, params, _ = split_params(make_model(NO_ROLES), 'full')
   gradient_of = by_hand(graphdef)
   hand = nnx.to_pure_dict(params.shared)
   matrices = {name: 'norm' not in name for name in hand}
@@ -267,7 +285,7 @@ def test_updates_are_those_of_optax(one_device):
   step, state = compiled('sft', NO_ROLES), fresh_state(one_device, NO_ROLES)
   for i, size in enumerate((1.0, 0.1, 1.0, 0.2)):  # clipped: first and third
     rows = [
-      dataclasses.replace(row, weight_T=row.weight_T * np.float32(size))
+      dataclasses.replace(row, weight_R=row.weight_R * np.float32(size))
       for row in make_rows(i)
     ]
     loss, gradient = gradient_of(state.params, rows)
@@ -278,7 +296,7 @@ def test_updates_are_those_of_optax(one_device):
     hand = optax.apply_updates(hand, updates)
 
     batch = batch_of('sft', rows, 0, one_device)
-    state, metrics = step(state, {}, (batch,))
+    state, metrics = step(state, NOTHING, {}, (batch,))
     np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
     ours = values(nnx.to_pure_dict(state.params.shared))
@@ -295,13 +313,15 @@ def test_several_sets_add_up(one_device):
     batch_of('grpo', rows, 0, one_device) for rows in (first, second)
   )
   joined = [
-    dataclasses.replace(row, weight_T=row.weight_T / len(rows), total=1 / 8)
+    dataclasses.replace(row, weight_R=row.weight_R / len(rows), total=1 / 8)
     for rows in (first, second)
     for row in rows
   ]
-  apart, apart_metrics = step(fresh_state(one_device, HEADS), {}, batches)
+  apart, apart_metrics = step(
+    fresh_state(one_device, HEADS), NOTHING, {}, batches
+  )
   batch = batch_of('grpo', joined, 0, one_device)
-  whole, metrics = step(fresh_state(one_device, HEADS), {}, (batch,))
+  whole, metrics = step(fresh_state(one_device, HEADS), NOTHING, {}, (batch,))
   for name in ('loss', 'grad_norm'):
     np.testing.assert_allclose(apart_metrics[name], metrics[name], rtol=1e-4)
   for a, b in zip(values(apart), values(whole), strict=True):
@@ -311,7 +331,7 @@ def test_several_sets_add_up(one_device):
 def test_sets_of_two_roles_move_each_its_own(one_device):
   step = compiled('grpo', HEADS)
   rows = [
-    dataclasses.replace(row, weight_T=row.weight_T * np.float32(0.05))
+    dataclasses.replace(row, weight_R=row.weight_R * np.float32(0.05))
     for row in make_rows(0)
   ]
   batches = tuple(
@@ -322,7 +342,7 @@ def test_sets_of_two_roles_move_each_its_own(one_device):
   def after_two(*batches):  # the first at a rate of 0, and nothing is clipped
     state = fresh_state(one_device, HEADS)
     for _ in range(2):
-      state, metrics = step(state, {}, batches)
+      state, metrics = step(state, NOTHING, {}, batches)
       assert float(metrics['grad_norm']) < 1
     return values((state.params.roles, state.role_opts))
 
@@ -340,7 +360,7 @@ def spoil(rows):
   """NaN at one trained token."""
   fields = dict(rows[3].fields)
   fields['old_logp'] = fields['old_logp'].copy()
-  fields['old_logp'][6] = np.nan
+  fields['old_logp'][2] = np.nan
   return [*rows[:3], dataclasses.replace(rows[3], fields=fields), *rows[4:]]
 
 
@@ -350,48 +370,40 @@ def test_a_nan_is_skipped_and_counted(one_device):
     (batch_of('grpo', rows, 0, one_device),)
     for rows in (make_rows(0), spoil(make_rows(1)), make_rows(2), make_rows(3))
   ]
-  state, first = step(fresh_state(one_device, HEADS), {}, batches[0])
+  state, first = step(fresh_state(one_device, HEADS), NOTHING, {}, batches[0])
   before = jax.tree.map(np.array, state)
-  state, bad = step(state, {}, batches[1])
+  state, bad = step(state, NOTHING, {}, batches[1])
   assert not np.isfinite(float(bad['loss']))
   assert int(state.skipped) == int(bad['skipped']) == 1
   assert_equal(state._replace(skipped=0), before._replace(skipped=0))
 
   # As if it had never been, the learning rate's clock included.
-  state, third = step(state, {}, batches[2])
-  state, fourth = step(state, {}, batches[3])
+  state, third = step(state, NOTHING, {}, batches[2])
+  state, fourth = step(state, NOTHING, {}, batches[3])
   rates = [float(m['lr']) for m in (first, bad, third, fourth)]
   np.testing.assert_allclose(rates, [0, 5e-4, 5e-4, 1e-3])
   assert int(fourth['skipped']) == 1 and int(state.step) == 3
   clean = fresh_state(one_device, HEADS)
   for i in (0, 2, 3):
-    clean, _ = step(clean, {}, batches[i])
+    clean, _ = step(clean, NOTHING, {}, batches[i])
   assert_equal(state._replace(skipped=0), clean._replace(skipped=0))
 
 
 def test_an_impossible_prompt_spoils_nothing(one_device):
-  """Prompt tokens carry no weight, however unlikely the model finds them."""
-  graphdef, params = split_params(make_model(HEADS, sharpness=60.0), 'full')
+  """Prompt tokens are not scored, however unlikely the model finds them."""
+  model = make_model(HEADS, sharpness=60.0)
   rows = make_rows(0)
-  tokens, positions, segments = np.zeros((3, len(rows), 16), np.int32)
-  for i, row in enumerate(rows):
-    tokens[i, : len(row.tokens_T)] = row.tokens_T
-    positions[i] = np.arange(16)
-  logp = jax.jit(
-    lambda params: nnx.merge(graphdef, *params).logprobs(
-      *map(jnp.asarray, (tokens, positions, segments)), temperature=0.8
-    )
-  )(params)
-  assert np.min(logp[:, 1:4]) < -100
+  logp = np.asarray(nnx.jit(by_logits)(model, padded(rows)[0], 0.8))
+  assert logp[:, :3].min() < -100
   on_policy = []
-  for row, logp_T in zip(rows, np.asarray(logp), strict=True):
-    trained = row.weight_T > 0
-    own = np.where(trained, logp_T[: len(trained)], 0).astype(np.float32)
+  for row, logp_T in zip(rows, logp, strict=True):
+    own = logp_T[len(row.prompt_T) - 1 : len(row) - 1]
     fields = row.fields | {'old_logp': own, 'anchor_logp': own}
     on_policy.append(dataclasses.replace(row, fields=fields))
+  _, params, _ = split_params(model, 'full')
   state = init_state(params, OPTIMIZER, one_device)
   batch = batch_of('grpo', on_policy, 0, one_device)
-  _, metrics = compiled('grpo', HEADS)(state, {}, (batch,))
+  _, metrics = compiled('grpo', HEADS)(state, NOTHING, {}, (batch,))
   advantages = [row.fields['advantage'][-1] for row in rows]
   np.testing.assert_allclose(metrics['loss'], -np.mean(advantages), atol=1e-3)
   assert int(metrics['skipped']) == 0
@@ -399,18 +411,82 @@ def test_an_impossible_prompt_spoils_nothing(one_device):
 
 def test_lora_leaves_the_trunk_alone(one_device):
   step = compiled('sft', LORA, trainable='lora')
-  state = fresh_state(one_device, LORA, trainable='lora')
-  assert len(jax.tree.leaves(state.params.frozen)) == 11
+  _, params, frozen = split_params(make_model(LORA), 'lora')
+  state = init_state(params, OPTIMIZER, one_device)
+  assert len(jax.tree.leaves(frozen)) == 11
   assert len(jax.tree.leaves(state.params.shared)) == 2 * 8
   assert len(jax.tree.leaves(state.params.roles)) == 2
-  before = jax.tree.map(np.array, state.params)
+  before, trunk = jax.tree.map(np.array, (state.params, frozen))
   for i in range(4):
     batch = batch_of('sft', make_rows(i), 0, one_device)
-    state, _ = step(state, {}, (batch,))
-  assert_equal(state.params.frozen, before.frozen)
-  deltas, old = state.params[:2], before[:2]
-  for a, b in zip(values(deltas), values(old), strict=True):
+    state, _ = step(state, frozen, {}, (batch,))
+  assert_equal(frozen, trunk)
+  for a, b in zip(values(state.params), values(before), strict=True):
     assert np.abs(a - b).max() > 1e-4
+
+
+def written(folder):
+  """Names of the arrays that Orbax has written."""
+  return set(ocp.StandardCheckpointer().metadata(folder).item_metadata.tree)
+
+
+def of_trunk(names):
+  return [n for n in names if re.search(r'\.(kernel|embed|\w*norm)\.value$', n)]
+
+
+@pytest.mark.parametrize(
+  ('deltas', 'trainable', 'trunk'),
+  [(LORA, 'lora', 0), (ADAPTER, 'lora', 0), (LORA, 'full', 11)],
+  ids=['lora', 'adapter', 'full'],
+)
+def test_a_frozen_trunk_is_kept_nowhere(
+  one_device, tmp_path, deltas, trainable, trunk
+):
+  state = fresh_state(one_device, deltas, trainable)
+  checkpoints, bank = Checkpoints(tmp_path), Bank(tmp_path / 'anchors')
+  anchors = Anchors(bank, {'base': parse_rule('frozen')}, ('base',), 0)
+  anchors.refresh(0, state.params, {}, 0)
+  checkpoints.save(1, state, {})
+  checkpoints.close()
+  bank.wait()
+
+  stored = written(tmp_path / 'checkpoints' / '1' / 'state')
+  assert stored == set(pure(state))
+  assert len(of_trunk(stored)) == 3 * trunk  # and its two moments
+  snapshot = written(tmp_path / 'anchors' / 'base' / '0')
+  assert snapshot == set(pure(anchors.params['base']))
+  assert snapshot == set(pure(state.params))
+  assert len(of_trunk(snapshot)) == trunk
+  others = snapshot - set(of_trunk(snapshot))
+  assert others and all('.deltas.' in name for name in others)
+
+
+def test_nothing_is_frozen_where_the_trunk_moves():
+  _, params, frozen = split_params(make_model(LORA), 'full')
+  assert frozen == NOTHING
+  assert len(jax.tree.leaves(params)) == 11 + 2 * 8 + 2
+
+
+def test_only_what_is_elsewhere_is_copied():
+  mesh = dist.make_mesh(**MESHES['data=2,fsdp=2,tensor=2'])
+  _, params, _ = split_params(make_model(HEADS), 'full')
+  shardings = param_shardings(params, mesh)
+  there = place(params, shardings)
+  assert_equal(there, params)
+  for x, where in zip(
+    jax.tree.leaves(there), jax.tree.leaves(shardings), strict=True
+  ):
+    assert x.sharding.is_equivalent_to(where, x.ndim)
+  again = jax.tree.leaves(place(there, shardings))
+  for x, y in zip(again, jax.tree.leaves(there), strict=True):
+    assert x is y
+  # Nothing else moves with the one that is elsewhere.
+  one = param_shardings(params, mesh, dist.DECODE_RULES)
+  mixed = jax.tree.leaves(place(there, one))
+  wanted = jax.tree.leaves(one)
+  for x, y, where in zip(mixed, jax.tree.leaves(there), wanted, strict=True):
+    assert (x is y) == y.sharding.is_equivalent_to(where, y.ndim)
+    assert x.sharding.is_equivalent_to(where, x.ndim)
 
 
 @pytest.mark.parametrize(
@@ -446,23 +522,23 @@ def test_an_unknown_schedule_is_refused():
 
 def test_metrics_are_weighted_means(one_device):
   rows = [
-    dataclasses.replace(row, weight_T=row.weight_T * np.float32(n))
+    dataclasses.replace(row, weight_R=row.weight_R * np.float32(n))
     for n, row in enumerate(make_rows(0), 1)
   ]
   batch = batch_of('grpo', rows, 0, one_device, Shapes(32, 1))
   state = fresh_state(one_device, HEADS)
   model, logits_of = make_model(HEADS), nnx.jit(Decoder.__call__)
-  _, metrics = compiled('grpo', HEADS)(state, {}, (batch,))
+  _, metrics = compiled('grpo', HEADS)(state, NOTHING, {}, (batch,))
   total = whole = 0.0
   for row in rows:
-    tokens = np.zeros((1, 16), np.int32)
-    tokens[0, : len(row.tokens_T)] = row.tokens_T
+    tokens, _ = padded([row])
     logits = np.asarray(logits_of(model, tokens), np.float64)[0] / 0.8
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    for t in np.flatnonzero(row.weight_T):
-      d = row.fields['anchor_logp'][t] - logp[t - 1, row.tokens_T[t]]
-      total += row.weight_T[t] * (np.exp(d) - d - 1)
-      whole += row.weight_T[t]
+    before = len(row.prompt_T) - 1
+    for t, token in enumerate(row.response_R):
+      d = row.fields['anchor_logp'][t] - logp[before + t, token]
+      total += row.weight_R[t] * (np.exp(d) - d - 1)
+      whole += row.weight_R[t]
   np.testing.assert_allclose(metrics['kl_base'], total / whole, rtol=1e-4)
 
 

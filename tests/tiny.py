@@ -10,4 +10,5 @@ TINY = DecoderConfig(
   num_kv_heads=2,
   head_dim=8,
   mlp_dim=24,
+  embed_scale=4.0,
 )

@@ -1,11 +1,8 @@
 """Tasks by name, from a file of problems, or from a file of Python."""
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
-import json
-import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -13,30 +10,20 @@ from typing import Any
 
 from etils import epath
 
-from jaxdistill import rewards
+from jaxdistill.data import arithmetic, equations, sources, words
 from jaxdistill.data import small_world as world
+from jaxdistill.data.files import JsonlTask
+from jaxdistill.data.problems import HELD_OUT, nearest, right
 from jaxdistill.types import Problem, Problems, Task
 
-HELD_OUT = ('dev', 'test', 'ood')
-KEYS = ('text', 'answer', 'split', 'topic', 'response')  # of a line
-Reward = Callable[[Problem, Sequence[str | None]], Sequence[float]]
-
-
-def right(problem: Problem, answers_G: Sequence[str | None]) -> list[float]:
-  """1 for each answer that equals the known one, else 0.
-
-  Raises:
-    ValueError: There is no known answer.
-  """
-  known = problem.answer
-  if known is None:
-    raise ValueError(
-      f'{problem.text!r} of {problem.task.name} has no known answer to pay by'
-    )
-  return [
-    float(answer is not None and rewards.equal(answer, known) is True)
-    for answer in answers_G
-  ]
+__all__ = [
+  'HELD_OUT',
+  'JsonlTask',
+  'SmallTask',
+  'load_task',
+  'python_file',
+  'right',
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,189 +89,49 @@ def _problems(task: SmallTask, split: str) -> Problems:
   return problems
 
 
-@dataclasses.dataclass(frozen=True)
-class JsonlTask:
-  """Problems of a file, one JSON object a line.
-
-  Keys of a line: `text` (what is asked), `answer` (needed where it is held
-  out), `split` (`train` if there is none; `dev`, `test` and `ood` are held
-  out), `topic` (what a proposer is asked for), `response` (for `sft`). A
-  proposal that is a line of the file but for case and spaces has its answer,
-  and is held out if that line is.
-
-  Attributes:
-    path: The file.
-    solve: The solver's prompt; `{text}` is the problem's.
-    propose: The proposer's prompt; `{topic}` is the problem's.
-    problem: Regular expression that a proposal must match whole.
-    answer: Regular expression whose first group is the answer in a response;
-      the last match counts. It is the last number if not given.
-    pays: What answers are worth: `(problem, answers) -> one float per answer`,
-      an answer being None where a response has none. 1 for a right one, if not
-      given.
-
-  Raises:
-    ValueError: The file, or a line of it, is not as described.
-  """
-
-  path: str
-  solve: str = 'solve {text}:'
-  propose: str = 'propose {topic}:'
-  problem: str = r'.+'
-  answer: str = (
-    r'([-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)'
-  )
-  pays: Reward = right
-
-  def __post_init__(self):
-    for name in ('problem', 'answer'):
-      try:
-        found = re.compile(getattr(self, name))
-      except re.error as e:
-        raise ValueError(f'{name} of {self.path}: {e}') from None
-    if not found.groups:
-      raise ValueError(f'answer of {self.path} needs a group around the answer')
-    _read_jsonl(self.path)  # what is wrong with the file is said at once
-
-  @property
-  def name(self) -> str:
-    return epath.Path(self.path).name
-
-  def problems(self, split: str) -> Problems:
-    found = _read_jsonl(self.path).get(split, [])
-    if not found:
-      raise ValueError(
-        f'{self.path} has no problem of split {split!r}; it has '
-        + ', '.join(_read_jsonl(self.path))
-        + ' (what is evaluated is set by eval.splits)'
-      )
-    problems: Any = [self._read(record) for record in found]
-    return problems
-
-  def solver_prompt(self, problem: Problem) -> str:
-    return self.solve.replace('{text}', problem.text)
-
-  def proposer_prompt(self, topic: Problem) -> str:
-    return self.propose.replace('{topic}', topic.topic)
-
-  def parse_problem(self, text: str) -> Problem | None:
-    if not re.fullmatch(self.problem, text):
-      return None
-    same = _by_text(self.path).get(_same(text), {})
-    return Problem(text, self, same.get('answer'), same.get('topic', ''))
-
-  def held_out(self, problem: Problem) -> bool:
-    found = _by_text(self.path).get(_same(problem.text), {})
-    return found.get('split', 'train') != 'train'
-
-  def parse_answer(self, text: str) -> str | None:
-    found = list(re.finditer(self.answer, text))
-    return found[-1][1] if found else None
-
-  def reward(
-    self, problem: Problem, answers_G: Sequence[str | None]
-  ) -> Sequence[float]:
-    worth = list(self.pays(problem, answers_G))
-    if len(worth) != len(answers_G):
-      raise ValueError(
-        f'the reward of {self.name} gave {len(worth)} numbers for '
-        f'{len(answers_G)} answers to {problem.text!r}'
-      )
-    return worth
-
-  def _read(self, record: dict[str, Any]) -> Problem:
-    fields = {k: record[k] for k in ('text', 'answer', 'topic')}
-    problem = Problem(task=self, **fields)
-    if record['response'] is None:
-      return problem
-    shown = self.solver_prompt(problem), record['response']
-    return dataclasses.replace(problem, demonstration=shown)
-
-
-@functools.lru_cache
-def _read_jsonl(path: str) -> dict[str, list[dict[str, Any]]]:
-  """Fields of the problems of each split."""
-  file, out = epath.Path(path), {}
-  if not file.exists():
-    raise ValueError(f'there is no file of problems {path!r}')
-  try:
-    lines = file.read_text().split('\n')
-  except UnicodeDecodeError as e:
-    raise ValueError(f'{path} is not UTF-8: {e}') from None
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    where = f'{path}, line {number}'
-    try:
-      record = json.loads(line)
-    except ValueError as e:
-      raise ValueError(f'{where} is not JSON: {e}') from None
-    record = record if isinstance(record, dict) else {}
-    for key in record:
-      if key not in KEYS:
-        near = difflib.get_close_matches(key, KEYS, 1, 0)[0]
-        raise ValueError(
-          f'{where}: there is no key {key!r}; the nearest is {near!r}'
-        )
-    text = record.get('text')
-    if not isinstance(text, str) or not text:
-      raise ValueError(f'{where} has no "text"')
-    known, split = record.get('answer'), record.get('split', 'train')
-    if split not in ('train', *HELD_OUT):
-      allowed = ', '.join(('train', *HELD_OUT))
-      raise ValueError(f'{where}: split {split!r} is none of {allowed}')
-    if split != 'train' and known is None:
-      raise ValueError(f'{where} is held out and has no "answer"')
-    known = None if known is None else str(known)
-    fields = {
-      'text': text,
-      'answer': known,
-      'topic': str(record.get('topic') or ''),
-      'response': record.get('response'),
-      'split': split,
-    }
-    out.setdefault(split, []).append(fields)
-  if not out:
-    raise ValueError(f'{path} has no problems')
-  return out
-
-
-@functools.lru_cache
-def _by_text(path: str) -> dict[str, dict[str, Any]]:
-  """Every problem by its text; one that is also held out counts as such."""
-  splits = _read_jsonl(path)
-  found = [r for s in ('train', *HELD_OUT) for r in splits.get(s, [])]
-  return {_same(record['text']): record for record in found}
-
-
-def _same(text: str) -> str:
-  """What two texts of one problem have in common: all but case and spaces."""
-  return ''.join(text.split()).lower()
-
-
-TASKS = ('small', 'small:corpus')
+# The first part of a name -> who reads the rest of it.
+FAMILIES: dict[str, Callable[[str], Task]] = {
+  'arithmetic': arithmetic.read_name,
+  'equations': equations.read_name,
+  'words': words.read_name,
+  'gym': sources.gym_task,
+  'tfds': sources.tfds_task,
+}
+SMALL = ('small', 'small:corpus')
 
 
 def load_task(name: str) -> Task:
   """A task by its name.
 
   Args:
-    name: One of `TASKS`; a `.jsonl` file (see `JsonlTask`); or a `.py` file
-      that defines `task`, an object with the members of `types.Task`.
+    name: One of these:
+
+      * `small`, `small:corpus`: the small world (`SmallTask`);
+      * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
+      * `equations:1`, `equations:2`: linear equations, by unknowns;
+      * `words`: word problems from templates;
+      * `gym:NAME`: a generator of reasoning-gym;
+      * `tfds:NAME[/CONFIG]`: a data set of TFDS;
+      * a `.jsonl` or `.parquet` file (`JsonlTask`);
+      * a `.py` file that defines `task`, an object with the members of
+        `types.Task`.
 
   Raises:
     ValueError: There is no such task; the nearest is named.
   """
-  if name in TASKS:
+  if name in SMALL:
     return SmallTask(name)
-  if name.endswith('.jsonl'):
+  if name.endswith(('.jsonl', '.parquet')):
     return JsonlTask(name)
   if name.endswith('.py'):
     return _python_task(name)
-  near = difflib.get_close_matches(name, TASKS, 1, 0)[0]
+  family = name.partition(':')[0]
+  if family in FAMILIES:
+    return FAMILIES[family](name)
+  near = nearest(name, (*SMALL, *FAMILIES))
   raise ValueError(
-    f'there is no task {name!r}; the nearest is {near!r} (or a .jsonl or .py '
-    'file)'
+    f'there is no task {name!r}; the nearest is {near!r} (or a .jsonl, '
+    '.parquet or .py file)'
   )
 
 

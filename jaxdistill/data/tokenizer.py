@@ -1,11 +1,61 @@
-"""A tokenizer over whole symbols: words, digits and signs, one id each."""
+"""Tokenizers: whole symbols of a small world, or any text for a given model."""
 
 import dataclasses
 import functools
+import itertools
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import tokenizers
+from etils import epath
+
+from jaxdistill.data import chat
 
 _SYMBOL = re.compile(r'<[a-z]+>|[a-z]+|\S')
+_FILES = (  # of a directory that says how texts become ids
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'generation_config.json',
+  'chat_template.jinja',
+)
+_NAMED = ('bos', 'eos', 'pad', 'unk', 'sep', 'cls', 'mask')
+# What a template is tried on, to see what it puts around a text.
+_ASKED, _ANSWERED = 'QUESTION0', 'ANSWER0'
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+  """Maps texts to ids and back.
+
+  Attributes:
+    pad_id: Fills up batches.
+    eos_ids: End a response; the first is appended to a given one.
+  """
+
+  @property
+  def pad_id(self) -> int: ...
+
+  @property
+  def eos_ids(self) -> tuple[int, ...]: ...
+
+  def __len__(self) -> int:
+    """One more than the largest id."""
+    ...
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text. No mark is added, and none is read out of it."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of ids, marks left out."""
+    ...
+
+  def prompt(self, text: str) -> list[int]:
+    """Ids that ask a text, so that the answer comes next."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +73,7 @@ class SymbolTokenizer:
   pad_id = 0
   bos_id = 1
   eos_id = 2
+  eos_ids = (2,)
 
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
@@ -54,3 +105,334 @@ class SymbolTokenizer:
       spaced = before and (before.isalpha() or piece.isalpha())
       text += (' ' if spaced else '') + piece
     return text
+
+  def prompt(self, text: str) -> list[int]:
+    """The begin mark and the ids of `text`.
+
+    Raises:
+      ValueError: A symbol is not in the vocabulary.
+    """
+    return [self.bos_id, *self.encode(text)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextTokenizer:
+  """The tokenizer of a model in Hugging Face's layout, with its chat template.
+
+  Ids are those of transformers, except where a text spells a mark such as
+  `<|im_end|>`: texts come from files and from models, and must not end a turn.
+
+  Attributes:
+    source: The directory it was read from.
+    files: What was read there, by name.
+    library: Does the work.
+    pad_id: Fills up batches.
+    eos_ids: End a response; the first is appended to a given one.
+    render: Messages to text by the chat template; None where prompts are plain.
+  """
+
+  source: str
+  files: Mapping[str, bytes] = dataclasses.field(repr=False)
+  library: tokenizers.Tokenizer = dataclasses.field(repr=False)
+  pad_id: int
+  eos_ids: tuple[int, ...]
+  render: Callable[..., str] | None = dataclasses.field(repr=False)
+
+  @classmethod
+  def from_directory(
+    cls, directory: epath.PathLike, *, template: bool = True
+  ) -> 'TextTokenizer':
+    """Reads `tokenizer.json` and what stands beside it.
+
+    Args:
+      directory: Of a model.
+      template: Whether prompts go through its chat template, if it has one.
+
+    Raises:
+      ValueError: A file is missing or broken, or names no end mark.
+    """
+    path, source = epath.Path(directory), str(directory)
+    files = {
+      name: (path / name).read_bytes()
+      for name in (*_FILES, 'config.json')
+      if (path / name).is_file()
+    }
+    read = functools.partial(_read_json, source, files)
+    library = _library(source, files)
+    named = read('special_tokens_map.json') | read('tokenizer_config.json')
+    words = {key: _word(named.get(f'{key}_token')) for key in _NAMED}
+    ids = {key: library.token_to_id(w or '') for key, w in words.items()}
+    render = None
+    if template and (found := _template(source, files, named)) is not None:
+      render = functools.partial(
+        chat.render, found, bos=words['bos'], eos=words['eos'], source=source
+      )
+    ends = [] if ids['eos'] is None else [ids['eos']]
+    ends += _end_ids(source, 'generation_config.json', read)
+    ends = ends or _end_ids(source, 'config.json', read)
+    for i in ends:
+      if library.id_to_token(i) is None:
+        raise ValueError(f'{source}: eos_token_id {i} is not in tokenizer.json')
+    if render is not None:
+      ends = [*_turn_end(library, render, ends, ids['bos']), *ends]
+    if not ends:
+      raise ValueError(
+        f'{source} names no end mark: it has no eos_token in '
+        'tokenizer_config.json and no eos_token_id in generation_config.json'
+      )
+    others = named.get('additional_special_tokens') or []
+    others = [library.token_to_id(_word(token) or '') for token in others]
+    marks = {i for i in (*ids.values(), *ends, *others) if i is not None}
+    if render is not None:
+      marks |= _frame(library, render, source).marks
+    _mark(library, marks)
+    return cls(
+      source=source,
+      files={name: files[name] for name in _FILES if name in files},
+      library=library,
+      pad_id=ends[0] if ids['pad'] is None else ids['pad'],
+      eos_ids=tuple(dict.fromkeys(ends)),
+      render=render,
+    )
+
+  def save(self, directory: epath.PathLike) -> None:
+    """Writes the files that it was read from, unchanged."""
+    path = epath.Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, data in self.files.items():
+      (path / name).write_bytes(data)
+
+  @functools.cached_property
+  def _size(self) -> int:
+    return 1 + max(self.library.get_vocab().values())
+
+  def __len__(self) -> int:
+    return self._size
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of `text`; no mark is added, and none is read out of it.
+
+    Raises:
+      ValueError: It spells a mark, and the tokenizer cannot read that as text.
+    """
+    ids = self._encode(text, marks=False)
+    for i in ids:
+      if i in self._marks and self._marks[i] in text:
+        raise ValueError(
+          f'{self._marks[i]!r} in {text!r} is a mark, not text, to the '
+          f'tokenizer of {self.source}'
+        )
+    return ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of `ids`, marks left out."""
+    return self.library.decode(ids, skip_special_tokens=True)
+
+  def prompt(self, text: str) -> list[int]:
+    """Ids that ask `text`: by the chat template, or after the begin mark.
+
+    Raises:
+      ValueError: The chat template fails, or `text` spells a mark and cannot
+        be told from what the template puts around it.
+    """
+    if self.render is None:
+      return [*self._begin, *self.encode(text)]
+    whole = _ask(self.render, text)
+    frame = self._frame
+    inner = frame.around(whole)
+    checked = text if inner is None else inner
+    ids = self._encode(whole, marks=True)
+    if self._encode(checked, marks=True) == self.encode(checked):
+      return ids
+    if inner is None:
+      raise ValueError(
+        f'{text!r} has a mark of {self.source} in it, and its chat template '
+        'does not leave it in one place'
+      )
+    head = self._encode(frame.head, marks=True)
+    return [
+      *head,
+      *self.encode(inner),
+      *self._encode(frame.tail, marks=True),
+    ]
+
+  def _encode(self, text: str, *, marks: bool) -> list[int]:
+    self.library.encode_special_tokens = not marks
+    try:
+      return self.library.encode(text, add_special_tokens=False).ids
+    except TypeError:  # half of a surrogate pair, as JSON may hold it
+      raise ValueError(f'{text!r} is not Unicode text') from None
+
+  @functools.cached_property
+  def _marks(self) -> dict[int, str]:
+    added = self.library.get_added_tokens_decoder()
+    return {i: token.content for i, token in added.items() if token.special}
+
+  @functools.cached_property
+  def _begin(self) -> list[int]:
+    """What the tokenizer itself puts before a text."""
+    shown = self.library.encode(_ASKED)
+    pairs = zip(shown.ids, shown.special_tokens_mask, strict=True)
+    return [i for i, _ in itertools.takewhile(lambda pair: pair[1], pairs)]
+
+  @functools.cached_property
+  def _frame(self) -> '_Frame':
+    assert self.render is not None
+    return _frame(self.library, self.render, self.source)
+
+
+class _Frame(NamedTuple):
+  """What a template puts around a question: head before QUESTION after tail.
+
+  The head ends with the last mark before the question, the tail begins with
+  the first one after it: there, texts can be cut without changing ids.
+  """
+
+  head: str
+  before: str
+  after: str
+  tail: str
+  marks: set[int]
+
+  def around(self, whole: str) -> str | None:
+    """The part of a rendered text between the two marks."""
+    start, end = self.head + self.before, self.after + self.tail
+    if not whole.startswith(start) or not whole[len(start) :].endswith(end):
+      return None
+    return whole[len(self.head) : len(whole) - len(self.tail)]
+
+
+def _frame(library, render, source: str) -> _Frame:
+  text = _ask(render, _ASKED)
+  if text.count(_ASKED) != 1:
+    raise ValueError(
+      f'chat template of {source}: it writes a message {text.count(_ASKED)} '
+      'times, not once'
+    )
+  start = text.index(_ASKED)
+  end = start + len(_ASKED)
+  added = library.get_added_tokens_decoder()
+  library.encode_special_tokens = False
+  shown = library.encode(text, add_special_tokens=False)
+  # Line ends are added tokens in Gemma, and text nevertheless.
+  spans = [
+    (i, span)
+    for i, span in zip(shown.ids, shown.offsets, strict=True)
+    if i in added and added[i].content.strip()
+  ]
+  left = [(i, stop) for i, (_, stop) in spans if stop <= start][-1:]
+  right = [(i, begin) for i, (begin, _) in spans if begin >= end][:1]
+  cut = left[0][1] if left else 0
+  other = right[0][1] if right else len(text)
+  return _Frame(
+    text[:cut],
+    text[cut:start],
+    text[end:other],
+    text[other:],
+    {i for i, _ in left + right},
+  )
+
+
+def _ask(render: Callable[..., str], text: str) -> str:
+  message = {'role': 'user', 'content': text}
+  return render([message], add_generation_prompt=True)
+
+
+def _turn_end(library, render, ends: list[int], bos: int | None) -> list[int]:
+  """The mark that a template sets right after an answer, if it does.
+
+  Of a model's end marks this is the one that its answers end with: Gemma names
+  `<eos>` but ends a turn with `<end_of_turn>`.
+  """
+  asked = {'role': 'user', 'content': _ASKED}
+  answered = {'role': 'assistant', 'content': _ANSWERED}
+  try:
+    text = render([asked, answered], add_generation_prompt=False)
+  except ValueError:  # some take questions only
+    return []
+  _, shown, rest = text.rpartition(_ANSWERED)
+  library.encode_special_tokens = False
+  ids = library.encode(rest.lstrip(), add_special_tokens=False).ids[:1]
+  special = {
+    i for i, t in library.get_added_tokens_decoder().items() if t.special
+  }
+  return [i for i in ids if shown and i in (special - {bos}) | {*ends}]
+
+
+def _mark(library, ids: Iterable[int]) -> None:
+  """Makes these ids marks, whether or not tokenizer.json says so."""
+  added = library.get_added_tokens_decoder()
+  tokens = []
+  for i in sorted(ids):
+    word = library.id_to_token(i)
+    token = added.get(i, tokenizers.AddedToken(word, normalized=False))
+    token.special = True
+    tokens.append(token)
+  library.add_special_tokens(tokens)
+
+
+def _library(source: str, files: Mapping[str, bytes]) -> tokenizers.Tokenizer:
+  if 'tokenizer.json' not in files:
+    raise ValueError(
+      f'{source} has no tokenizer.json; transformers writes one: '
+      f'AutoTokenizer.from_pretrained(...).save_pretrained({source!r})'
+    )
+  try:
+    library = tokenizers.Tokenizer.from_buffer(files['tokenizer.json'])
+  except Exception as e:  # the library raises nothing narrower
+    raise ValueError(f'tokenizer.json of {source}: {e}') from None
+  library.no_truncation()
+  library.no_padding()
+  return library
+
+
+def _read_json(
+  source: str, files: Mapping[str, bytes], name: str
+) -> dict[str, Any]:
+  try:
+    found = json.loads(files.get(name, b'{}'))
+  except ValueError as e:
+    raise ValueError(f'{name} of {source} is not JSON: {e}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{name} of {source} is not a JSON object')
+  return found
+
+
+def _word(token: Any) -> str | None:
+  """A token that is named by itself or as {"content": ...}."""
+  token = token.get('content') if isinstance(token, dict) else token
+  return token if isinstance(token, str) else None
+
+
+def _end_ids(source: str, name: str, read) -> list[int]:
+  ids = read(name).get('eos_token_id')
+  ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+  if any(type(i) is not int or i < 0 for i in ids):
+    raise ValueError(f'{name} of {source}: eos_token_id {ids} is not of ids')
+  return ids
+
+
+def _template(
+  source: str, files: Mapping[str, bytes], named: Mapping[str, Any]
+) -> str | None:
+  try:
+    if 'chat_template.jinja' in files:
+      return files['chat_template.jinja'].decode()
+  except UnicodeDecodeError as e:
+    raise ValueError(f'chat_template.jinja of {source}: {e}') from None
+  found = named.get('chat_template')
+  if isinstance(found, list):
+    by_name = {
+      str(t.get('name')): t.get('template')
+      for t in found
+      if isinstance(t, dict)
+    }
+    if 'default' not in by_name:
+      raise ValueError(
+        f'tokenizer_config.json of {source} has no chat template named '
+        f'default, only {", ".join(by_name)}'
+      )
+    found = by_name['default']
+  if found is not None and not isinstance(found, str):
+    raise ValueError(f'chat_template of {source} is not text')
+  return found

@@ -44,14 +44,13 @@ def accuracy(
   prompts = [
     Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in problems
   ]
-  greedy_PG = player.generate(prompts, Sampling(1, max_tokens, 0.0), key)
-  sampled_PG = player.generate(prompts, Sampling(samples, max_tokens), key)
+  # Prompts are read once for both: the first response is the greedy one.
+  sampling = Sampling(1 + samples, max_tokens, greedy=1)
+  responses_PG = player.generate(prompts, sampling, key)
   names = (*METRICS, *(f'pass_at/{k}' for k in pass_k))
   out: dict[str, list[float]] = {name: [] for name in names}
-  for problem, greedy_G, sampled_G in zip(
-    problems, greedy_PG, sampled_PG, strict=True
-  ):
-    (greedy,) = rewards.answers(problem.task, greedy_G)
+  for problem, (first, *sampled_G) in zip(problems, responses_PG, strict=True):
+    (greedy,) = rewards.answers(problem.task, [first])
     sampled = rewards.answers(problem.task, sampled_G)
     right_G = [_right(answer, problem) for answer in sampled]
     vote = rewards.majority(sampled)

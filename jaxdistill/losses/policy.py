@@ -118,20 +118,23 @@ def policy_gradient(
     trained: Which tokens count. Others get the value that `logp = 0` has, so
       that an all but impossible token of a prompt breaks nothing.
     segments: Which response of the packed sequence a token is of.
-    fields: `old_logp`, `advantage` and `anchor_logp`.
+    fields: `old_logp` and `advantage`; and `anchor_logp`, without which there
+      is no divergence.
     coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
       divergence.
     ratio: What is clipped, see `objective.py`.
 
   Returns:
-    The value to be minimised, and `kl_base` and `clipped` (1 where the ratio
-    is out of its range).
+    The value to be minimised, `clipped` (1 where the ratio is out of its
+    range) and, with an anchor, `kl_base`.
   """
   logp = jnp.where(trained, logp, 0.0)
   log_ratio = ratio(logp - fields['old_logp'], trained, segments)
   low, high = coefficients['clip_low'], coefficients['clip_high']
   policy = clipped_policy(log_ratio, fields['advantage'], low, high)
-  kl = k3(logp, fields['anchor_logp'])
   beyond = (log_ratio < jnp.log1p(-low)) | (log_ratio > jnp.log1p(high))
-  metrics = {'kl_base': kl, 'clipped': beyond.astype(kl.dtype)}
-  return policy + coefficients['kl'] * kl, metrics
+  metrics = {'clipped': beyond.astype(policy.dtype)}
+  if 'anchor_logp' not in fields:
+    return policy, metrics
+  kl = k3(logp, fields['anchor_logp'])
+  return policy + coefficients['kl'] * kl, metrics | {'kl_base': kl}

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import losses, rewards
-from jaxdistill.rollout import FIELDS, Sampling, policy_rows
+from jaxdistill.rollout import Sampling, fields, policy_rows
 from jaxdistill.types import Collected, Prompt, RowSet, Update
 
 
@@ -31,7 +31,8 @@ class Grpo:
     clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
     overlong: Tokens before the limit over which DAPO's penalty on length grows
       to 1; 0 is none.
-    kl: Weight of the divergence from the anchor.
+    kl: Weight of the divergence from the anchor; at 0 there is no anchor, and
+      nothing is scored under it.
     reference: When the anchor moves, see `anchors/rules.py`.
     epochs: Passes over each step's answers.
     minibatches: Optimizer steps per pass.
@@ -62,7 +63,7 @@ class Grpo:
 
   @property
   def anchors(self):
-    return {'base': self.reference}
+    return {'base': self.reference} if self.kl else {}
 
   def sampling(self) -> Sampling:
     return Sampling(
@@ -98,7 +99,7 @@ class Grpo:
     rows = policy_rows(
       rollouts,
       objective.advantage(paid_PG).ravel(),
-      players['base'],
+      players.get('base'),
       self.temperature,
       lambda length: objective.weigh(length, self.max_tokens),
       np.repeat(scales_P, self.samples),
@@ -109,7 +110,7 @@ class Grpo:
       'kl': self.kl,
     }
     update = Update(
-      (RowSet('solver', rows, FIELDS, coefficients),),
+      (RowSet('solver', rows, fields(self.kl > 0), coefficients),),
       self.epochs,
       self.minibatches,
     )
@@ -137,13 +138,7 @@ class Grpo:
 
   def loss(self, model, frozen, batch):
     del frozen
-    logp = model.logprobs(
-      batch.tokens,
-      batch.positions,
-      batch.segments,
-      role=batch.role,
-      temperature=self.temperature,
-    )
+    logp = batch.logprobs(model, self.temperature)
     return losses.policy_gradient(
       logp,
       batch.weight != 0,

@@ -39,14 +39,11 @@ class Sft:
       shown = policy.written(Prompt('solver', prompt), response)
       n = len(shown.tokens_T)
       rows.append(response_row(shown, weight=1.0, total=n))
-    metrics = {'train/tokens': [len(row.tokens_T) for row in rows]}
+    metrics = {'train/tokens': [len(row) for row in rows]}
     sets = (RowSet('solver', rows),)
     update = Update(sets, self.epochs, self.minibatches)
     return Collected([update], state, metrics, [])
 
   def loss(self, model, frozen, batch):
     del frozen
-    logp = model.logprobs(
-      batch.tokens, batch.positions, batch.segments, role=batch.role
-    )
-    return -logp, {}
+    return -batch.logprobs(model), {}

@@ -31,7 +31,7 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import gather_texts
-from jaxdistill.rollout import FIELDS, Sampling, policy_rows
+from jaxdistill.rollout import Sampling, fields, policy_rows
 from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
 
 
@@ -72,7 +72,8 @@ class Sqlm:
     clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
     overlong: Tokens before the limit over which DAPO's penalty on the length
       of an answer grows to 1; 0 is none.
-    kl: Weight of the divergence from the anchor.
+    kl: Weight of the divergence from the anchor; at 0 there is no anchor, and
+      nothing is scored under it.
     reference: When the anchor moves, see `anchors/rules.py`.
     epochs: Passes over each step's rows.
     minibatches: Optimizer steps per pass.
@@ -148,13 +149,14 @@ class Sqlm:
   @property
   def anchors(self):
     past = {} if self.proposer == 'policy' else {'proposer': self.proposer}
-    return {'base': self.reference} | past
+    base = {'base': self.reference} if self.kl else {}
+    return base | past
 
   def init(self):
     return {'bank': [], 'archive': []}
 
   def collect(self, players, problems, state, step, key):
-    policy, base = players['policy'], players['base']
+    policy, base = players['policy'], players.get('base')
     writer = players.get('proposer', policy)
     objective = losses.objective(self.objective)
     seed = jax.random.key_data(key).tolist()  # of draws on the host
@@ -299,13 +301,7 @@ class Sqlm:
 
   def loss(self, model, frozen, batch):
     del frozen
-    logp = model.logprobs(
-      batch.tokens,
-      batch.positions,
-      batch.segments,
-      role=batch.role,
-      temperature=self.temperature,
-    )
+    logp = batch.logprobs(model, self.temperature)
     return losses.policy_gradient(
       logp,
       batch.weight != 0,
@@ -330,7 +326,7 @@ class Sqlm:
       'clip_high': self.clip_high,
       'kl': self.kl,
     }
-    row_set = RowSet(role, rows, FIELDS, coefficients)
+    row_set = RowSet(role, rows, fields(self.kl > 0), coefficients)
     return Update((row_set,), self.epochs, self.minibatches)
 
 

@@ -1,6 +1,7 @@
 """Who answers: one shared decoder, role deltas, and models on disk."""
 
 from jaxdistill.models.decoder import Decoder, DecoderConfig
+from jaxdistill.models.hub import export
 from jaxdistill.models.linear import Deltas
 from jaxdistill.models.store import from_pretrained, load, merge, save
 
@@ -8,6 +9,7 @@ __all__ = [
   'Decoder',
   'DecoderConfig',
   'Deltas',
+  'export',
   'from_pretrained',
   'load',
   'merge',

@@ -1,8 +1,9 @@
 """The decoder that every family shares.
 
-Pre-norm transformer with rotary positions, grouped queries and a gated MLP.
-Layers are stacked and scanned, so depth costs no compile time; while decoding
-they are unrolled, so that a token never copies the cache.
+Pre-norm transformer with rotary positions, grouped queries and a gated MLP;
+what families add to it is data in `DecoderConfig`. Layers are stacked and
+scanned, so depth costs no compile time; while decoding they are unrolled, so
+that a token never copies the cache.
 """
 
 import dataclasses
@@ -15,9 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill.dist import batch_shards, constrain
 from jaxdistill.models.linear import Deltas, Linear, Weights, apply
+from jaxdistill.models.rope import Rope, rotate, turns
 
 NEG = -1e30
 _CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
+LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+_ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +36,23 @@ class DecoderConfig:
     num_kv_heads: Key and value heads; divides `num_heads`.
     head_dim: Width of a head.
     mlp_dim: Hidden width of the gated MLP.
-    rope_theta: Base of the rotary frequencies.
+    embed_scale: Embeddings are multiplied by it.
+    rope: Positions of layers that see everything before them.
+    sliding_rope: Positions of layers with a sliding window; None: the same.
+    window: How many tokens a sliding layer sees, itself included; 0: no layer
+      slides.
+    sliding: Which layers slide, one bool per layer, if `window` is set.
     norm_eps: Added to the mean square in RMSNorm.
+    norm_offset: Added to every norm's scale (Gemma: 1).
+    post_norms: Norms after attention and MLP as well (Gemma).
+    qk_norm: Norms on each query and key head (Qwen3, Gemma 3).
+    biases: Which linear maps have a bias, of `q k v o gate up down`.
+    activation: Of the gate: `silu`, or `gelu` (by tanh).
+    query_scale: Queries are multiplied by it; None is `head_dim**-0.5`.
+    attention_cap: Soft cap on attention logits (Gemma 2); 0 is none.
+    logit_cap: Soft cap on logits (Gemma 2); 0 is none.
     tie_embeddings: Whether the output projection is the embedding.
-    dtype: Compute dtype, `float32` or `bfloat16`; parameters are float32.
+    dtype: Compute dtype, `float32` or `bfloat16`.
     remat: Recompute each layer in the backward pass.
   """
 
@@ -46,11 +63,48 @@ class DecoderConfig:
   num_kv_heads: int
   head_dim: int
   mlp_dim: int
-  rope_theta: float = 10_000.0
+  embed_scale: float
+  rope: Rope = Rope()  # noqa: RUF009
+  sliding_rope: Rope | None = None
+  window: int = 0
+  sliding: tuple[bool, ...] = ()
   norm_eps: float = 1e-6
+  norm_offset: float = 0.0
+  post_norms: bool = False
+  qk_norm: bool = False
+  biases: tuple[str, ...] = ()
+  activation: str = 'silu'
+  query_scale: float | None = None
+  attention_cap: float = 0.0
+  logit_cap: float = 0.0
   tie_embeddings: bool = True
   dtype: str = 'float32'
   remat: bool = False
+
+  @property
+  def kinds(self) -> tuple['Kind', ...]:
+    """The kinds of layers there are; `kind_of` says which one has which."""
+    full = Kind(self.rope, 0)
+    if not self.window:
+      return (full,)
+    return full, Kind(self.sliding_rope or self.rope, self.window)
+
+  @property
+  def kind_of(self) -> tuple[int, ...]:
+    """Index into `kinds` of every layer."""
+    return tuple(map(int, self.sliding)) or (0,) * self.num_layers
+
+
+class Kind(NamedTuple):
+  """What may differ from layer to layer.
+
+  Attributes:
+    rope: Positions.
+    window: How many tokens are seen, the own one included; 0: all.
+  """
+
+  rope: Rope
+  window: int
 
 
 class Resolved(NamedTuple):
@@ -72,16 +126,32 @@ class Unrolled(NamedTuple):
 
 
 class Cache(NamedTuple):
-  """Keys and values of a prompt or of the samples after it, one per layer.
+  """Keys and values, one per layer.
 
   Attributes:
-    k: Per layer `[B K S H]` (prompt) or `[B G K S H]` (samples): heads come
-      before places, so that a step's products need no transposition.
+    k: Per layer `[B K S H]` of prompts, or `[D N K T H]` of what comes after
+      them: heads come before places, so that a step's products need no
+      transposition.
     v: The same.
   """
 
   k: tuple[Array, ...]
   v: tuple[Array, ...]
+
+
+class Prompts(NamedTuple):
+  """Prompts that have been read, and what their samples need to know of them.
+
+  Attributes:
+    cache: Their keys and values.
+    lengths: Tokens of each, `Int[Array, 'B']`.
+    places: Position of each slot of the cache; negative where it is empty,
+      `Int[Array, 'B S']`.
+  """
+
+  cache: Cache
+  lengths: Array
+  places: Array
 
 
 class Decoder(nnx.Module):
@@ -100,29 +170,30 @@ class Decoder(nnx.Module):
     self.config, self.deltas = config, deltas
     c, stack = config, (config.num_layers,)
     q_dim, kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-
-    def linear(i, o, axes):
-      return Linear(stack, (i, o), axes, deltas, rngs=rngs)
-
+    shapes = {
+      'q': (c.embed_dim, q_dim, 'embed', 'heads'),
+      'k': (c.embed_dim, kv_dim, 'embed', 'kv_heads'),
+      'v': (c.embed_dim, kv_dim, 'embed', 'kv_heads'),
+      'o': (q_dim, c.embed_dim, 'heads', 'embed'),
+      'gate': (c.embed_dim, c.mlp_dim, 'embed', 'mlp'),
+      'up': (c.embed_dim, c.mlp_dim, 'embed', 'mlp'),
+      'down': (c.mlp_dim, c.embed_dim, 'mlp', 'embed'),
+    }
     self.embed = nnx.Param(
       jax.random.normal(rngs.params(), (c.vocab_size, c.embed_dim))
       * c.embed_dim**-0.5,
       axes=('vocab', 'embed'),
     )
-    self.q = linear(c.embed_dim, q_dim, ('embed', 'heads'))
-    self.k = linear(c.embed_dim, kv_dim, ('embed', 'kv_heads'))
-    self.v = linear(c.embed_dim, kv_dim, ('embed', 'kv_heads'))
-    self.o = linear(q_dim, c.embed_dim, ('heads', 'embed'))
-    self.gate = linear(c.embed_dim, c.mlp_dim, ('embed', 'mlp'))
-    self.up = linear(c.embed_dim, c.mlp_dim, ('embed', 'mlp'))
-    self.down = linear(c.mlp_dim, c.embed_dim, ('mlp', 'embed'))
-
-    def scale(*lead):
-      names = ('layers',) * len(lead) + (None,)
-      return nnx.Param(jnp.ones((*lead, c.embed_dim)), axes=names)
-
-    self.attention_norm, self.mlp_norm = scale(*stack), scale(*stack)
-    self.norm = scale()
+    for name, (i, o, *axes) in shapes.items():
+      bias = name in c.biases
+      linear = Linear(stack, (i, o), axes, deltas, bias=bias, rngs=rngs)
+      setattr(self, name, linear)
+    for name, size in self.norms.items():
+      scale = jnp.full((*stack, size), 1 - c.norm_offset)
+      setattr(self, name, nnx.Param(scale, axes=('layers', None)))
+    self.norm = nnx.Param(
+      jnp.full((c.embed_dim,), 1 - c.norm_offset), axes=(None,)
+    )
     self.head = Linear(
       (),
       (c.embed_dim, c.vocab_size),
@@ -133,19 +204,34 @@ class Decoder(nnx.Module):
       rngs=rngs,
     )
 
+  @property
+  def norms(self) -> dict[str, int]:
+    """Norms of a layer and the sizes of their scales."""
+    c = self.config
+    names = {'attention_norm': c.embed_dim, 'mlp_norm': c.embed_dim}
+    if c.post_norms:
+      names |= {
+        'post_attention_norm': c.embed_dim,
+        'post_mlp_norm': c.embed_dim,
+      }
+    if c.qk_norm:
+      names |= {'q_norm': c.head_dim, 'k_norm': c.head_dim}
+    return names
+
   def role_index(self, role: str) -> int:
     """The index of a role's deltas; roles without any share index 0."""
     return self.deltas.roles.index(role) if role in self.deltas.roles else 0
 
   def resolve(self, role: Int[Array, ''] | int | None = 0) -> Resolved:
     """The weights of one role; `None` is the trunk without any delta."""
-    linears = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
-    layers = {name: getattr(self, name).weights(role) for name in linears}
-    layers['attention_norm'] = self.attention_norm[...]
-    layers['mlp_norm'] = self.mlp_norm[...]
+    offset = self.config.norm_offset
+    layers = {name: getattr(self, name).weights(role) for name in LINEARS}
+    for name in self.norms:
+      layers[name] = getattr(self, name)[...].astype(jnp.float32) + offset
     tied = self.embed[...].T if self.config.tie_embeddings else None
     head = self.head.weights(role, tied)
-    return Resolved(self.embed[...], layers, self.norm[...], head)
+    norm = self.norm[...].astype(jnp.float32) + offset
+    return Resolved(self.embed[...], layers, norm, head)
 
   def unroll(self, weights: Resolved) -> Unrolled:
     """Each layer's weights by themselves in the compute dtype, to decode with.
@@ -174,169 +260,262 @@ class Decoder(nnx.Module):
     segments: Int[Array, 'B T'] | None = None,
     role: Int[Array, ''] | int | None = 0,
   ) -> Float[Array, 'B T V']:
-    """Logits of the next token at every position, float32."""
-    weights = self.resolve(role)
-    hidden = self._hidden(weights, tokens, positions, segments)
-    return unembed(hidden, weights)
-
-  def logprobs(
-    self,
-    tokens: Int[Array, 'B T'],
-    positions: Int[Array, 'B T'] | None = None,
-    segments: Int[Array, 'B T'] | None = None,
-    *,
-    role: Int[Array, ''] | int | None = 0,
-    temperature: Float[Array, ''] | float = 1.0,
-  ) -> Float[Array, 'B T']:
-    """log p(token | those before it in its segment), float32.
-
-    The vocabulary is gone through in chunks of positions under remat, so no
-    array of `[B T V]` exists. Where a segment begins the value is 0: nothing
-    predicts its first token.
+    """Logits of the next token at every position, float32.
 
     Args:
-      tokens: Packed sequences.
-      positions: Place of each token in its segment; default 0, 1, ...
-      segments: Which sequence each token is of (0 is padding); default one.
-      role: Whose deltas are in force.
-      temperature: Divides the logits.
+      tokens: Sequences.
+      positions: Place of each token in its sequence; default 0, 1, ...
+      segments: Which sequence of its row each token is of (0 is padding);
+        default one.
+      role: Whose deltas are in force; None turns them off.
     """
-    if positions is None:
-      positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     weights = self.resolve(role)
-    hidden = self._hidden(weights, tokens, positions, segments)
-
-    def score(pair):
-      h, target = pair
-      logits = unembed(h, weights) / temperature
-      picked = jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
-      return picked - jax.nn.logsumexp(logits, -1)
-
-    b, t = tokens.shape
-    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
-    wanted = max(1, _CHUNK_BYTES // (4 * here * self.config.vocab_size))
-    chunk = next(c for c in range(min(t, wanted), 0, -1) if t % c == 0)
-    targets = jnp.roll(tokens, -1, axis=1)
-    split = (b, t // chunk, chunk)
-    chunks = (
-      hidden.reshape(*split, -1).swapaxes(0, 1),
-      targets.reshape(split).swapaxes(0, 1),
-    )
-    logp = jax.lax.map(jax.checkpoint(score), chunks)
-    logp = jnp.roll(logp.swapaxes(0, 1).reshape(b, t), 1, axis=1)
-    return jnp.where(positions > 0, logp, 0.0)
-
-  def _hidden(self, weights, tokens, positions, segments):
-    """Final hidden states `[B T D]`."""
     if positions is None:
       positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))[None]
     if segments is not None:
       mask = mask & (segments[:, :, None] == segments[:, None, :])
-    x = embed(tokens, weights, self.config)
-    hidden, _ = self._trunk(weights, x, positions, mask)
-    return hidden
+    hidden, _ = self._trunk(weights, tokens, positions, mask)
+    return unembed(hidden, weights, self.config)
 
-  def _trunk(self, weights, x, positions, mask):
-    """Scans the layers; returns hidden states and each layer's keys, values."""
-    config = self.config
+  def logprobs(
+    self,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'],
+    until: Int[Array, 'B T'],
+    sources: Int[Array, 'B R'],
+    targets: Int[Array, 'B R'],
+    *,
+    role: Int[Array, ''] | int | None = 0,
+    temperature: Float[Array, ''] | float = 1.0,
+  ) -> Float[Array, 'B R']:
+    """log p(target | the branch that ends at its source), float32.
 
-    def block(x, layer):
-      q, k, v = project(x, layer, positions, config)
-      attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-      x = finish_block(x, attended, layer, config)
+    A sequence is a forest in depth-first order: token i sees token j if j
+    comes first and i is before `until[j]`. Several texts that begin alike share
+    their beginning, which is computed once.
+
+    Logits exist only for the tokens that are asked for, a chunk at a time under
+    remat: no array of `[B, T, V]` is made.
+
+    Args:
+      tokens: Sequences.
+      positions: Place of each token in its branch.
+      until: Where in the sequence what follows each token ends.
+      sources: Places of the tokens that predict.
+      targets: The tokens that are predicted.
+      role: Whose deltas are in force; None turns them off.
+      temperature: Divides the logits.
+    """
+    weights = self.resolve(role)
+    places = jnp.arange(tokens.shape[1])
+    mask = (places <= places[:, None]) & (places[:, None] < until[:, None, :])
+    hidden, _ = self._trunk(weights, tokens, positions, mask)
+    hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
+
+    def score(pair):
+      h, target = pair
+      logits = unembed(h, weights, self.config) / temperature
+      picked = jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
+      return picked - jax.nn.logsumexp(logits, -1)
+
+    b, r = targets.shape
+    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
+    wanted = max(1, _CHUNK_BYTES // (4 * here * self.config.vocab_size))
+    chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
+    split = (b, r // chunk, chunk)
+    chunks = (
+      hidden.reshape(*split, -1).swapaxes(0, 1),
+      targets.reshape(split).swapaxes(0, 1),
+    )
+    logp = jax.lax.map(jax.checkpoint(score), chunks)
+    return logp.swapaxes(0, 1).reshape(b, r)
+
+  def _trunk(self, weights, tokens, positions, mask, past=None):
+    """Scans the layers over tokens that come after `past`.
+
+    Args:
+      weights: Of a role.
+      tokens: `[B T]`.
+      positions: `[B T]`, the past counted.
+      mask: Which of its own tokens a token sees, `[B T T]`.
+      past: Keys and values `[L 1 P K H]` that all tokens see, at positions
+        0 to P - 1.
+
+    Returns:
+      Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
+    """
+    c = self.config
+    k, v = past or (jnp.zeros((c.num_layers, 1, 0, 1, 1), c.dtype),) * 2
+    p = k.shape[2]
+    if p:
+      before = jnp.ones((*mask.shape[:2], p), bool)
+      mask = jnp.concatenate([before, mask], -1)
+      there = jnp.broadcast_to(jnp.arange(p), (*tokens.shape[:1], p))
+      seen = jnp.concatenate([there, positions], 1)
+    else:
+      seen = positions
+    away = positions[:, :, None] - seen[:, None, :]
+    masks = jnp.stack(
+      [mask & (away < (kind.window or 2**30)) for kind in c.kinds]
+    )
+    turned = jnp.stack(
+      [turns(kind.rope, c.head_dim, positions) for kind in c.kinds]
+    )
+
+    def block(x, scanned):
+      layer, kind, (pk, pv) = scanned
+      q, k, v = project(x, layer, turned[kind], c)
+      every_k, every_v = k, v
+      if p:
+        every_k, every_v = (
+          jnp.concatenate(
+            [jnp.broadcast_to(a, (*b.shape[:1], *a.shape[1:])), b], 1
+          )
+          for a, b in ((pk, k), (pv, v))
+        )
+      attended = attend(q, every_k, every_v, masks[kind], c)
+      x = finish_block(x, attended, layer, c)
       return constrain(x, 'batch', None, None), (k, v)
 
-    block = jax.checkpoint(block) if config.remat else block
-    x, (k, v) = jax.lax.scan(block, x, weights.layers)
-    return rms_norm(x, weights.norm, config.norm_eps), (k, v)
+    block = jax.checkpoint(block) if c.remat else block
+    kinds = jnp.array(c.kind_of)
+    x = embed(tokens, weights, c)
+    x, cache = jax.lax.scan(block, x, (weights.layers, kinds, (k, v)))
+    return rms_norm(x, weights.norm, c.norm_eps), cache
 
   def prefill(
     self,
     weights: Resolved,
+    prefix: Int[Array, 'P'],
     tokens: Int[Array, 'B S'],
     lengths: Int[Array, 'B'],
-  ) -> tuple[Float[Array, 'B V'], Cache, Bool[Array, 'B S']]:
-    """Reads left-padded prompts once.
+  ) -> tuple[Float[Array, 'B V'], Prompts]:
+    """Reads prompts: what all of them begin with, once, then the rest of each.
 
-    Positions count from each prompt's own first token, padding excluded.
+    Args:
+      weights: Of the role that answers.
+      prefix: What all prompts begin with; may be empty.
+      tokens: The rest of each, left-padded.
+      lengths: Of these rests, at least 1.
 
     Returns:
-      Logits of the token after each prompt, the prompts' cache, and which of
-      its slots hold a token.
+      Logits of the token after each prompt, and what `decode` needs.
     """
-    s = tokens.shape[1]
-    slots = jnp.arange(s)[None]
-    real = slots >= s - lengths[:, None]
-    positions = jnp.maximum(slots - (s - lengths[:, None]), 0)
-    # Padding attends to itself only, so that no row of the mask is empty.
+    (b, s), p = tokens.shape, prefix.shape[0]
+    past = None
+    if p:
+      mask = jnp.tril(jnp.ones((1, p, p), bool))
+      _, past = self._trunk(weights, prefix[None], jnp.arange(p)[None], mask)
+    slots = jnp.arange(s)[None] - (s - lengths[:, None])
+    real = slots >= 0
+    # Padding sees itself only, so that no row of the mask is empty.
     mask = jnp.tril(jnp.ones((s, s), bool))[None]
     mask = mask & (real[:, None, :] | jnp.eye(s, dtype=bool)[None])
-    x = embed(tokens, weights, self.config)
-    hidden, (k, v) = self._trunk(weights, x, positions, mask)
-    k, v = (tuple(jnp.swapaxes(x, 2, 3)) for x in (k, v))
-    return unembed(hidden[:, -1], weights), Cache(k, v), real
+    positions = p + jnp.maximum(slots, 0)
+    hidden, cache = self._trunk(weights, tokens, positions, mask, past)
+    if past:
+      cache = [
+        jnp.concatenate(
+          [jnp.broadcast_to(a, (*b.shape[:2], *a.shape[2:])), b], axis=2
+        )
+        for a, b in zip(past, cache, strict=True)
+      ]
+    k, v = (tuple(jnp.swapaxes(x, 2, 3)) for x in cache)
+    before = jnp.broadcast_to(jnp.arange(p), (b, p))
+    places = jnp.concatenate([before, jnp.where(real, p + slots, -1)], 1)
+    prompts = Prompts(Cache(k, v), p + lengths, places)
+    return unembed(hidden[:, -1], weights, self.config), prompts
 
-  def empty_cache(self, b: int, g: int, t: int) -> Cache:
-    """Room for `t` tokens of `g` samples of each of `b` prompts."""
+  def empty_cache(self, d: int, n: int, t: int) -> Cache:
+    """Room for `t` tokens of `n` rows of each of `d` shards."""
     c = self.config
-    shape = (b, g, c.num_kv_heads, t, c.head_dim)
+    shape = (d, n, c.num_kv_heads, t, c.head_dim)
     zeros = tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_layers))
     return Cache(zeros, zeros)
 
   def decode(
     self,
     weights: Unrolled,
-    tokens: Int[Array, 'B G'],
-    lengths: Int[Array, 'B'],
-    prompt: Cache,
-    prompt_mask: Bool[Array, 'B S'],
+    tokens: Int[Array, 'D N'],
+    slots: Int[Array, 'D N'],
+    prompts: Prompts,
     cache: Cache,
     t: Int[Array, ''],
-  ) -> tuple[Float[Array, 'B G V'], Cache]:
-    """One token for all samples; the prompt's cache is shared by its samples.
+    group: int,
+  ) -> tuple[Float[Array, 'D N V'], Cache]:
+    """One token for every row; rows of one prompt share its cache.
+
+    Prompts and rows are dealt out over `D` shards, which know nothing of each
+    other; each has as many prompts, and room for `group` rows of each.
 
     Args:
       weights: Of the role that answers.
       tokens: The tokens drawn last.
-      lengths: Of the prompts.
-      prompt: The prompts' cache.
-      prompt_mask: Which of its slots hold a token.
-      cache: The samples' own cache, filled up to `t`.
-      t: How many tokens each sample has, this one left out.
+      slots: Where each row belongs among its shard's prompts: slot `g` of
+        prompt `b` is `b * group + g`; beyond the last for rows not in use.
+      prompts: What `prefill` gave.
+      cache: The rows' own cache, filled up to `t`.
+      t: How many tokens each row has, this one left out.
+      group: Most rows of a prompt.
     """
     c = self.config
     x = embed(tokens, weights, c)
-    positions = jnp.broadcast_to((lengths + t)[:, None], tokens.shape)
-    own_mask = jnp.arange(cache.k[0].shape[3]) <= t
+    d = tokens.shape[0]
+
+    def deal(x):
+      return x.reshape(d, -1, *x.shape[1:])
+
+    lengths, places = deal(prompts.lengths), deal(prompts.places)
+    now = lengths[..., None] + t
+    mine = jnp.minimum(slots // group, lengths.shape[1] - 1)
+    positions = jnp.take_along_axis(lengths, mine, 1) + t
+    own = jnp.arange(cache.k[0].shape[3])
+    masks, turned = [], []
+    for kind in c.kinds:
+      width = kind.window or 2**30
+      seen = (places >= 0) & (now - places < width)
+      masks.append((seen, (own <= t) & (t - own < width)))
+      turned.append(turns(kind.rope, c.head_dim, positions))
     ks, vs = [], []
-    for layer, pk, pv, ck, cv in zip(
-      weights.layers, prompt.k, prompt.v, cache.k, cache.v, strict=True
+    for layer, kind, pk, pv, ck, cv in zip(
+      weights.layers, c.kind_of, *prompts.cache, *cache, strict=True
     ):
-      q, k, v = project(x, layer, positions, c)
+      q, k, v = project(x, layer, turned[kind], c)
       ck = jax.lax.dynamic_update_slice_in_dim(ck, k[..., None, :], t, 3)
       cv = jax.lax.dynamic_update_slice_in_dim(cv, v[..., None, :], t, 3)
-      attended = attend_shared(q, pk, pv, prompt_mask, ck, cv, own_mask)
+      attended = attend_rows(
+        *(q, (deal(pk), deal(pv)), (ck, cv), slots, masks[kind], group, c)
+      )
       x = finish_block(x, attended, layer, c)
       ks.append(ck)
       vs.append(cv)
     hidden = rms_norm(x, weights.norm, c.norm_eps)
-    return unembed(hidden, weights), Cache(tuple(ks), tuple(vs))
+    return unembed(hidden, weights, c), Cache(tuple(ks), tuple(vs))
 
 
 def embed(
   tokens: Int[Array, 'B T'], weights: Resolved | Unrolled, config: DecoderConfig
 ) -> Float[Array, 'B T D']:
-  """Embeddings, scaled to unit variance at initialisation."""
-  x = weights.embed.astype(config.dtype)[tokens] * config.embed_dim**0.5
+  """Embeddings, scaled as the config says, in the compute dtype."""
+  x = weights.embed.astype(config.dtype)[tokens]
+  x = x * jnp.asarray(config.embed_scale, config.dtype)
   return constrain(x, 'batch', None, None)
 
 
 def unembed(
-  hidden: Float[Array, '*N D'], weights: Resolved | Unrolled
+  hidden: Float[Array, '*N D'],
+  weights: Resolved | Unrolled,
+  config: DecoderConfig,
 ) -> Float[Array, '*N V']:
   """Logits, float32."""
-  return apply(hidden, weights.head, jnp.float32)
+  logits = apply(hidden, weights.head, jnp.float32)
+  return soft_cap(logits, config.logit_cap)
+
+
+def soft_cap(x: Float[Array, '*N'], cap: float) -> Float[Array, '*N']:
+  """`cap * tanh(x / cap)` (Gemma 2, arXiv 2408.00118, sec. 2); 0 is none."""
+  return cap * jnp.tanh(x / cap) if cap else x
 
 
 def rms_norm(
@@ -348,33 +527,23 @@ def rms_norm(
   return (y * scale).astype(x.dtype)
 
 
-def rotate(
-  x: Float[Array, 'B T N H'], positions: Int[Array, 'B T'], theta: float
-) -> Float[Array, 'B T N H']:
-  """Rotary embedding (arXiv 2104.09864), halves rotated against each other."""
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None, None].astype(jnp.float32) * frequency
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, -1)
-  turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
-  return turned.astype(x.dtype)
-
-
 def project(
   x: Float[Array, 'B T D'],
   layer: dict,
-  positions: Int[Array, 'B T'],
+  turned: Float[Array, 'B T 2 F'],
   config: DecoderConfig,
 ) -> tuple[
   Float[Array, 'B T N H'], Float[Array, 'B T K H'], Float[Array, 'B T K H']
 ]:
-  """Rotated queries and keys, and values."""
+  """Queries, scaled, and keys, both rotated; and values."""
   c, h = config, rms_norm(x, layer['attention_norm'], config.norm_eps)
   heads = (*x.shape[:-1], -1, c.head_dim)
-  q = rotate(apply(h, layer['q']).reshape(heads), positions, c.rope_theta)
-  k = rotate(apply(h, layer['k']).reshape(heads), positions, c.rope_theta)
-  return q, k, apply(h, layer['v']).reshape(heads)
+  q, k, v = (apply(h, layer[name]).reshape(heads) for name in 'qkv')
+  if c.qk_norm:
+    q = rms_norm(q, layer['q_norm'], c.norm_eps)
+    k = rms_norm(k, layer['k_norm'], c.norm_eps)
+  scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+  return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned), v
 
 
 def finish_block(
@@ -384,36 +553,77 @@ def finish_block(
   config: DecoderConfig,
 ) -> Float[Array, 'B T D']:
   """Output projection and gated MLP, each added to the residual stream."""
-  x = x + apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
-  h = rms_norm(x, layer['mlp_norm'], config.norm_eps)
-  gated = jax.nn.silu(apply(h, layer['gate'])) * apply(h, layer['up'])
-  return x + apply(gated, layer['down'])
+  c = config
+
+  def add(x, y, post_norm):
+    if c.post_norms:
+      y = rms_norm(y, layer[post_norm], c.norm_eps)
+    return x + y
+
+  y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
+  x = add(x, y, 'post_attention_norm')
+  h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
+  gate = _ACTIVATIONS[c.activation](apply(h, layer['gate']))
+  y = apply(gate * apply(h, layer['up']), layer['down'])
+  return add(x, y, 'post_mlp_norm')
 
 
-def attend_shared(
-  q: Float[Array, 'B G N H'],
-  prompt_k: Float[Array, 'B K S H'],
-  prompt_v: Float[Array, 'B K S H'],
-  prompt_mask: Bool[Array, 'B S'],
-  own_k: Float[Array, 'B G K T H'],
-  own_v: Float[Array, 'B G K T H'],
-  own_mask: Bool[Array, 'T'],
-) -> Float[Array, 'B G N H']:
-  """Attention of one new token per sample, softmax in float32.
-
-  The prompt's keys are read once for all `G` samples of it: they are never
-  repeated.
-  """
-  b, g, n, h = q.shape
-  kv = prompt_k.shape[1]
-  q = q.reshape(b, g, kv, n // kv, h)
+def attend(
+  q: Float[Array, 'B T N H'],
+  k: Float[Array, 'B S K H'],
+  v: Float[Array, 'B S K H'],
+  mask: Bool[Array, 'B T S'],
+  config: DecoderConfig,
+) -> Float[Array, 'B T N H']:
+  """Attention with grouped queries, softmax in float32."""
+  b, t, n, h = q.shape
+  kv = k.shape[2]
+  q = q.reshape(b, t, kv, n // kv, h)
   exact = {'preferred_element_type': jnp.float32}
-  there = jnp.einsum('bgknh,bksh->bgkns', q, prompt_k, **exact) * h**-0.5
-  own = jnp.einsum('bgknh,bgkth->bgknt', q, own_k, **exact) * h**-0.5
-  there = jnp.where(prompt_mask[:, None, None, None, :], there, NEG)
-  own = jnp.where(own_mask, own, NEG)
-  p = jax.nn.softmax(jnp.concatenate([there, own], -1), -1).astype(q.dtype)
-  p_there, p_own = jnp.split(p, [there.shape[-1]], -1)
-  out = jnp.einsum('bgkns,bksh->bgknh', p_there, prompt_v, **exact)
-  out = out + jnp.einsum('bgknt,bgkth->bgknh', p_own, own_v, **exact)
-  return out.astype(q.dtype).reshape(b, g, n, h)
+  logits = jnp.einsum('btknh,bskh->bknts', q, k, **exact)
+  logits = soft_cap(logits, config.attention_cap)
+  p = jax.nn.softmax(jnp.where(mask[:, None, None], logits, NEG), -1)
+  out = jnp.einsum('bknts,bskh->btknh', p.astype(q.dtype), v, **exact)
+  return out.astype(q.dtype).reshape(b, t, n, h)
+
+
+def attend_rows(
+  q: Float[Array, 'D N M H'],
+  prompt: tuple[Float[Array, 'D B K S H'], Float[Array, 'D B K S H']],
+  own: tuple[Float[Array, 'D N K T H'], Float[Array, 'D N K T H']],
+  slots: Int[Array, 'D N'],
+  masks: tuple[Bool[Array, 'D B S'], Bool[Array, 'T']],
+  group: int,
+  config: DecoderConfig,
+) -> Float[Array, 'D N M H']:
+  """Attention of one new token per row, softmax in float32.
+
+  A prompt's keys are read once for all rows of it and never repeated: queries,
+  which are small, go to where they are.
+  """
+  (d, n, m, h), (prompt_k, prompt_v), (own_k, own_v) = q.shape, prompt, own
+  b, kv = prompt_k.shape[1:3]
+  q = q.reshape(d, n, kv, m // kv, h)
+  exact = {'preferred_element_type': jnp.float32}
+
+  def go(x):
+    out = jnp.zeros((d, b * group, *x.shape[2:]), x.dtype)
+    out = out.at[jnp.arange(d)[:, None], slots].set(x, mode='drop')
+    return out.reshape(d, b, group, *x.shape[2:])
+
+  def come_back(x):
+    x = x.reshape(d, b * group, *x.shape[3:])
+    return x.at[jnp.arange(d)[:, None], slots].get(mode='fill', fill_value=0)
+
+  there = jnp.einsum('dbgkmh,dbksh->dbgkms', go(q), prompt_k, **exact)
+  here = jnp.einsum('dnkmh,dnkth->dnkmt', q, own_k, **exact)
+  there, here = (soft_cap(x, config.attention_cap) for x in (there, here))
+  there = jnp.where(masks[0][:, :, None, None, None], there, NEG)
+  here = jnp.where(masks[1], here, NEG)
+  p = jnp.concatenate([come_back(there), here], -1)
+  p = jax.nn.softmax(p, -1).astype(q.dtype)
+  p_there, p_here = jnp.split(p, [there.shape[-1]], -1)
+  out = jnp.einsum('dbgkms,dbksh->dbgkmh', go(p_there), prompt_v, **exact)
+  out = come_back(out)
+  out = out + jnp.einsum('dnkmt,dnkth->dnkmh', p_here, own_v, **exact)
+  return out.astype(q.dtype).reshape(d, n, m, h)

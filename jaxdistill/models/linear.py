@@ -6,6 +6,7 @@ is in force is a traced index: changing it does not compile anything anew.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,11 @@ class Deltas:
     if self.rank < 1:
       raise ValueError(f'rank is {self.rank}; it must be at least 1')
 
+  @property
+  def scale(self) -> float:
+    """What every delta is multiplied by."""
+    return self.alpha / self.rank
+
 
 class Weights(NamedTuple):
   """A kernel and the delta in force, ready for use.
@@ -58,14 +64,16 @@ class Weights(NamedTuple):
     kernel: `Float[Array, '*L I O']`.
     delta: `a` of `Float[Array, '*L I R']`, scaled, and `b` of
       `Float[Array, '*L R O']`; None where no delta is in force.
+    bias: `Float[Array, '*L O']`, or None.
   """
 
   kernel: Array
   delta: tuple[Array, Array] | None
+  bias: Array | None = None
 
 
 class Linear(nnx.Module):
-  """`x @ (kernel + sum of a @ b)`, stacked over layers.
+  """`x @ (kernel + sum of a @ b) + bias`, stacked over layers.
 
   Args:
     stack: Leading axes: `(layers,)`, or `()` for a single map.
@@ -73,6 +81,7 @@ class Linear(nnx.Module):
     axes: Logical names of input and output.
     deltas: Which deltas the model carries.
     is_head: Whether this is the output projection.
+    bias: Whether it has one.
     rngs: Where initial values come from.
     tied: The kernel is held elsewhere (a tied output projection).
   """
@@ -81,10 +90,11 @@ class Linear(nnx.Module):
     self,
     stack: tuple[int, ...],
     shape: tuple[int, int],
-    axes: tuple[str, str],
+    axes: Sequence[str],
     deltas: Deltas,
     *,
     is_head: bool = False,
+    bias: bool = False,
     tied: bool = False,
     rngs: nnx.Rngs,
   ):
@@ -93,7 +103,12 @@ class Linear(nnx.Module):
     if not tied:
       kernel = normal(rngs.params(), (*stack, *shape))
       self.kernel = nnx.Param(kernel, axes=(*names, *axes))
-    self.scale = deltas.alpha / deltas.rank
+    self.bias = (
+      nnx.Param(jnp.zeros((*stack, shape[1])), axes=(*names, None))
+      if bias
+      else None
+    )
+    self.scale = deltas.scale
 
     def delta(kind, lead, lead_names):
       a = normal(rngs.params(), (*lead, *stack, shape[0], deltas.rank))
@@ -121,24 +136,26 @@ class Linear(nnx.Module):
       tied: The kernel, where it is held elsewhere.
     """
     kernel = self.kernel[...] if tied is None else tied
+    bias = None if self.bias is None else self.bias[...]
     if role is None or not self.deltas:
-      return Weights(kernel, None)
+      return Weights(kernel, None, bias)
     pairs = [
       [p[...][role] if isinstance(p, RoleDelta) else p[...] for p in pair]
       for pair in self.deltas
     ]
     a = jnp.concatenate([a for a, _ in pairs], -1) * self.scale
-    return Weights(kernel, (a, jnp.concatenate([b for _, b in pairs], -2)))
+    b = jnp.concatenate([b for _, b in pairs], -2)
+    return Weights(kernel, (a, b), bias)
 
 
 def apply(
   x: Float[Array, '... I'], weights: Weights, dtype: Any = None
 ) -> Float[Array, '... O']:
-  """`x @ (kernel + delta)`, computed in the dtype of `x`.
+  """`x @ (kernel + delta) + bias`, computed in the dtype of `x`.
 
   Args:
     x: Input.
-    weights: Kernel and delta.
+    weights: Kernel, delta and bias.
     dtype: Of the sums and the result; default that of `x`.
   """
 
@@ -146,10 +163,10 @@ def apply(
     return jnp.matmul(x, w.astype(x.dtype), preferred_element_type=dtype)
 
   y = times(x, weights.kernel)
-  if weights.delta is None:
-    return y
-  a, b = weights.delta
-  return y + times(times(x, a).astype(x.dtype), b)
+  if weights.delta is not None:
+    a, b = weights.delta
+    y = y + times(times(x, a).astype(x.dtype), b)
+  return y if weights.bias is None else y + weights.bias.astype(y.dtype)
 
 
 def dense(weights: Weights) -> Float[Array, '*L I O']:
@@ -157,4 +174,4 @@ def dense(weights: Weights) -> Float[Array, '*L I O']:
   if weights.delta is None:
     return weights.kernel
   a, b = weights.delta
-  return weights.kernel + a @ b
+  return weights.kernel + (a @ b).astype(weights.kernel.dtype)

@@ -1,4 +1,4 @@
-"""Models on disk: safetensors, a config and a manifest in one directory."""
+"""Models by name: shipped bases, our own directories, Hugging Face's."""
 
 import dataclasses
 import difflib
@@ -15,9 +15,12 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 
+from jaxdistill import dist
 from jaxdistill.data.small_world import SYMBOLS
-from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer, Tokenizer
+from jaxdistill.models import hub
 from jaxdistill.models.decoder import Decoder, DecoderConfig
 from jaxdistill.models.linear import (
   Deltas,
@@ -26,6 +29,7 @@ from jaxdistill.models.linear import (
   SharedDelta,
   dense,
 )
+from jaxdistill.models.rope import Rope
 
 SMALL = DecoderConfig(
   vocab_size=len(SYMBOLS),
@@ -35,6 +39,7 @@ SMALL = DecoderConfig(
   num_kv_heads=4,
   head_dim=32,
   mlp_dim=320,
+  embed_scale=128**0.5,
 )
 SHIPPED = ('small-early', 'small-middle', 'small-late')
 FRESH = 'small-fresh'
@@ -48,41 +53,64 @@ class Loaded:
   Attributes:
     model: With role and shared deltas at zero.
     tokenizer: Texts to ids and back.
-    sha256: Of the weights file; empty for a fresh model.
+    sha256: Of the weights; empty for a fresh model.
+    source: The Hugging Face directory that it was read from, if any.
   """
 
   model: Decoder
-  tokenizer: SymbolTokenizer
+  tokenizer: Tokenizer
   sha256: str
+  source: str = ''
 
 
 def find(name: str) -> epath.Path:
-  """The directory of a shipped base or of a model on disk.
+  """The directory of a shipped base, of a model on disk or on the hub.
 
   Raises:
-    FileNotFoundError: There is neither; the nearest name is given.
+    FileNotFoundError: There is none; the nearest name is given.
+    ValueError: It is a directory that holds no model, or the hub fails.
   """
   if name in SHIPPED:
     package = importlib.resources.files('jaxdistill.models')
     return epath.Path(str(package / 'shipped' / name))
+  if name.startswith('hf:'):
+    return epath.Path(hub.fetch(name.removeprefix('hf:')))
   path = epath.Path(name)
-  if (path / 'model.safetensors').exists():
-    config = path / 'config.json'
-    if config.exists() and 'symbols' in json.loads(config.read_text()):
-      return path
-    raise FileNotFoundError(
-      f'{name} is a model of another kind: its config.json has no symbols'
-    )
+  if (path / 'config.json').exists() and not (path / 'checkpoints').exists():
+    _check(path)
+    return path
   if (path / 'checkpoints').exists():
     raise FileNotFoundError(
       f'{name} is a run; make a model of it with jaxdistill export'
     )
+  if path.is_dir():
+    raise FileNotFoundError(f'{name} is no model: it has no config.json')
   known = (*SHIPPED, FRESH)
   near = difflib.get_close_matches(name, known, 1, 0)[0]
   raise FileNotFoundError(
-    f'no model {name!r}: not a directory with model.safetensors, '
+    f'no model {name!r}: not a directory, not hf:owner/name, '
     f'and not a shipped base (nearest: {near!r})'
   )
+
+
+def _check(path: epath.Path) -> None:
+  """Finds what can be wrong with a directory without reading its weights."""
+  if _is_ours(path):
+    if not (path / 'model.safetensors').exists():
+      raise FileNotFoundError(f'{path} has no model.safetensors')
+    return
+  config = hub.read_config(path)
+  hub.Weights(path).check(config)
+  vocabulary = len(TextTokenizer.from_directory(path))
+  if vocabulary > config.vocab_size:
+    raise ValueError(
+      f'{path}: the tokenizer has {vocabulary} tokens, the embedding only '
+      f'{config.vocab_size}'
+    )
+
+
+def _is_ours(path: epath.Path) -> bool:
+  return 'symbols' in hub.read_json(path / 'config.json')
 
 
 def load(
@@ -90,32 +118,37 @@ def load(
   deltas: Deltas | None = None,
   *,
   dtype: str = 'float32',
+  trunk_dtype: str = 'float32',
+  remat: bool = False,
   seed: int = 0,
+  mesh: Mesh | None = None,
 ) -> Loaded:
   """A model by name, with fresh deltas on it.
 
   Args:
     name: A shipped base (`small-early`, `small-middle`, `small-late`),
-      `small-fresh` for one with random weights, or a directory.
+      `small-fresh` for one with random weights, a directory (ours or Hugging
+      Face's), or `hf:owner/name`.
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
+    trunk_dtype: Of the trunk's parameters; deltas are float32.
+    remat: Recompute each layer in the backward pass.
     seed: Of the deltas' (and a fresh model's) initial values.
+    mesh: Where the trunk goes; default the first device.
 
   Raises:
     FileNotFoundError: There is no such model.
-    ValueError: Its files are damaged or do not belong together.
+    ValueError: Its files are damaged, not understood, or do not belong
+      together.
   """
   if name == FRESH:
-    config = dataclasses.replace(SMALL, dtype=dtype)
+    config = dataclasses.replace(SMALL, dtype=dtype, remat=remat)
     model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
     return Loaded(model, SymbolTokenizer(SYMBOLS), '')
   path = find(name)
-  stored = json.loads((path / 'config.json').read_text())
-  symbols = tuple(stored.pop('symbols'))
-  try:
-    config = DecoderConfig(**stored | {'dtype': dtype})
-  except TypeError as e:
-    raise ValueError(f'{path / "config.json"}: {e}') from None
+  ours = _is_ours(path)
+  config = _read_config(path) if ours else hub.read_config(path)
+  config = dataclasses.replace(config, dtype=dtype, remat=remat)
 
   def fresh():
     return nnx.split(
@@ -125,6 +158,31 @@ def load(
   # The trunk's initial values are never asked for, so never computed.
   graphdef, trunk, _ = nnx.eval_shape(fresh)
   fresh_deltas = jax.jit(lambda: fresh()[2])()
+  if ours:
+    symbols = tuple(hub.read_json(path / 'config.json')['symbols'])
+    sha256 = _read_trunk(path, trunk)
+    model = nnx.merge(graphdef, trunk, fresh_deltas)
+    return Loaded(model, SymbolTokenizer(symbols), sha256)
+  mesh = mesh or dist.make_mesh(devices=jax.devices()[:1])
+  sha256 = hub.read_trunk(path, trunk, config, trunk_dtype, mesh)
+  model = nnx.merge(graphdef, trunk, fresh_deltas)
+  return Loaded(model, TextTokenizer.from_directory(path), sha256, str(path))
+
+
+def _read_config(path: epath.Path) -> DecoderConfig:
+  stored: dict[str, Any] = {  # JSON has made lists of tuples
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in hub.read_json(path / 'config.json').items()
+  }
+  del stored['symbols']
+  try:
+    stored['rope'] = Rope(**stored['rope'])
+    return DecoderConfig(**stored)
+  except (KeyError, TypeError) as e:
+    raise ValueError(f'{path / "config.json"}: {e}') from None
+
+
+def _read_trunk(path: epath.Path, trunk: nnx.State) -> str:
   data = (path / 'model.safetensors').read_bytes()
   try:
     weights = dict(safetensors.deserialize(data))
@@ -143,15 +201,14 @@ def load(
     value = np.frombuffer(stored['data'], _DTYPES[stored['dtype']])
     value = value.reshape(stored['shape'])
     variable.set_value(jnp.asarray(value, jnp.float32))
-  model = nnx.merge(graphdef, trunk, fresh_deltas)
-  return Loaded(
-    model, SymbolTokenizer(symbols), hashlib.sha256(data).hexdigest()
-  )
+  return hashlib.sha256(data).hexdigest()
 
 
-def from_pretrained(directory: str) -> Decoder:
-  """A shipped base or a directory; `model(tokens)` gives logits."""
-  return load(directory).model
+def from_pretrained(
+  directory: str, deltas: Deltas | None = None, *, dtype: str = 'float32'
+) -> Decoder:
+  """A model by name (see `load`); `model(tokens)` gives logits."""
+  return load(directory, deltas, dtype=dtype, trunk_dtype=dtype).model
 
 
 def save(

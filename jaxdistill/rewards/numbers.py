@@ -10,10 +10,11 @@ def number(text: str) -> Fraction | None:
   """An integer, decimal, fraction or percentage as an exact rational.
 
   Thousands separators and spaces around are ignored: `'1,024'` is 1024,
-  `'07'` is 7, `'1/2'`, `'0.50'` and `'50%'` are one half. None for anything
-  else.
+  `'07'` is 7, `'1/2'`, `'0.50'` and `'50%'` are one half. A minus may be `−`.
+  None for anything else; `rewards.final_answer` finds and cleans what stands
+  in a longer text.
   """
-  text = text.strip()
+  text = text.strip().replace('−', '-')
   if re.fullmatch(r'[+-]?\d{1,3}(,\d{3})+(\.\d*)?', text):
     text = text.replace(',', '')
   if len(text) > 1000 or not _NUMBER.fullmatch(text):

@@ -1,13 +1,27 @@
-"""Generation: one compiled loop from prompts to finished responses."""
+"""Generation: from prompts to finished responses.
+
+Samples of one prompt that have drawn the same tokens so far are one *row*: what
+they have in common is computed once, and a sample that has ended is computed no
+more. With short answers most samples share their rows, so this alone saves
+several times the work; with long ones rows part early, and what remains is that
+prompts are read once and finished samples cost nothing.
+
+Tokens are drawn many per dispatch. A dispatch returns when there are more rows
+than it has room for, or so few that a smaller program would do; rooms are
+powers of two apart, so few programs exist.
+"""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill.dist import constrain
+from jaxdistill.models.decoder import Cache, Prompts, Unrolled
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
 
 Responses = tuple[
@@ -16,87 +30,270 @@ Responses = tuple[
   Float[Array, 'B G T'],
   Bool[Array, 'B G'],
 ]
+_LEAST = 32  # rows; with fewer, a token costs what reading the weights costs
 
 
-@functools.partial(jax.jit, static_argnames=('graphdef', 'sampling', 'eos_id'))
+class _Rows(NamedTuple):
+  """Which samples stand together, by shard.
+
+  Attributes:
+    of: Row of each sample, `Int[Array, 'D S']`.
+    sample: One sample of each row; `S` where there is no row,
+      `Int[Array, 'D S']`.
+    parent: Row that each row continues, `Int[Array, 'D S']`.
+    used: Most rows of a shard.
+  """
+
+  of: Array
+  sample: Array
+  parent: Array
+  used: Int[Array, '']
+
+
+class _State(NamedTuple):
+  """What is carried from token to token, by shard.
+
+  Attributes:
+    t: Tokens drawn.
+    token: Drawn last, `Int[Array, 'D S']`.
+    done: Whether a sample has ended, `Bool[Array, 'D S']`.
+    rows: Of the next token.
+    cache: Of the rows before.
+    out: What was drawn, `[D S T]`.
+  """
+
+  t: Int[Array, '']
+  token: Array
+  done: Array
+  rows: _Rows
+  cache: Cache
+  out: Draw
+
+
+@functools.partial(jax.jit, static_argnames='graphdef')
+def lay_out(
+  graphdef: nnx.GraphDef,
+  params: tuple[nnx.State, ...],
+  role: Int[Array | np.generic, ''],
+) -> Unrolled:
+  """A role's weights as `generate` wants them: each layer by itself.
+
+  Once for all prompts; slices inside its loop would copy a layer every token.
+  """
+  model = nnx.merge(graphdef, *params)
+  return model.unroll(model.resolve(role))
+
+
 def generate(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
+  weights: Unrolled,
+  prefix: Int[Array | np.ndarray, 'P'],
   tokens: Int[Array, 'B S'],
   lengths: Int[Array, 'B'],
   rows: Int[Array, 'B'],
   key: Array,
-  role: Int[Array, ''],
+  role: Int[Array | np.generic, ''],
   *,
+  shards: int,
   sampling: Sampling,
-  eos_id: int,
+  eos_ids: tuple[int, ...],
 ) -> Responses:
   """Draws `sampling.samples` responses to each prompt.
 
-  A prompt is read once for all its samples, which then share its cache. The
-  loop ends when every sample has ended or the longest is reached.
+  What all prompts begin with is read once, a prompt is read once for all its
+  samples, and what samples have in common is computed once. It ends when every
+  sample has ended or the longest is reached.
 
   Args:
     graphdef: Of a `Decoder`.
     params: Its parameters, in any number of parts.
-    tokens: Left-padded prompts.
-    lengths: Of the prompts; 0 marks an empty row, which ends at once.
+    weights: What `lay_out` made of them for `role`.
+    prefix: What all prompts begin with; may be empty.
+    tokens: The rest of each prompt, left-padded.
+    lengths: Of these rests; 0 marks an empty row, which ends at once.
     rows: Global addresses: sample g of row r draws from (key, r, g) whatever
       else is in the batch.
     key: PRNG key.
     role: Index of the role that answers.
+    shards: Into how many parts the batch is split; divides `B`.
     sampling: How to draw.
-    eos_id: The end mark.
+    eos_ids: The tokens that end a response.
 
   Returns:
     Tokens, log-probs, log kept mass (each 0 after the end), and which samples
     ended by themselves.
   """
+  prompts, state, uniforms = _begin(
+    *(graphdef, params, prefix, tokens, lengths, rows, key, role),
+    **{'shards': shards, 'sampling': sampling, 'eos_ids': eos_ids},
+  )
+  most = state.token.shape[1]
+  while (count := int(state.rows.used)) and int(state.t) < sampling.max_tokens:
+    room = most
+    while room // 2 >= max(count, _LEAST):
+      room //= 2
+    state = _advance(
+      *(graphdef, params, weights, prompts, uniforms, state),
+      **{'room': room, 'sampling': sampling, 'eos_ids': eos_ids},
+    )
+  return _finish(state.out, state.done, lengths, sampling.samples)
+
+
+_STATIC = ('graphdef', 'sampling', 'eos_ids')
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, 'shards'))
+def _begin(
+  graphdef,
+  params,
+  prefix,
+  tokens,
+  lengths,
+  rows,
+  key,
+  role,
+  *,
+  shards,
+  sampling,
+  eos_ids,
+) -> tuple[Prompts, _State, Array]:
+  """Reads the prompts and draws the first token."""
   model = nnx.merge(graphdef, *params)
   weights = model.resolve(role)
   b, g, limit = tokens.shape[0], sampling.samples, sampling.max_tokens
-  logits, prompt, mask = model.prefill(weights, tokens, jnp.maximum(lengths, 1))
-  # Here, once: slices inside the loop would copy weights at every token.
-  weights = model.unroll(weights)
-  uniforms = _uniforms(key, rows, g, limit)
+  logits, prompts = model.prefill(
+    weights, prefix, tokens, jnp.maximum(lengths, 1)
+  )
+  here = b // shards
+  uniforms = _uniforms(key, rows, g, limit).reshape(shards, here * g, limit)
+  of = jnp.broadcast_to(jnp.arange(here * g) // g, (shards, here * g))
+  done = jnp.repeat(lengths.reshape(shards, here) == 0, g, 1)
+  empty = jnp.zeros((shards, here * g, limit))
+  state = _State(
+    t=jnp.zeros((), jnp.int32),
+    token=jnp.zeros(of.shape, jnp.int32),
+    done=done,
+    rows=_Rows(of, of, of, jnp.zeros((), jnp.int32)),
+    cache=jax.tree.map(
+      lambda x: constrain(x, 'batch', None, 'kv_heads', None, None),
+      model.empty_cache(shards, here, limit),
+    ),
+    out=Draw(empty.astype(jnp.int32), empty, empty),
+  )
+  logits = logits.reshape(shards, here, -1)
+  state = _draw(state, logits, of, uniforms, sampling, eos_ids)
+  return prompts, state, uniforms
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, 'room'))
+def _advance(
+  graphdef,
+  params,
+  weights,
+  prompts,
+  uniforms,
+  state,
+  *,
+  room,
+  sampling,
+  eos_ids,
+) -> _State:
+  """Draws tokens until there are more than `room` rows, or far fewer."""
+  model = nnx.merge(graphdef, *params)
+  limit, most = sampling.max_tokens, state.token.shape[1]
+  fewer = room // 2 if room // 2 >= _LEAST else 0
+  same = jnp.broadcast_to(jnp.arange(room), (state.token.shape[0], room))
+
+  def follow(cache, parent):
+    index = parent[:, :, None, None, None]
+    return jax.tree.map(lambda x: jnp.take_along_axis(x, index, 1), cache)
 
   def body(carry):
-    t, logits, cache, done, out = carry
-    new = draw(logits, uniforms[..., t], sampling)
-    new = Draw(*(jnp.where(done, 0, x) for x in new))
-    out = jax.tree.map(
-      lambda o, x: jax.lax.dynamic_update_slice_in_dim(
-        o, x[..., None].astype(o.dtype), t, axis=2
-      ),
-      out,
-      new,
+    state, parent = carry
+    cache = jax.lax.cond(
+      jnp.any(parent != same),
+      lambda: follow(state.cache, parent),
+      lambda: state.cache,
     )
-    done = done | (new.token == eos_id)
+    slots = state.rows.sample[:, :room]
+    tokens = jnp.take_along_axis(
+      state.token, jnp.minimum(slots, most - 1), axis=1
+    )
     logits, cache = model.decode(
-      weights, new.token, lengths, prompt, mask, cache, t
+      *(weights, tokens, slots, prompts, cache, state.t - 1),
+      sampling.samples,
     )
-    return t + 1, logits, cache, done, out
+    of = state.rows.of
+    state = state._replace(cache=cache)
+    state = _draw(state, logits, of, uniforms, sampling, eos_ids)
+    return state, state.rows.parent[:, :room]
 
   def going_on(carry):
-    t, _, _, done, _ = carry
-    return (t < limit) & ~jnp.all(done)
+    state, _ = carry
+    count = state.rows.used
+    return (state.t < limit) & (fewer < count) & (count <= room)
 
-  empty = jnp.zeros((b, g, limit))
-  cache = jax.tree.map(
-    lambda x: constrain(x, 'batch', None, 'kv_heads', None, None),
-    model.empty_cache(b, g, limit),
+  cache = follow(state.cache, state.rows.parent[:, :room])
+  carry = body((state._replace(cache=cache), same))
+  return jax.lax.while_loop(going_on, body, carry)[0]
+
+
+def _draw(state, logits, of, uniforms, sampling, eos_ids) -> _State:
+  """Draws a token per sample, notes it, and groups samples into rows anew."""
+  t, done = state.t, state.done
+  uniform = jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False)
+  new = draw(logits, of, uniform, sampling)
+  new = Draw(*(jnp.where(done, 0, x) for x in new))
+  out = jax.tree.map(
+    lambda o, x: jax.lax.dynamic_update_slice_in_dim(
+      o, x[..., None].astype(o.dtype), t, axis=2
+    ),
+    state.out,
+    new,
   )
-  start = (
-    jnp.zeros((), jnp.int32),
-    jnp.broadcast_to(logits[:, None], (b, g, logits.shape[-1])),
-    cache,
-    jnp.broadcast_to((lengths == 0)[:, None], (b, g)),
-    Draw(empty.astype(jnp.int32), empty, empty),
+  token = new.token.astype(jnp.int32)
+  done = done | jnp.isin(token, jnp.array(eos_ids))
+  rows = _group(of, token, done)
+  return _State(t + 1, token, done, rows, state.cache, out)
+
+
+def _group(
+  of: Int[Array, 'D S'], token: Int[Array, 'D S'], done: Bool[Array, 'D S']
+) -> _Rows:
+  """Samples that were on one row and drew the same token are one row."""
+  most = of.shape[1]
+  # Those who have ended come last.
+  order = jnp.lexsort((token, of, done), axis=-1)
+
+  def sort(x):
+    return jnp.take_along_axis(x, order, 1)
+
+  parted = (jnp.diff(sort(of), axis=1) != 0) | (
+    jnp.diff(sort(token), axis=1) != 0
   )
-  *_, out = jax.lax.while_loop(going_on, body, start)
-  out = jax.tree.map(lambda x: constrain(x, 'batch', None, None), out)
-  ended = jnp.any(out.token == eos_id, -1)
-  return *out, constrain(ended, 'batch', None)
+  first = jnp.pad(parted, ((0, 0), (1, 0)), constant_values=True)
+  first = first & ~sort(done)
+  rank = jnp.cumsum(first, 1) - 1
+  shards = jnp.arange(of.shape[0])[:, None]
+  new_of = (
+    jnp.zeros_like(of).at[shards, order].set(jnp.where(sort(done), 0, rank))
+  )
+  place = jnp.where(first, rank, most)
+  nobody = jnp.full_like(of, most)
+  sample = nobody.at[shards, place].set(order, mode='drop')
+  parent = jnp.zeros_like(of).at[shards, place].set(sort(of), mode='drop')
+  return _Rows(new_of, sample, parent, jnp.max(jnp.sum(first, 1)))
+
+
+@functools.partial(jax.jit, static_argnames='samples')
+def _finish(out, done, lengths, samples) -> Responses:
+  def prompts(x):
+    x = x.reshape(len(lengths), samples, *x.shape[2:])
+    return constrain(x, *('batch', None, None)[: x.ndim])
+
+  ended = prompts(done) & (lengths > 0)[:, None]
+  return *jax.tree.map(prompts, out), ended
 
 
 def _uniforms(key, rows, samples, limit) -> Float[Array, 'B G T']:

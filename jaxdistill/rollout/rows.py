@@ -10,10 +10,15 @@ from jaxdistill.types import Rollout, Row, response_row
 FIELDS = ('advantage', 'old_logp', 'anchor_logp')
 
 
+def fields(anchored: bool) -> tuple[str, ...]:
+  """The fields of `policy_rows`, with or without an anchor."""
+  return FIELDS if anchored else FIELDS[:2]
+
+
 def policy_rows(
   rollouts: Sequence[Rollout],
   advantages: np.ndarray,
-  anchor: Player,
+  anchor: Player | None,
   temperature: float,
   weigh: Callable[[int], tuple[float, float]],
   scales: np.ndarray | None = None,
@@ -27,7 +32,8 @@ def policy_rows(
   Args:
     rollouts: Sampled responses.
     advantages: One per response, for all its tokens, float[N].
-    anchor: Whose log-probs the divergence is measured against.
+    anchor: Whose log-probs the divergence is measured against; None where
+      there is none: the rows then lack that field, and nothing is scored.
     temperature: At which the responses were sampled.
     weigh: Length of a response to the weight of each of its tokens and to what
       it adds to the denominator.
@@ -48,10 +54,13 @@ def policy_rows(
       key = (*text, float(advantages[i]), float(scales[i]))
       found.setdefault(key, []).append(i)
   distinct = [rollouts[members[0]] for members in found.values()]
-  anchored = anchor.logprobs(distinct, temperature)
+  under_anchor: Sequence[dict] = [{}] * len(distinct)
+  if anchor is not None:
+    logps = anchor.logprobs(distinct, temperature)
+    under_anchor = [{'anchor_logp': logp_T} for logp_T in logps]
   rows = []
-  for rollout, members, logp_T in zip(
-    distinct, found.values(), anchored, strict=True
+  for rollout, members, more in zip(
+    distinct, found.values(), under_anchor, strict=True
   ):
     weight, total = weigh(len(rollout.tokens_T))
     count = len(members) * float(scales[members[0]])
@@ -62,7 +71,7 @@ def policy_rows(
         total=count * total,
         advantage=float(advantages[members[0]]),
         old_logp=rollout.logp_T,
-        anchor_logp=logp_T,
+        **more,
       )
     )
   return rows

@@ -24,6 +24,7 @@ class Sampling:
     temperature: Divides the logits; 0 takes the likeliest token.
     top_k: Keep the k likeliest tokens; 0 keeps all.
     top_p: Then keep the fewest tokens that hold this probability mass.
+    greedy: The first so many samples take the likeliest token at each step.
   """
 
   samples: int = 1
@@ -31,6 +32,7 @@ class Sampling:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  greedy: int = 0
 
   def __post_init__(self):
     for name in ('samples', 'max_tokens'):
@@ -42,6 +44,8 @@ class Sampling:
         f'temperature {self.temperature} and top_k {self.top_k} must not be '
         f'negative; top_p {self.top_p} must be in (0, 1]'
       )
+    if not 0 <= self.greedy <= self.samples:
+      raise ValueError(f'greedy is {self.greedy} of {self.samples} samples')
 
 
 class Draw(NamedTuple):
@@ -74,37 +78,86 @@ def keep_top_p(
 
 
 def draw(
-  logits: Float[Array, '*N V'],
-  uniform: Float[Array, '*N'],
+  logits: Float[Array, 'D N V'],
+  rows: Int[Array, 'D S'],
+  uniform: Float[Array, 'D S'],
   sampling: Sampling,
 ) -> Draw:
-  """Draws a token per row by inverting the kept distribution.
+  """Draws a token per sample by inverting the kept distribution of its row.
 
   Args:
-    logits: Of the next token.
-    uniform: One number in [0, 1) per row; the draw is a function of it.
+    logits: Of the next token of every row.
+    rows: Which row each sample draws from; the samples of a prompt are
+      neighbours, `sampling.samples` of them.
+    uniform: One number in [0, 1) per sample; the draw is a function of it.
     sampling: Temperature and filters (static).
   """
-  if sampling.temperature == 0:
-    logp = jax.nn.log_softmax(logits)
-    token = jnp.argmax(logp, -1)
-    return Draw(token, _pick(logp, token), jnp.zeros(token.shape))
-  logp = jax.nn.log_softmax(logits / sampling.temperature)
-  kept = logp
+  if sampling.temperature == 0 or sampling.greedy == sampling.samples:
+    return _likeliest(logits, rows)
+  scaled = logits / sampling.temperature
+  norm = jax.nn.logsumexp(scaled, -1)
+  kept = scaled - norm[..., None]
   if sampling.top_k:
     kept = jnp.where(keep_top_k(kept, sampling.top_k), kept, -jnp.inf)
   if sampling.top_p < 1:
     kept = jnp.where(keep_top_p(kept, sampling.top_p), kept, -jnp.inf)
-  mass = jnp.exp(kept)
-  rising = jnp.cumsum(mass, -1)
-  total = rising[..., -1:]
-  # The first token whose cumulative mass exceeds the draw has mass itself;
-  # rounding at the very end must not go past the last such token.
-  token = jnp.sum(rising <= uniform[..., None] * total, -1)
+  token, total = _invert(jnp.exp(kept), rows, uniform)
+  logp = _pick(scaled, rows, token) - _pick(norm, rows)
+  drawn = Draw(token, logp, jnp.log(total))
+  if not sampling.greedy:
+    return drawn
+  place = jnp.arange(rows.shape[1]) % sampling.samples
+  both = zip(_likeliest(logits, rows), drawn, strict=True)
+  return Draw(*(jnp.where(place < sampling.greedy, a, b) for a, b in both))
+
+
+def _likeliest(logits, rows) -> Draw:
+  token = _pick(jnp.argmax(logits, -1), rows)
+  logp = _pick(logits, rows, token)
+  logp = logp - _pick(jax.nn.logsumexp(logits, -1), rows)
+  return Draw(token, logp, jnp.zeros(token.shape))
+
+
+_BLOCK = 512
+
+
+def _invert(
+  mass: Float[Array, 'D N V'],
+  rows: Int[Array, 'D S'],
+  uniform: Float[Array, 'D S'],
+) -> tuple[Int[Array, 'D S'], Float[Array, 'D S']]:
+  """The token at which the cumulative mass passes `uniform * total`.
+
+  First the block of the vocabulary, then the token in it: a cumulative sum
+  over 150,000 tokens would cost more than the layer that made their logits.
+
+  Returns:
+    The token, and the total.
+  """
+  size = mass.shape[-1]
+  block = min(_BLOCK, size)
+  pad = [(0, 0), (0, 0), (0, -size % block)]
+  blocks = jnp.pad(mass, pad).reshape(*mass.shape[:-1], -1, block)
+  sums = _pick(blocks.sum(-1), rows)
+  ends = jnp.cumsum(sums, -1)
+  total = ends[..., -1]
+  wanted = uniform * total
+  b = _first_beyond(ends, wanted, sums)
+  inside = _pick(blocks, rows, b)
+  before = jnp.concatenate([jnp.zeros_like(ends[..., :1]), ends], -1)
+  before = jnp.take_along_axis(before, b[..., None], -1)
+  rising = jnp.cumsum(inside, -1) + before
+  return b * block + _first_beyond(rising, wanted, inside), total
+
+
+def _first_beyond(rising, wanted, mass):
+  """The first place beyond `wanted`; rounding may not go past the last mass."""
+  place = jnp.sum(rising <= wanted[..., None], -1)
   last = mass.shape[-1] - 1 - jnp.argmax(mass[..., ::-1] > 0, -1)
-  token = jnp.minimum(token, last)
-  return Draw(token, _pick(logp, token), jnp.log(total[..., 0]))
+  return jnp.minimum(place, last)
 
 
-def _pick(values, index):
-  return jnp.take_along_axis(values, index[..., None], -1)[..., 0]
+def _pick(values, *index):
+  """`values[d, index...]` for every shard d."""
+  shards = jnp.arange(values.shape[0])[:, None]
+  return values[(shards, *index)]

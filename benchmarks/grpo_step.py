@@ -1,0 +1,491 @@
+"""One training step on known answers: jaxdistill beside TRL's GRPOTrainer.
+
+  python benchmarks/grpo_step.py --model DIRECTORY --python TRL_PYTHON
+
+Run it with the Python that has jaxdistill; TRL_PYTHON is one that has TRL. Both
+sides start from the same weights, are asked the same prompts (the same ids) and
+learn with the same objective, optimizer and LoRA; README.md beside this file
+says what is equal and what is not. Each run is a process of its own, and the
+sides take turns. Linux only: peak memory and load are read from /proc.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+SIDES = {
+  'ours': 'jaxdistill',
+  'trl': 'TRL',
+  'trl_answers': "TRL, answers' logits only",
+}
+SETTINGS = (  # of the real run, with known answers in place of self-play
+  pathlib.Path(__file__).parents[1] / 'configs' / 'sqlm_qwen05_addition.py'
+)
+MODULES = [  # every linear map of a layer
+  *('q_proj', 'k_proj', 'v_proj', 'o_proj'),
+  *('gate_proj', 'up_proj', 'down_proj'),
+]
+
+
+def main() -> None:
+  args = _parser().parse_args()
+  if args.side:
+    job = json.loads(pathlib.Path(args.job).read_text())
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job['threads']])
+    if args.side == 'ours':
+      found = run_ours(job)
+    else:
+      found = run_trl(job, answers_only=args.side == 'trl_answers')
+    found['peak_gb'] = _peak_gb()
+    pathlib.Path(args.result).write_text(json.dumps(found))
+    return
+  if not args.model or not args.python:
+    raise SystemExit('grpo_step: --model and --python are needed')
+  sides = args.sides.split(',')
+  if unknown := set(sides) - set(SIDES):
+    raise SystemExit(
+      f'grpo_step: --sides has {min(unknown)!r}, which is none of '
+      + ', '.join(SIDES)
+    )
+  compare(args, sides)
+
+
+def _parser() -> argparse.ArgumentParser:
+  cpus = len(os.sched_getaffinity(0))
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  add = parser.add_argument
+  add('--model', help="a directory in Hugging Face's layout")
+  add('--python', help='a Python that has trl, peft, torch and datasets')
+  add('--steps', type=int, default=3, help='timed steps of a run (3)')
+  add('--warmup', type=int, default=1, help='steps before these (1)')
+  add('--runs', type=int, default=3, help='processes of each side (3)')
+  add('--problems', type=int, default=32, help='of a step, 8 answers each (32)')
+  add('--threads', type=int, default=cpus, help=f'of each side ({cpus})')
+  add('--trl_rows', type=int, default=32, help='of a microbatch of TRL (32)')
+  add('--out', default='runs/grpo_step.json', help='(runs/grpo_step.json)')
+  add('--sides', default=','.join(SIDES), help=f'({",".join(SIDES)})')
+  for name in ('--side', '--job', '--result'):  # of a run of one side
+    add(name, help=argparse.SUPPRESS)
+  return parser
+
+
+# What starts the runs
+
+
+def compare(args: argparse.Namespace, sides: list[str]) -> None:
+  """Runs the sides in turn, prints a table and writes all that was seen."""
+  runs = {side: [] for side in sides}
+  with tempfile.TemporaryDirectory() as folder:
+    job = pathlib.Path(folder) / 'job.json'
+    try:
+      job.write_text(json.dumps(make_job(args)))
+    except ValueError as e:
+      raise SystemExit(f'grpo_step: {e}') from None
+    for i in range(args.runs):
+      first = i % len(sides)  # each side is first in turn
+      for side in sides[first:] + sides[:first]:
+        found = _start(args, side, job)
+        runs[side].append(found)
+        timed = found['steps'][args.warmup :]
+        print(
+          f'run {i + 1} of {args.runs}, {side}: '
+          f'{statistics.median(s["seconds"] for s in timed):.2f} s a step, '
+          f'others used {found["others"]:.2f} CPUs',
+          flush=True,
+        )
+        _write(args, runs)  # hours of work: what is there stays there
+      ends = {side: runs[side][-1]['eos_ids'] for side in sides}
+      if len({*map(tuple, ends.values())}) > 1:
+        raise SystemExit(f'grpo_step: the sides end answers otherwise: {ends}')
+  names = [SIDES[side] for side in sides]
+  head = ('median (min to max)', *names)
+  print('\n' + _text([head, *table(runs, args.warmup)]))
+  print(f'\nall steps of all runs: {args.out}')
+
+
+def _write(args: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
+  options = ('steps', 'warmup', 'runs', 'problems', 'threads', 'trl_rows')
+  rows = table(runs, args.warmup) if all(runs.values()) else []
+  record = {
+    'model': pathlib.Path(args.model).resolve().name,
+    'cpu': _cpu(),
+    'options': {name: getattr(args, name) for name in options},
+    'table': {name: dict(zip(runs, c, strict=True)) for name, *c in rows},
+    'runs': runs,
+  }
+  out = pathlib.Path(args.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.write_text(json.dumps(record, indent=1) + '\n')
+
+
+def make_job(args: argparse.Namespace) -> dict:
+  """What both sides are to do; the prompts as texts and as ids."""
+  from jaxdistill.config import read_config
+  from jaxdistill.data.tasks import load_task
+  from jaxdistill.data.tokenizer import TextTokenizer
+
+  overrides = {
+    'method.name': 'grpo',
+    'method.problems': str(args.problems),
+    'optimizer.schedule': 'constant',
+    'model': args.model,
+  }
+  config = read_config(str(SETTINGS), overrides.items())
+  answers = args.problems * config.method.samples
+  if args.trl_rows < 1 or answers % args.trl_rows:
+    raise ValueError(
+      f'--trl_rows {args.trl_rows} does not divide the {answers} answers of a '
+      'step'
+    )
+  task = load_task(config.task)
+  tokenizer = TextTokenizer.from_directory(args.model)
+  problems = task.problems('train')
+  asked = []
+  for i in range(args.problems * (args.warmup + args.steps)):
+    text = task.solver_prompt(problems[i])
+    ids = list(tokenizer.prompt(text))
+    asked.append({'text': text, 'ids': ids, 'answer': problems[i].answer})
+  return {
+    'config': config.to_dict(),
+    'steps': args.warmup + args.steps,
+    'threads': args.threads,
+    'trl_rows': args.trl_rows,
+    'asked': asked,
+  }
+
+
+def _start(args: argparse.Namespace, side: str, job: pathlib.Path) -> dict:
+  """One run in its own process, and what else the machine did meanwhile."""
+  result = job.with_name('result.json')
+  python = sys.executable if side == 'ours' else args.python
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # compiling is to be seen
+    'CUDA_VISIBLE_DEVICES': '',
+    'HF_HUB_OFFLINE': '1',
+    'TOKENIZERS_PARALLELISM': 'false',
+  }
+  files = ['--job', str(job), '--result', str(result)]
+  before, begin = _cpu_seconds(), time.perf_counter()
+  done = subprocess.run(
+    [python, __file__, '--side', side, *files],
+    env=environment,
+    stdout=sys.stderr,
+  )
+  if done.returncode:
+    raise SystemExit(f'grpo_step: {side} failed, as it says above')
+  wall = time.perf_counter() - begin
+  (busy, own), (busy_before, own_before) = _cpu_seconds(), before
+  found = json.loads(result.read_text())
+  result.unlink()
+  others = (busy - busy_before - (own - own_before)) / wall
+  return found | {'wall': wall, 'others': max(others, 0.0)}
+
+
+def _cpu_seconds() -> tuple[float, float]:
+  """CPU time so far: of all that runs here, and of our finished children."""
+  user, nice, system, _, _, *more = (
+    int(x)
+    for x in pathlib.Path('/proc/stat').read_text().split('\n')[0].split()[1:9]
+  )
+  own = resource.getrusage(resource.RUSAGE_CHILDREN)
+  busy = (user + nice + system + sum(more)) / os.sysconf('SC_CLK_TCK')
+  return busy, own.ru_utime + own.ru_stime
+
+
+def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
+  """Rows of a name and one cell per side."""
+
+  def steps(side, name):
+    return [s[name] for run in runs[side] for s in run['steps'][warmup:]]
+
+  def spread(of):
+    def cell(side):
+      seen = of(side)
+      middle = statistics.median(seen)
+      return f'{middle:.2f} ({min(seen):.2f} to {max(seen):.2f})'
+
+    return cell
+
+  def each(name):
+    return lambda side: [run[name] for run in runs[side]]
+
+  def mean(name):
+    return lambda side: f'{statistics.mean(steps(side, name)):.2f}'
+
+  def compiled(part):
+    def cell(side):
+      if side != 'ours':
+        return '-'
+      seconds = [
+        sum(s['compiling'] for s in run['steps'][part]) for run in runs[side]
+      ]
+      return f'{statistics.median(seconds):.2f}'
+
+    return cell
+
+  def ratio(side):
+    if 'ours' not in runs:
+      return '-'
+    middles = [statistics.median(steps(s, 'seconds')) for s in (side, 'ours')]
+    return f'{middles[0] / middles[1]:.2f}'
+
+  wanted = {
+    'seconds per step': spread(lambda side: steps(side, 'seconds')),
+    '  times ours': ratio,
+    '  of these, generating': spread(lambda side: steps(side, 'generating')),
+    '  of these, learning': spread(lambda side: steps(side, 'learning')),
+    'first step': spread(
+      lambda side: [run['steps'][0]['seconds'] for run in runs[side]]
+    ),
+    'XLA compiles, s a run': compiled(slice(None)),
+    '  of these, in timed steps': compiled(slice(warmup, None)),
+    'imports and loading, s': spread(each('loading')),
+    'peak memory, GB': spread(each('peak_gb')),
+    'weights that move': lambda side: f'{runs[side][0]["trainable"]:,}',
+    'tokens per answer': mean('tokens'),
+    'different answers per problem': mean('different'),
+    'reward': mean('reward'),
+    'CPUs used by others': spread(each('others')),
+    'version': lambda side: runs[side][0]['version'],
+  }
+  return [(name, *map(cell, runs)) for name, cell in wanted.items()]
+
+
+def _text(rows: list[tuple[str, ...]]) -> str:
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    '| ' + ' | '.join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + ' |'
+    for r in rows
+  ]
+  rule = '|' + '|'.join('-' * (w + 2) for w in widths) + '|'
+  return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def _cpu() -> str:
+  names = re.findall(
+    r'model name\s*: (.*)', pathlib.Path('/proc/cpuinfo').read_text()
+  )
+  return names[0].strip() if names else platform.machine()
+
+
+def _peak_gb() -> float:
+  """The most memory that this process has had, from VmHWM."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.findall(r'VmHWM:\s+(\d+) kB', status)[0]) * 1024 / 1e9
+
+
+# The sides
+
+
+def run_ours(job: dict) -> dict:
+  """What `jaxdistill train` does at each step, without evaluating or saving."""
+  begin = time.perf_counter()
+  import jax
+  from ml_collections import ConfigDict
+
+  import jaxdistill  # noqa: F401  # its imports are part of loading
+  from jaxdistill import config as configs
+  from jaxdistill.loop import Loop
+
+  compiling = [0.0]
+
+  def listen(event, seconds, **_):
+    if event.endswith('backend_compile_duration'):
+      compiling[0] += seconds
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  config = ConfigDict(job['config'], convert_dict=True)
+  configs.check(config)
+  run = configs.build(config)
+  problems, n = run.task.problems('train'), run.method.problems
+  steps = []
+  with jax.set_mesh(run.mesh), tempfile.TemporaryDirectory() as folder:
+    loop = Loop(run, folder, config.to_dict())
+    loop.draw = lambda step: [
+      dataclasses.replace(problems[step * n + i], row=i) for i in range(n)
+    ]
+    jax.block_until_ready((loop.state, loop.frozen))
+    loading = time.perf_counter() - begin
+    for step in range(job['steps']):
+      compiling[0], before = 0.0, time.perf_counter()
+      metrics = loop._train_step(step)
+      jax.block_until_ready(loop.state)
+      after = time.perf_counter()
+      rollouts = pathlib.Path(folder, 'rollouts', f'{step:06d}.jsonl')
+      records = [json.loads(x) for x in rollouts.read_text().splitlines()]
+      steps.append(
+        {
+          'seconds': after - before,
+          'generating': metrics['time/collect_s'],
+          'learning': metrics['time/update_s'],
+          'compiling': compiling[0],
+          'tokens': metrics['rollout/length'],
+          'reward': metrics['train/reward'],
+          'different': statistics.mean(len({*r['texts']}) for r in records),
+        }
+      )
+    trainable = sum(x.size for x in jax.tree.leaves(loop.state.params))
+    loop.checkpoints.close()
+  return {
+    'version': f'jax {jax.__version__}',
+    'loading': loading,
+    'steps': steps,
+    'trainable': trainable,
+    'eos_ids': sorted(run.loaded.tokenizer.eos_ids),
+  }
+
+
+def run_trl(job: dict, *, answers_only: bool) -> dict:
+  """The same with TRL, set up for speed on a CPU.
+
+  Args:
+    job: What to do.
+    answers_only: Whether the output projection is applied where an answer's
+      tokens are only, as TRL does on GPUs; without it, on a CPU, TRL applies it
+      to the prompts' tokens too.
+  """
+  begin = time.perf_counter()
+  import torch
+
+  torch.set_num_threads(job['threads'])
+  import datasets
+  import peft
+  import transformers
+  import trl
+
+  if answers_only:  # there it decides this, and nothing else
+    from trl.trainer import utils
+
+    assert hasattr(utils, '_use_triton'), f'not in trl {trl.__version__}'
+    utils._use_triton = lambda device: True
+
+  config, asked, n = job['config'], job['asked'], job['config']['method']
+  samples, rows = n['samples'], job['trl_rows']
+  tokenizer = transformers.AutoTokenizer.from_pretrained(
+    config['model'], padding_side='left'
+  )
+  prompts = [[{'role': 'user', 'content': x['text']}] for x in asked]
+  for prompt, x in zip(prompts, asked, strict=True):
+    ids = tokenizer.apply_chat_template(
+      prompt, add_generation_prompt=True, return_dict=False
+    )
+    if list(ids) != x['ids']:
+      raise ValueError(f'{x["text"]!r} has other ids here: {ids}')
+
+  steps, marks = [], {}
+
+  def right(prompts, completions, completion_ids, answer, **_):
+    marks['generated'] = time.perf_counter()
+    texts = [c[0]['content'] for c in completions]
+    rewards = [
+      float(re.findall(r'-?\d+', t.replace(',', ''))[-1:] == [a])
+      for t, a in zip(texts, answer, strict=True)
+    ]
+    by_problem = collections.defaultdict(set)
+    for prompt, text in zip(prompts, texts, strict=True):
+      by_problem[prompt[0]['content']].add(text)
+    marks['seen'] = {
+      'tokens': statistics.mean(map(len, completion_ids)),
+      'reward': statistics.mean(rewards),
+      'different': statistics.mean(map(len, by_problem.values())),
+    }
+    return rewards
+
+  class Clock(transformers.TrainerCallback):
+    def on_train_begin(self, *args, **kwargs):
+      marks['before'] = marks['train'] = time.perf_counter()
+
+    def on_step_end(self, *args, **kwargs):
+      after = time.perf_counter()
+      steps.append(
+        {
+          'seconds': after - marks['before'],
+          'generating': marks['generated'] - marks['before'],
+          'learning': after - marks['generated'],
+          **marks['seen'],
+        }
+      )
+      marks['before'] = time.perf_counter()
+
+  optimizer = config['optimizer']
+  with tempfile.TemporaryDirectory() as folder:
+    trainer = trl.GRPOTrainer(
+      model=config['model'],
+      reward_funcs=right,
+      args=trl.GRPOConfig(
+        output_dir=folder,
+        model_init_kwargs={'dtype': 'float32'},
+        bf16=False,
+        use_cpu=True,
+        seed=config['seed'],
+        # One generation and one optimizer step; as no log-prob is old then,
+        # none is computed a second time.
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=n['problems'] * samples // rows,
+        num_generations=samples,
+        max_steps=job['steps'],
+        max_completion_length=n['max_tokens'],
+        temperature=n['temperature'],
+        top_p=n['top_p'],
+        top_k=n['top_k'],
+        use_vllm=False,
+        shuffle_dataset=False,
+        loss_type=n['objective'],
+        scale_rewards='none',
+        beta=n['kl'],
+        epsilon=n['clip_low'],
+        epsilon_high=n['clip_high'],
+        learning_rate=optimizer['lr'],
+        lr_scheduler_type='constant',
+        weight_decay=optimizer['weight_decay'],
+        adam_beta1=optimizer['b1'],
+        adam_beta2=optimizer['b2'],
+        adam_epsilon=optimizer['eps'],
+        max_grad_norm=optimizer['clip'],
+        gradient_checkpointing=False,  # memory is there, time is not
+        dataloader_pin_memory=False,
+        logging_strategy='no',
+        save_strategy='no',
+        report_to='none',
+        disable_tqdm=True,
+      ),
+      train_dataset=datasets.Dataset.from_dict(
+        {'prompt': prompts, 'answer': [x['answer'] for x in asked]}
+      ),
+      processing_class=tokenizer,
+      callbacks=[Clock()],
+      peft_config=peft.LoraConfig(
+        task_type='CAUSAL_LM',
+        r=config['rank'],
+        lora_alpha=config['alpha'],
+        lora_dropout=0.0,
+        target_modules=MODULES,  # TRL refuses one on the output projection
+      ),
+    )
+    trainer.train()
+  moving = [p for p in trainer.model.parameters() if p.requires_grad]
+  return {
+    'version': f'trl {trl.__version__}, torch {torch.__version__}',
+    'loading': marks['train'] - begin,
+    'steps': steps,
+    'trainable': sum(p.numel() for p in moving),
+    'eos_ids': sorted(trainer.eos_token_ids),
+  }
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,45 @@
+"""A real model teaches itself three-digit addition, on two cores.
+
+  jaxdistill train --config configs/sqlm_qwen05_addition.py \\
+    --workdir runs/qwen05 --config.model=DIRECTORY
+
+DIRECTORY is Qwen2.5-Coder-0.5B-Instruct in Hugging Face's layout; without
+`--config.model` it is fetched from the hub (`pip install 'jaxdistill[hf]'`).
+"""
+
+from jaxdistill.config import base_config
+
+
+def get_config():
+  config = base_config('sqlm')
+  config.model = 'hf:Qwen/Qwen2.5-Coder-0.5B-Instruct'
+  config.task = 'arithmetic:add:3,3'
+  config.trainable = 'lora'
+  config.roles = 'shared'
+  config.rank = 16
+  config.alpha = 32.0
+  config.steps = 30
+  config.eval_every = 15
+  config.checkpoint_every = 5
+  config.anchors.past = 'every:15'
+  config.eval.splits = ('test',)
+  config.eval.problems = 512
+  config.eval.samples = 1
+  config.eval.max_tokens = 8
+  config.max_prompts = 16
+  config.method.problems = 10
+  config.method.proposals = 4
+  config.method.samples = 8
+  config.method.propose_every = 5
+  config.method.band = (0.4, 0.99)  # where all agree there is nothing to learn
+  config.method.objective = 'dr_grpo'
+  config.method.kl = 0.0
+  config.method.max_problem_tokens = 10
+  config.method.max_tokens = 8
+  config.optimizer.lr = 3e-5
+  config.optimizer.schedule = 'linear'
+  config.optimizer.steps = 45
+  config.batch.length = 384
+  config.batch.sequences = 1
+  config.batch.microbatches = 4
+  return config

@@ -1,0 +1,30 @@
+"""SQLM (arXiv 2508.03682) on Qwen3-0.6B: three-digit multiplication.
+
+  jaxdistill train --config configs/sqlm_qwen3_06b.py \\
+    --workdir runs/qwen3_06b
+
+Settings as in `sqlm_qwen25_3b_multiplication.py`, on 1,024 test problems.
+Nothing is published for this model, and we have not run it: compare with
+`--config.method.solver_reward=format` before believing a rise. It is
+asked not to think aloud first: its thoughts would be part of its proposal.
+
+Runs on one GPU of 40 GB. By arithmetic, not measured: weights, moments and the
+anchor are 10 GB in float32, gradients 5 more; keys and values of 32 prompts
+with 4 answers of 1,024 tokens are 15 GB (`--config.max_prompts=8`: 4).
+"""
+
+import pathlib
+
+from jaxdistill.config import read_config
+
+
+def get_config():
+  here = pathlib.Path(__file__)
+  name = 'sqlm_qwen25_3b_multiplication.py'
+  config = read_config(str(here.with_name(name)), ())
+  config.model = 'hf:Qwen/Qwen3-0.6B'
+  config.eval.problems = 1024
+  config.max_prompts = 32
+  config.batch.sequences = 8
+  config.mesh.fsdp = 1
+  return config

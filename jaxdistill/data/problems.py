@@ -1,0 +1,130 @@
+"""What the tasks share: splits by a hash, problems by index, pay, prompts."""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jaxdistill import rewards
+from jaxdistill.types import Problem, Problems
+
+HELD_OUT = ('dev', 'test', 'ood')
+TRAIN = 2**20  # problems of a train split that is drawn, not stored
+BOXED = 'Reason step by step, and put your final answer within \\boxed{}.'
+T = TypeVar('T')
+
+
+def right(problem: Problem, answers_G: Sequence[str | None]) -> list[float]:
+  """1 for each answer that equals the known one, else 0.
+
+  Raises:
+    ValueError: There is no known answer.
+  """
+  known = problem.answer
+  if known is None:
+    raise ValueError(
+      f'{problem.text!r} of {problem.task.name} has no known answer to pay by'
+    )
+  return [
+    float(answer is not None and rewards.equal(answer, known) is True)
+    for answer in answers_G
+  ]
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+  return difflib.get_close_matches(name, list(allowed), 1, 0)[0]
+
+
+def same(text: str) -> str:
+  """What two texts of one problem have in common: all but case and spaces."""
+  return ''.join(text.split()).lower()
+
+
+def split_of(text: str) -> str:
+  """`train` (80%), `test` (15%) or `dev` (5%): decided by a SHA-256.
+
+  So no problem is in two splits, whoever wrote it.
+
+  Args:
+    text: The problem in its normal form.
+  """
+  digest = hashlib.sha256(text.encode()).digest()
+  place = int.from_bytes(digest[:8]) % 20
+  return 'dev' if place == 0 else 'test' if place < 4 else 'train'
+
+
+def generator(*address: str | int) -> np.random.Generator:
+  """Random draws for an address; the same on every machine."""
+  digest = hashlib.sha256(repr(address).encode()).digest()
+  return np.random.default_rng(int.from_bytes(digest[:16]))
+
+
+def between(rng: np.random.Generator, low: int, high: int) -> int:
+  """A whole number from `low` to `high`; far faster than `rng.integers`."""
+  return low + int(rng.random() * (high + 1 - low))
+
+
+def by_index(count: int, read: Callable[[int], Problem]) -> Problems:
+  """`count` problems, each read (or drawn) when it is asked for."""
+  import grain  # it takes a second to import, with JAX
+
+  problems: Any = grain.MapDataset.range(count).map(read)
+  return problems
+
+
+def draw(
+  rng: np.random.Generator,
+  one: Callable[[np.random.Generator], T],
+  fits: Callable[[T], bool],
+) -> T:
+  """The first of `one`'s draws that fits."""
+  while not fits(found := one(rng)):
+    pass
+  return found
+
+
+def draw_different(
+  name: str,
+  split: str,
+  one: Callable[[np.random.Generator], T],
+  fits: Callable[[T], bool],
+  count: int,
+) -> list[T]:
+  """`count` different problems, or as many as a small world has.
+
+  Args:
+    name: Of the task; the draws depend on it and on the split only.
+    split: Which split this is.
+    one: Draws a problem.
+    fits: Whether a problem is of this split.
+    count: How many are wanted.
+
+  Raises:
+    ValueError: There is none.
+  """
+  rng, found = generator(name, split), {}
+  missed = 0
+  while len(found) < count and missed < 2000:  # in a row: nothing new is left
+    item = one(rng)
+    if item in found or not fits(item):
+      missed += 1
+    else:
+      found[item], missed = None, 0
+  if not found:
+    raise ValueError(f'{name} has too few problems for a split {split!r}')
+  return list(found)
+
+
+def no_split(name: str, split: str, allowed: Iterable[str]) -> ValueError:
+  return ValueError(
+    f'{name} has no problem of split {split!r}; it has {", ".join(allowed)} '
+    '(what is evaluated is set by eval.splits)'
+  )
+
+
+def no_proposer(name: str) -> ValueError:
+  return ValueError(
+    f'task {name} has no proposer prompt: its problems are given (method grpo)'
+  )

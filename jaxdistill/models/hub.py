@@ -1,0 +1,389 @@
+"""Hugging Face directories: read into shards, and written.
+
+Tensors are read one at a time, each process only the part that its devices
+hold, and go straight to where they belong: no copy of the model is made on the
+host. Everything that can be wrong with a file is found from its header, before
+anything is allocated.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxdistill import dist
+from jaxdistill.models import families
+from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig, Resolved
+from jaxdistill.models.linear import dense
+
+_INDEX = 'model.safetensors.index.json'
+_WEIGHTS = 'model.safetensors'
+_FLOATS = ('F32', 'BF16', 'F16')
+_SHARD_BYTES = 4 * 2**30  # of a file that is written
+
+
+def fetch(name: str) -> str:
+  """The local directory of a model on the Hugging Face hub.
+
+  Args:
+    name: `owner/name`.
+
+  Raises:
+    ValueError: huggingface_hub is not installed, or it fails; says why.
+  """
+  try:
+    import huggingface_hub
+  except ImportError:
+    raise ValueError(
+      f"hf:{name} needs huggingface_hub: pip install 'jaxdistill[hf]'"
+    ) from None
+  wanted = ['*.json', '*.jinja', '*.safetensors']
+  try:
+    return huggingface_hub.snapshot_download(name, allow_patterns=wanted)
+  except Exception as e:  # network, name, licence: the library says which
+    why = str(e).split('\n')[0]
+    raise ValueError(f'hf:{name}: {type(e).__name__}: {why}') from None
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+  """A JSON object of a file.
+
+  Raises:
+    ValueError: It is none.
+  """
+  try:
+    value = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as e:
+    raise ValueError(f'{path} cannot be read: {e}') from None
+  if not isinstance(value, dict):
+    raise ValueError(f'{path} is not a JSON object')
+  return value
+
+
+def read_config(path: epath.Path, dtype: str = 'float32') -> DecoderConfig:
+  """The decoder that a directory's config.json describes.
+
+  Raises:
+    ValueError: It is not understood; names the attribute.
+  """
+  file = path / 'config.json'
+  return families.read(read_json(file), str(file), dtype)
+
+
+class Weights:
+  """The tensors of a directory, by name.
+
+  Args:
+    path: With `model.safetensors`, or shards and their index.
+
+  Raises:
+    ValueError: A file is missing or damaged.
+  """
+
+  def __init__(self, path: epath.Path):
+    self.path = path
+    self.files: dict[str, str] = {}  # tensor -> file
+    self.info: dict[str, tuple[tuple[int, ...], str]] = {}  # shape, dtype
+    index = path / _INDEX
+    listed: dict[str, str] = {}
+    if index.exists():
+      listed = read_json(index).get('weight_map') or {}
+      if not isinstance(listed, dict) or not listed:
+        raise ValueError(f'{index} has no weight_map')
+    for name in sorted(set(map(str, listed.values()))) or [_WEIGHTS]:
+      with self._open(name) as file:
+        for key in file.keys():  # noqa: SIM118 (it is no dict)
+          tensor = file.get_slice(key)
+          self.files[key] = name
+          self.info[key] = tuple(tensor.get_shape()), tensor.get_dtype()
+          if listed and key not in listed:
+            raise ValueError(f'{index} does not list {key!r} of {name}')
+    for key, name in listed.items():
+      if self.files.get(key) != name:
+        raise ValueError(f'{path / str(name)} has no tensor {key!r}')
+
+  @contextlib.contextmanager
+  def _open(self, name: str) -> Iterator[Any]:
+    file = self.path / name
+    if os.path.basename(name) != name or not file.is_file():
+      pickled = ' '.join(p.name for p in self.path.glob('*.bin'))
+      why = f'; pickles are never loaded: {pickled}' if pickled else ''
+      raise ValueError(f'{file} is missing (a file of weights){why}')
+    try:
+      # Opened anew for each tensor: pages that were read are given back.
+      with safetensors.safe_open(str(file), framework='numpy') as opened:
+        yield opened
+    except (safetensors.SafetensorError, OSError) as e:
+      raise ValueError(f'{file} is damaged: {e}') from None
+
+  def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    """A part of a tensor."""
+    with self._open(self.files[name]) as file:
+      return file.get_slice(name)[index]
+
+  def check(self, config: DecoderConfig) -> None:
+    """Finds what is missing, of another shape or type, or too much.
+
+    Raises:
+      ValueError: Names the tensor.
+    """
+    shapes = nnx.to_flat_state(
+      nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    )
+    shapes = {'.'.join(map(str, key)): v.shape for key, v in shapes}
+    wanted = set()
+    for name, shape in (
+      piece
+      for ours, theirs in families.tensors(config).items()
+      for piece in _pieces(ours, theirs, shapes[ours])
+    ):
+      wanted.add(name)
+      if name not in self.info:
+        near = difflib.get_close_matches(name, self.info, 1, 0)
+        hint = f'; the nearest it has is {near[0]!r}' if near else ''
+        raise ValueError(f'{self.path} has no tensor {name!r}{hint}')
+      found, dtype = self.info[name]
+      if found != shape or dtype not in _FLOATS:
+        raise ValueError(
+          f'{self.path / self.files[name]}: {name} is {dtype} of shape '
+          f'{list(found)}, not a float of {list(shape)}'
+        )
+    for name in self.info:
+      harmless = name.endswith('rotary_emb.inv_freq')
+      harmless |= config.tie_embeddings and name == 'lm_head.weight'
+      if name not in wanted and not harmless:
+        raise ValueError(
+          f'{self.path / self.files[name]}: there is no place for {name!r} in '
+          'this family'
+        )
+
+  def sha256(self) -> str:
+    """Over all files of weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(set(self.files.values())):
+      with (self.path / name).open('rb') as file:
+        while block := file.read(2**24):
+          digest.update(block)
+    return digest.hexdigest()
+
+
+def read_trunk(
+  path: epath.Path,
+  trunk: nnx.State,
+  config: DecoderConfig,
+  dtype: str,
+  mesh: Mesh,
+) -> str:
+  """Fills the abstract parameters of a trunk from a directory.
+
+  Args:
+    path: A Hugging Face directory.
+    trunk: Shapes and logical axes; changed in place.
+    config: Of the decoder.
+    dtype: Of the parameters.
+    mesh: Where they go.
+
+  Returns:
+    The SHA-256 of the weights.
+
+  Raises:
+    ValueError: A tensor is missing, misshapen, unexpected or not finite.
+  """
+  weights = Weights(path)
+  weights.check(config)
+  variables = {'.'.join(map(str, k)): v for k, v in nnx.to_flat_state(trunk)}
+  for ours, theirs in families.tensors(config).items():
+    variable = variables[ours]
+    axes, shape = variable.axes, variable.shape
+    lead = axes.count('layers')
+    where = dist.sharding(mesh, axes[lead:], shape[lead:])
+    whole = dist.sharding(mesh, axes, shape)
+    value = jnp.zeros(shape, dtype, device=whole)
+    pieces = _pieces(ours, theirs, shape)
+    for i, (name, _) in enumerate(pieces):
+      read = functools.partial(_read, weights, ours, name)
+      piece = jax.make_array_from_callback(shape[lead:], where, read)
+      value, fine = _put(value, piece, np.int32(i))
+      if not fine:
+        file = path / weights.files[name]
+        raise ValueError(f'{file}: {name} has values that are not finite')
+    variable.set_value(value)
+  return weights.sha256()
+
+
+def _read(weights, ours, name, index):
+  if not ours.endswith('.kernel'):
+    return weights.read(name, index)
+  return np.ascontiguousarray(weights.read(name, index[::-1]).T)
+
+
+def _pieces(
+  ours: str, theirs: str, shape: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+  """Names and shapes of the tensors that a parameter is stored as."""
+  stacked = '{}' in theirs
+  one = shape[1:] if stacked else shape
+  stored = one[::-1] if ours.endswith('.kernel') else one
+  for i in range(shape[0] if stacked else 1):
+    yield theirs.format(i), stored
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(value, piece, i):
+  """Puts a layer, or all there is, into its place; whether it is finite."""
+  fine = jnp.all(jnp.isfinite(piece))
+  piece = piece.astype(value.dtype)
+  if piece.ndim == value.ndim:
+    return value.at[...].set(piece), fine
+  return value.at[i].set(piece), fine
+
+
+def export(
+  directory: epath.PathLike,
+  model: Decoder,
+  source: epath.PathLike,
+  *,
+  role: str | None = 'solver',
+  kind: str = 'merged',
+  dtype: str = 'bfloat16',
+) -> None:
+  """Writes a directory that transformers (or peft) loads.
+
+  Args:
+    directory: Made if needed.
+    model: What is written; one that was read from `source`.
+    source: The directory whose config and tokenizer belong to it.
+    role: Whose deltas are in force; None: nobody's.
+    kind: `merged` adds them to the weights (a tied output projection is untied
+      if the role has a delta on it); `peft` writes them alone, as a LoRA on
+      `source`.
+    dtype: Of the tensors, `bfloat16` or `float32`.
+
+  Raises:
+    ValueError: `peft`, and there are no deltas.
+  """
+  path, origin = epath.Path(directory), epath.Path(source)
+  path.mkdir(parents=True, exist_ok=True)
+  if kind == 'peft':
+    _export_deltas(path, model, str(source), role, dtype)
+    return
+  weights = model.resolve(None if role is None else model.role_index(role))
+  tied = model.config.tie_embeddings and weights.head.delta is None
+  size = np.dtype(dtype).itemsize
+  files: dict[str, int] = {}
+  count, used, whole = 1, 0, 0
+  for name, shape, _ in _stored(model, weights, tied):
+    more = math.prod(shape) * size
+    if used and used + more > _SHARD_BYTES:
+      count, used = count + 1, 0
+    files[name] = count - 1
+    used, whole = used + more, whole + more
+  part: dict[str, np.ndarray] = {}
+  for name, _, value in _stored(model, weights, tied):
+    part[name] = np.asarray(value(), dtype)
+    last = [n for n, file in files.items() if file == files[name]][-1]
+    if name == last:
+      file = _file(files[name], count)
+      safetensors.numpy.save_file(part, str(path / file), {'format': 'pt'})
+      part = {}
+  if count > 1:
+    index = {name: _file(file, count) for name, file in files.items()}
+    index = {'metadata': {'total_size': whole}, 'weight_map': index}
+    (path / _INDEX).write_text(json.dumps(index, indent=1))
+  config = read_json(origin / 'config.json')
+  config.pop('torch_dtype', None)
+  config |= {'tie_word_embeddings': tied, 'dtype': dtype}
+  (path / 'config.json').write_text(json.dumps(config, indent=2))
+  for file in origin.iterdir():
+    belongs = file.suffix in ('.json', '.jinja', '.txt', '.model')
+    if belongs and file.name not in ('config.json', _INDEX):
+      shutil.copyfile(file, path / file.name)
+
+
+def _file(n: int, count: int) -> str:
+  return (
+    f'model-{n + 1:05}-of-{count:05}.safetensors' if count > 1 else _WEIGHTS
+  )
+
+
+def _stored(
+  model: Decoder, weights: Resolved, tied: bool
+) -> Iterator[tuple[str, tuple[int, ...], Callable[[], jax.Array]]]:
+  """Name, shape and value of every tensor as it is stored."""
+  config = dataclasses.replace(model.config, tie_embeddings=tied)
+  for ours, theirs in families.tensors(config).items():
+    module, _, leaf = ours.partition('.')
+    if leaf == 'kernel':
+      w: Any = weights.head if module == 'head' else weights.layers[module]
+      pick, shape = _kernel, w.kernel.shape
+    else:
+      w = getattr(model, module)
+      w = (w.bias if leaf else w)[...]
+      pick, shape = _slice, w.shape
+    for i, (name, stored) in enumerate(_pieces(ours, theirs, shape)):
+      layer = i if '{}' in theirs else None
+      yield name, stored, functools.partial(pick, w, layer)
+
+
+def _slice(x, layer):
+  return x if layer is None else x[layer]
+
+
+def _kernel(w, layer):
+  return dense(jax.tree.map(lambda x: _slice(x, layer), w)).T
+
+
+def _export_deltas(path, model, source, role, dtype):
+  """A LoRA as peft stores it: `a` is its A, transposed, and `b` its B."""
+  weights = model.resolve(None if role is None else model.role_index(role))
+  found = {name: weights.layers[name].delta for name in LINEARS}
+  found['head'] = weights.head.delta
+  found = {name: delta for name, delta in found.items() if delta is not None}
+  if not found:
+    raise ValueError('there are no deltas to write; export kind is peft')
+  data, ranks = {}, {}
+  for name, (a, b) in found.items():
+    a = a / model.deltas.scale  # peft multiplies by alpha / r
+    module = families.module(name).split('.')[-1]
+    ranks[module] = a.shape[-1]
+    for i in range(1 if name == 'head' else model.config.num_layers):
+      layer = None if name == 'head' else i
+      for letter, x in (('A', a), ('B', b)):
+        key = (
+          f'base_model.model.{families.module(name, i)}.lora_{letter}.weight'
+        )
+        data[key] = np.ascontiguousarray(np.asarray(_slice(x, layer).T, dtype))
+  rank = max(ranks.values())
+  config = {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': source,
+    'inference_mode': True,
+    'bias': 'none',
+    'r': rank,
+    'lora_alpha': rank * model.deltas.scale,
+    'rank_pattern': {m: r for m, r in ranks.items() if r != rank},
+    'alpha_pattern': {
+      m: r * model.deltas.scale for m, r in ranks.items() if r != rank
+    },
+    'target_modules': sorted(ranks),
+  }
+  (path / 'adapter_config.json').write_text(json.dumps(config, indent=2))
+  file = str(path / 'adapter_model.safetensors')
+  safetensors.numpy.save_file(data, file, {'format': 'pt'})

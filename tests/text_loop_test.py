@@ -1,0 +1,253 @@
+"""Whole runs on text: every config of a real model, on a tiny one."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from checkpoints import make
+from config_files import TEXT
+from safetensors.numpy import load_file
+
+from jaxdistill import config as configs
+from jaxdistill import dist
+from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.data.tasks import python_file
+from jaxdistill.loop import Loop
+from jaxdistill.main import main
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+COMPARISONS = [p for p in TEXT if p.stem.startswith('compare')]
+RUNS = [p for p in TEXT if p not in COMPARISONS]
+# One given problem to a topic: what a random model proposes is malformed.
+SMALLEST = {
+  'dtype': 'float32',
+  'remat': False,
+  'steps': 2,
+  'eval_every': 2,
+  'checkpoint_every': 1,
+  'eval.splits': "('test',)",
+  'eval.problems': 2,
+  'eval.samples': 2,
+  'eval.max_tokens': 4,
+  'max_prompts': 2,
+  'method.problems': 2,
+  'method.proposals': 3,
+  'method.samples': 3,
+  'method.propose_every': 1,
+  'method.known': 0.33,
+  'method.minibatches': 1,
+  'method.max_problem_tokens': 4,
+  'method.max_tokens': 4,
+  'batch.length': 384,
+  'batch.sequences': 2,
+  'batch.microbatches': 1,
+  'mesh.fsdp': 1,
+}
+# Whatever is proposed can be asked, and is answered by its length.
+ANYTHING = '''
+from jaxdistill.data.problems import right
+from jaxdistill.types import Problem
+
+
+class Anything:
+  name = 'anything'
+
+  def problems(self, split):
+    return [self.parse_problem(f'{split} {i}') for i in range(20)]
+
+  def solver_prompt(self, problem):
+    return f'Is {problem.text} even?'
+
+  def proposer_prompt(self, topic):
+    return f'Write something like {topic.topic}.'
+
+  def parse_problem(self, text):
+    return Problem(text, self, str(len(text) % 2), text)
+
+  def held_out(self, problem):
+    return False
+
+  def parse_answer(self, text):
+    return str(len(text) % 2)
+
+  def reward(self, problem, answers_G):
+    return right(problem, answers_G)
+
+
+task = Anything()
+'''
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A tiny Qwen2.5 that ends a third of its answers with every token.
+
+  The bytes of characters beyond ASCII, which no prompt has, are end marks.
+  """
+  folder = tmp_path_factory.mktemp('model')
+  sizes = {'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 1}
+  make(folder, 'qwen2', **sizes)
+  vocabulary = json.loads((folder / 'tokenizer.json').read_text())
+  vocabulary = vocabulary['model']['vocab']
+  beyond = (*range(0xA1, 0x100), *range(289, 324))  # as byte-level BPE has them
+  ends = sorted(vocabulary[chr(c)] for c in beyond if chr(c) in vocabulary)
+  (folder / 'generation_config.json').write_text(
+    json.dumps({'eos_token_id': ends})
+  )
+  return folder
+
+
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch):
+  """They take longer than the runs, and are tested elsewhere."""
+  for name in ('draw_curves', 'draw_comparison'):
+    monkeypatch.setattr(f'jaxdistill.plots.{name}', lambda *args: None)
+
+
+def asked(verb, config, model, workdir, **more):
+  """The exit code of a verb on the smallest form of a config."""
+  sets = {'model': model, **SMALLEST, **more}
+  sets = [f'--config.{k}={v}' for k, v in sets.items()]
+  paths = ['--config', str(config), '--workdir', str(workdir)]
+  return main([verb, *paths, *sets])
+
+
+def lines(path):
+  return [json.loads(line) for line in path.open()]
+
+
+@pytest.mark.parametrize('config', RUNS, ids=lambda p: p.stem)
+def test_every_text_config_takes_two_steps(
+  mesh, model, tmp_path, capsys, config
+):
+  assert asked('train', config, model, tmp_path) == 0
+  logged = lines(tmp_path / 'metrics.jsonl')
+  assert [x['step'] for x in logged] == [0, 1, 2]
+  wanted = configs.read_config(str(config), ())
+  for x in logged[:2]:
+    assert math.isfinite(x['train/loss']) and x['train/skipped'] == 0
+    assert ('train/kl_base' in x) == (wanted.method.kl > 0)
+  measured = ['eval/test/accuracy_greedy' in x for x in logged]
+  assert measured == [True, False, True]
+  for step in range(2):
+    records = lines(tmp_path / f'rollouts/{step:06}.jsonl')
+    proposed = [r['proposal'] for r in records if 'proposal' in r]
+    answered = [r for r in records if 'known' in r]
+    assert len(proposed) == 6 and len(set(proposed)) > 1
+    assert len(answered) >= 2
+    for r in answered:
+      assert r['problem'] and len(r['texts']) == len(r['rewards']) == 3
+    assert any(text for r in answered for text in r['texts'])
+  assert Checkpoints(tmp_path).newest() == 2
+
+  before = (tmp_path / 'metrics.jsonl').read_text()
+  capsys.readouterr()
+  assert asked('train', config, model, tmp_path) == 0
+  assert f'{tmp_path} is finished' in capsys.readouterr().out
+  assert (tmp_path / 'metrics.jsonl').read_text() == before
+
+
+@pytest.mark.parametrize('config', COMPARISONS, ids=lambda p: p.stem)
+def test_every_text_comparison_takes_a_step_of_each_arm(
+  mesh, model, tmp_path, capsys, config
+):
+  assert asked('compare', config, model, tmp_path, tokens=1) == 0
+  comparison = configs.read_comparison(str(config), ())
+  n = sum(len(comparison.seeds_of(arm)) for arm in comparison.arms)
+  assert f'{n} of {n} runs are finished.' in capsys.readouterr().out
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['arms'].keys() == comparison.arms.keys()
+  for arm in comparison.arms:
+    logged = lines(tmp_path / f'{arm}/0/metrics.jsonl')
+    assert math.isfinite(logged[0]['train/loss'])
+
+
+@pytest.mark.parametrize('config', RUNS, ids=lambda p: p.stem)
+def test_what_a_text_config_says_fits_together(config, tmp_path):
+  found = configs.read_config(str(config), [('model', 'small-late')])
+  configs.check(found)
+  dist.make_mesh(**found.mesh)  # of eight devices
+  longest = max(found.method.max_tokens, found.method.max_problem_tokens)
+  assert found.eval.max_tokens == found.method.max_tokens
+  assert longest + 128 <= found.batch.length  # a prompt goes before
+  assert f'configs/{config.name}' in python_file(str(config)).__doc__
+
+
+def same(left, right):
+  pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+  return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+  'name, roles',
+  [
+    ('sqlm_qwen05_addition', 'shared'),  # LoRA
+    ('sqlm_qwen05_addition', 'adapter'),
+    ('sqlm_qwen25_3b_multiplication', 'shared'),  # all weights
+  ],
+)
+def test_both_roles_learn_from_text(mesh, model, tmp_path, name, roles):
+  (tmp_path / 'anything.py').write_text(ANYTHING)
+  sets = {
+    **SMALLEST,
+    'model': str(model),
+    'roles': roles,
+    'task': str(tmp_path / 'anything.py'),
+    'method.known': 0.0,
+    'method.problems': 8,
+    'max_prompts': 8,
+    'method.band': '(0.0, 1.0)',
+    'optimizer.lr': 1e-3,
+  }
+  (path,) = (p for p in RUNS if p.stem == name)
+  text = [(k, v if isinstance(v, str) else repr(v)) for k, v in sets.items()]
+  config = configs.read_config(str(path), text)
+  configs.check(config)
+  loop = Loop(configs.build(config), tmp_path / 'run', config.to_dict())
+  old, frozen = jax.tree.map(np.array, (loop.state.params, loop.frozen))
+  summary = loop.train()
+
+  logged = lines(tmp_path / 'run/metrics.jsonl')
+  for x in logged[:2]:
+    assert x['selfplay/valid'] > 0.3 and x['selfplay/majority'] > 0.3
+    assert 0 < x['selfplay/solver_reward'] < 1
+    for role in ('', 'proposer_'):
+      assert math.isfinite(x[f'train/{role}loss'])
+      assert 0 < x[f'train/{role}grad_norm'] < 1e4
+  assert summary['optimizer_steps'] == 4 and not summary['skipped_updates']
+  assert {'first', 'last'} <= summary['eval/test/accuracy_sampled'].keys()
+
+  new = loop.state.params
+  assert not same(old.shared, new.shared)
+  if roles == 'adapter':
+    for a, b in zip(*map(jax.tree.leaves, (old.roles, new.roles)), strict=True):
+      moved = (np.asarray(a) != np.asarray(b)).reshape(len(a), -1).any(1)
+      assert moved.all()  # solver and proposer
+  trunk = load_file(model / 'model.safetensors')
+  embed = trunk['model.embed_tokens.weight']
+  lora = config.trainable == 'lora'
+  assert same(frozen, loop.frozen) and bool(jax.tree.leaves(frozen)) == lora
+  kept = [
+    np.array_equal(x, embed)
+    for x in jax.tree.leaves((new, loop.frozen))
+    if x.shape == embed.shape
+  ]
+  assert any(kept) == lora
+
+
+def test_a_directory_is_scored_on_a_text_task(mesh, model, tmp_path, capsys):
+  out = tmp_path / 'scores.json'
+  ask = ['eval', '--model', str(model), '--task', 'arithmetic:add:2,2']
+  ask += ['--problems', '3', '--samples', '2', '--out', str(out)]
+  assert main(ask) == 0
+  said = capsys.readouterr().out.splitlines()
+  assert said[0] == (
+    f'{model}: 3 test problems of arithmetic:add:2,2, 2 samples each'
+  )
+  found = json.loads(out.read_text())
+  assert found['problems'] == 3 and 0 < found['eval/test/length'] < 64
+  assert found['eval/test/cut'] < 1
+  assert main([*ask[:4], 'arithmetic:ad:2,2']) == 2
+  assert "the nearest is 'add'" in capsys.readouterr().err

@@ -198,8 +198,9 @@ def make_batch(
   per_host = shards * -(-shapes.sequences // shards) // hosts
   count = max(-(-used // per_host), 1)
   room = bucket(count, shapes.microbatches)
-  # Scored tokens are fewer than tokens: no logits exist for the others.
-  scored = bucket(most, max(length // 8, 1))
+  # No logits exist for other tokens than these; room for half of a sequence
+  # or for all of it, so that few programs exist.
+  scored = length // 2 if most <= length // 2 else length
   arrays = _fill(row_set, places, room * per_host, length, scored)
   total = dist.sum_over_hosts(np.array(sum(row.total for row in rows)))
 

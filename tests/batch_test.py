@@ -178,9 +178,9 @@ def test_a_forest_by_hand(one_device):
   assert found['tokens'] == [1, 2, 5, 6, 7, 3, 9, 4, 7, 8] + [0] * 6
   assert found['positions'] == [0, 1, 2, 3, 2, 2, 3, 0, 1, 2] + [0] * 6
   assert found['until'] == [7, 7, 4, 4, 5, 7, 7, 10, 10, 10] + [0] * 6
-  assert found['sources'] == [1, 2, 1, 5, 7, 8]
-  assert found['targets'] == [5, 6, 7, 9, 7, 8]
-  assert found['segments'] == [1, 1, 2, 3, 4, 4]
+  assert found['sources'] == [1, 2, 1, 5, 7, 8, 0, 0]
+  assert found['targets'] == [5, 6, 7, 9, 7, 8, 0, 0]
+  assert found['segments'] == [1, 1, 2, 3, 4, 4, 0, 0]
 
 
 def test_buckets_by_hand():
@@ -296,9 +296,9 @@ def test_numbers_of_a_batch():
     ([8] * 9, 4, 8, (2, 8, 8), 4, 2),
     ([8] * 9, 12, 8, (1, 16, 8), 4, 1),
     ([8] * 17, 2, 8, (3, 8, 8), 4, 3),
-    ([8, 9], 4, 1, (1, 4, 16), 4, 1),
+    ([8, 9], 4, 1, (1, 4, 16), 8, 1),
     ([8, 40], 4, 1, (1, 4, 48), 24, 1),
-    ([8, 30], 4, 1, (1, 4, 32), 16, 1),  # 15, of 4 and its multiples
+    ([8, 30], 4, 1, (1, 4, 32), 16, 1),
     ([16, 15, 14], 4, 1, (1, 4, 16), 8, 1),
   ],
 )
@@ -330,7 +330,7 @@ def test_no_rows_make_an_empty_batch(mesh):
   assert int(batch.microbatches) == 1
   assert sorted(batch.fields) == ['advantage', 'old_logp']
   for name, x in parts(batch).items():
-    assert x.shape == (1, 8, 16 if name in READ else 2)
+    assert x.shape == (1, 8, 16 if name in READ else 8)
     assert not np.asarray(x).any()
   assert take_rows(batch.weight, places, []) == []
 

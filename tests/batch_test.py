@@ -315,6 +315,17 @@ def test_shapes_come_from_a_small_set(
   assert filled.tolist() == [i < microbatches for i in range(shape[0])]
 
 
+@pytest.mark.parametrize(('prompt', 'room'), [(1, 8), (3, 8), (4, 4), (7, 4)])
+def test_there_is_room_for_half_of_a_sequence_or_all(one_device, prompt, room):
+  tokens = np.arange(1, 9)
+  row = make_row(np.random.default_rng(0), tokens[:prompt], tokens[prompt:])
+  rows = RowSet('', [row], FIELDS)
+  batch, places = make_batch(rows, 0, one_device, Shapes(8, 1))
+  assert batch.targets.shape == (1, 1, room)
+  (found,) = take_rows(batch.targets.astype('float32'), places, rows.rows)
+  np.testing.assert_array_equal(found, tokens[prompt:])
+
+
 def test_a_batch_is_split_over_data_and_fsdp(mesh):
   batch, _ = make_batch(row_set([8] * 9), 0, mesh, Shapes(8, 16))
   shards = mesh.shape['data'] * mesh.shape['fsdp']

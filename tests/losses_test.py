@@ -97,6 +97,24 @@ def test_policy_gradient_is_the_clipped_policy_and_its_divergence():
   assert 0 < metrics['clipped'].sum() < 64
 
 
+def test_without_an_anchor_there_is_no_divergence():
+  logp, old, advantage = (x.reshape(4, 16) for x in draws())
+  segments = jnp.ones((4, 16), int)
+  fields = {'old_logp': old, 'advantage': advantage}
+  coefficients = {'clip_low': CLIP, 'clip_high': CLIP, 'kl': 0.0}
+
+  def loss(fields):
+    return losses.policy_gradient(
+      logp, segments > 0, segments, fields, coefficients
+    )
+
+  value, metrics = loss(fields)
+  anchored, more = loss(fields | {'anchor_logp': logp[::-1]})
+  np.testing.assert_array_equal(value, anchored)
+  assert metrics.keys() == {'clipped'}
+  assert more.keys() == {'clipped', 'kl_base'}
+
+
 def test_policy_gradient_leaves_untrained_tokens_out():
   zeros = jnp.zeros((1, 2))
   fields = {'old_logp': zeros, 'advantage': zeros, 'anchor_logp': zeros}

@@ -525,6 +525,31 @@ def test_grpo_pays_for_the_known_answer():
 
 
 @pytest.mark.parametrize('method', [Sqlm, Grpo])
+def test_without_a_divergence_there_is_no_anchor(method):
+  told = {'problems': 2, 'samples': 4}
+  told |= {'proposals': 3} if method is Sqlm else {}
+  plain, held = method(**told, kl=0.0), method(**told, kl=0.1)
+  assert plain.anchors == {} and held.anchors == {'base': 'frozen'}
+  given = TOPICS
+  if method is Grpo:
+    given = [TASK.parse_problem('1+6'), TASK.parse_problem('2+3')]
+  anchor = Anchor()
+  sets = []
+  for one, players in ((plain, {}), (held, {'base': anchor})):
+    players |= {'policy': Scripted(SCRIPT)}
+    collected = one.collect(players, given, one.init(), 4, KEY)
+    sets.append([s for update in collected.updates for s in update.sets])
+  assert anchor.temperatures
+  for without, whole in zip(*sets, strict=True):
+    assert without.fields == ('advantage', 'old_logp')
+    assert whole.fields == ('advantage', 'old_logp', 'anchor_logp')
+    for a, b in zip(without.rows, whole.rows, strict=True):
+      assert words(a) == words(b) and a.total == b.total
+      assert tuple(a.fields) == without.fields
+      assert tuple(b.fields) == whole.fields
+
+
+@pytest.mark.parametrize('method', [Sqlm, Grpo])
 def test_what_cannot_be_sampled_is_refused(method):
   for wrong in ({'samples': 0}, {'temperature': -1.0}, {'top_p': 0.0}):
     with pytest.raises(ValueError):

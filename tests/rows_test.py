@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdistill.rollout import Player, policy_rows
+from jaxdistill.rollout import Player, fields, policy_rows
 from jaxdistill.types import Prompt, Rollout
 
 
@@ -46,6 +46,20 @@ def test_equal_responses_become_one_row_of_their_weight():
   for row in rows:
     np.testing.assert_array_equal(row.prompt_T, [1, 5])
   np.testing.assert_array_equal(rows[0].response_R, [7, 8, 2])
+
+
+def test_without_an_anchor_nothing_is_scored_under_it():
+  rollouts = [rollout([7, 8, 2]), rollout([7, 2]), rollout([7, 8, 2])]
+  given = (rollouts, np.array([0.5, -1.0, 0.5]))
+  with_one = policy_rows(*given, Anchor(), 0.5, by_sequence)
+  without = policy_rows(*given, None, 0.5, by_sequence)
+  assert fields(True) == tuple(with_one[0].fields)
+  for a, b in zip(with_one, without, strict=True):
+    assert tuple(b.fields) == fields(False) == ('advantage', 'old_logp')
+    for name in fields(False):
+      np.testing.assert_array_equal(a.fields[name], b.fields[name])
+    np.testing.assert_array_equal(a.weight_R, b.weight_R)
+    assert a.total == b.total
 
 
 def test_no_rollouts_give_no_rows():

@@ -46,7 +46,8 @@ SMALLEST = {
   'batch.microbatches': 1,
   'mesh.fsdp': 1,
 }
-# Whatever is proposed can be asked, and is answered by its length.
+# Whatever is proposed can be asked: it counts as the last digit of its length,
+# so that all prompts are equally long. So are answers read.
 ANYTHING = """
 from jaxdistill.data.problems import right
 from jaxdistill.types import Problem
@@ -56,7 +57,7 @@ class Anything:
   name = 'anything'
 
   def problems(self, split):
-    return [self.parse_problem(f'{split} {i}') for i in range(20)]
+    return [self.parse_problem(i * ' ') for i in range(10)]
 
   def solver_prompt(self, problem):
     return f'Is {problem.text} even?'
@@ -65,7 +66,8 @@ class Anything:
     return f'Write something like {topic.topic}.'
 
   def parse_problem(self, text):
-    return Problem(text, self, str(len(text) % 2), text)
+    last = str(len(text) % 10)
+    return Problem(last, self, str(int(last) % 2), last)
 
   def held_out(self, problem):
     return False

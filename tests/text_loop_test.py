@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from jaxdistill import config as configs
 from jaxdistill import dist
 from jaxdistill.checkpoint import Checkpoints
-from jaxdistill.data import arithmetic, equations
+from jaxdistill.data import arithmetic, chat, equations
 from jaxdistill.data.tasks import python_file
 from jaxdistill.loop import Loop
 from jaxdistill.main import main
@@ -27,7 +27,7 @@ SMALLEST = {
   'remat': False,
   'steps': 2,
   'eval_every': 2,
-  'checkpoint_every': 1,
+  'checkpoint_every': 2,
   'eval.splits': "('test',)",
   'eval.problems': 2,
   'eval.samples': 2,
@@ -266,3 +266,20 @@ def test_a_directory_is_scored_on_a_text_task(mesh, model, tmp_path, capsys):
   assert found['eval/test/cut'] < 1
   assert main([*ask[:4], 'arithmetic:ad:2,2']) == 2
   assert "the nearest is 'add'" in capsys.readouterr().err
+
+
+def test_a_model_is_asked_not_to_think_aloud():
+  template = (  # the end of Qwen3's
+    '{{ messages[0].content }}<|im_start|>assistant\n'
+    '{%- if enable_thinking is defined and enable_thinking is false %}'
+    "{{- '<think></think>' }}{%- endif %}"
+  )
+  said = chat.render(
+    template,
+    [{'role': 'user', 'content': 'Q'}],
+    bos=None,
+    eos=None,
+    add_generation_prompt=True,
+    source='here',
+  )
+  assert said.endswith('<think></think>')

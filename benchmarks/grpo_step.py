@@ -473,7 +473,7 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
         r=config['rank'],
         lora_alpha=config['alpha'],
         lora_dropout=0.0,
-        target_modules=MODULES,  # TRL refuses one on the output projection
+        target_modules=MODULES,
       ),
     )
     trainer.train()

@@ -8,9 +8,10 @@ Nothing is published for this model, and we have not run it: compare with
 `--config.method.solver_reward=format` before believing a rise.
 The weights are behind a licence: accept it on the hub and log in there first.
 
-Runs on one GPU of 48 GB. By arithmetic, not measured: weights, moments and the
-anchor are 20 GB in float32, gradients 10 more; keys and values of 32 prompts
-with 4 answers of 1,024 tokens are 4 GB, a copy to decode with 2.
+Runs on one GPU of 80 GB. By arithmetic, not measured: weights, moments and the
+anchor are 20 GB in float32, gradients 10 more, the weights it began with 5;
+keys and values of 32 prompts with 4 answers of 1,024 tokens are 4 GB, at times
+held three times over, a copy to decode with 2.
 """
 
 import pathlib

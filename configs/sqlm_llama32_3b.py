@@ -11,9 +11,10 @@ behind a licence: accept it on the hub and log in there first.
 
 Runs on 4 GPUs of 80 GB, or one of 141 (`--config.mesh.fsdp=1`). By arithmetic,
 not measured: weights, moments and the anchor are 51 GB in float32, gradients 26
-more, shared out evenly; keys and values of 64 prompts with 4 answers of 1,024
-tokens are 30 GB, shared out too; and while it writes each GPU has the policy
-and the anchor whole, 32 GB with the copy to decode with.
+more, the weights it began with 13, shared out evenly; keys and values of 32
+prompts with 4 answers of 1,024 tokens are 15 GB, at times held three times
+over, shared out too; and while it writes each GPU has the policy and the anchor
+whole, 32 GB with the copy to decode with.
 """
 
 import pathlib
@@ -27,5 +28,5 @@ def get_config():
   config = read_config(str(here.with_name(name)), ())
   config.model = 'hf:meta-llama/Llama-3.2-3B-Instruct'
   config.eval.problems = 1024
-  config.max_prompts = 64
+  config.max_prompts = 32
   return config

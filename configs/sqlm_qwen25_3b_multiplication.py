@@ -23,11 +23,12 @@ a box, not between tags. We also score 512 `dev` problems, to select on; that
 and the test set are more than half of the work (`--config.eval.problems=512`).
 
 Runs on 4 GPUs of 80 GB. By arithmetic, not measured: weights, two moments and
-the anchor are 50 GB in float32, gradients 25 more, shared out evenly; and while
-it writes each GPU has the policy and the anchor whole, 31 GB with the copy to
-decode with, beside keys and values. One GPU of 141 GB: `--config.mesh.fsdp=1
---config.max_prompts=64`. On disk a checkpoint is 37 GB (three may be there at
-once), the anchor 12.
+the anchor are 50 GB in float32, gradients 25 more, the weights it began with
+12, shared out evenly; and while it writes each GPU has the policy and the
+anchor whole, 31 GB with the copy to decode with, beside its share of keys and
+values: 19 GB in all, at times held three times over. One GPU of 141 GB:
+`--config.mesh.fsdp=1 --config.max_prompts=32`. On disk a checkpoint is 37 GB
+(three may be there at once), the anchor 12.
 """
 
 from jaxdistill.config import base_config
@@ -65,7 +66,7 @@ def get_config():
   config.optimizer.b2 = 0.999
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip = 1.0
-  config.max_prompts = 256
+  config.max_prompts = 128
   config.batch.length = 2048
   config.batch.sequences = 16
   config.batch.microbatches = 4

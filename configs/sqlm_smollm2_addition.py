@@ -21,4 +21,6 @@ def get_config():
   config = read_config(str(here.with_name('sqlm_qwen05_addition.py')), ())
   config.model = 'hf:HuggingFaceTB/SmolLM2-135M-Instruct'
   config.task = 'arithmetic:add:2,2'
+  config.method.max_tokens = 24  # it answers in sentences
+  config.eval.max_tokens = 24
   return config

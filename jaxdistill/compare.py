@@ -15,7 +15,7 @@ from scipy import stats
 
 from jaxdistill import dist
 from jaxdistill.checkpoint import write_atomically
-from jaxdistill.config import Comparison, build
+from jaxdistill.config import Comparison, build, prepare
 from jaxdistill.loop import Loop
 from jaxdistill.plots.comparison import measured
 from jaxdistill.plots.curves import read_metrics
@@ -57,6 +57,7 @@ def run(
 ) -> None:
   """Trains one run from where its newest checkpoint left it."""
   config = comparison.config(arm, seed)
+  prepare(config)
   built = build(config)
   with jax.set_mesh(built.mesh):
     Loop(built, folder, config.to_dict()).train()

@@ -5,6 +5,7 @@ nearest right one.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -32,8 +33,7 @@ from jaxdistill.data.tasks import (
 from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.eval import METRICS
 from jaxdistill.methods.method import Method
-from jaxdistill.models import Deltas, load
-from jaxdistill.models.store import FRESH, find
+from jaxdistill.models import Deltas, load, store
 from jaxdistill.run import EvalConfig, Run
 from jaxdistill.step import OptimizerConfig
 
@@ -228,8 +228,11 @@ def _make_absolute(config: Any) -> None:
   """Lets the run be asked from any folder: its files are named in full."""
   with config.unlocked():
     for section, key in ((config, 'task'), (config.method, 'name')):
-      if section[key].endswith(('.py', '.jsonl')) and '://' not in section[key]:
-        section[key] = os.path.abspath(section[key])
+      name = section[key]
+      if name.endswith(('.py', '.jsonl', '.parquet')) and '://' not in name:
+        section[key] = os.path.abspath(name)
+    if os.path.isdir(config.model):
+      config.model = os.path.abspath(config.model)
 
 
 def _get_config(path: str) -> Any:
@@ -389,8 +392,7 @@ def check(config: Any) -> None:
           f'config.anchors.{name} belongs to the method, whose keys set its '
           'rule; choose another name'
         )
-    if config.model != FRESH:
-      find(config.model)
+    store.check(config.model)
   except (ValueError, FileNotFoundError) as e:
     raise ConfigError(str(e)) from None
 
@@ -454,9 +456,37 @@ def _check_symbols(task: Any, tokenizer: SymbolTokenizer, config: Any) -> None:
       tokenizer.encode(task.solver_prompt(problems[i]))
 
 
+def prepare(config: Any) -> None:
+  """Makes the data set, and finds a task that does not fit the method.
+
+  For who trains, before `build`. One process makes what several may share; what
+  is wrong is found by all of them, so that none waits for another.
+
+  Raises:
+    ConfigError: Says what does not fit.
+  """
+  task = load_task(config.task)
+  if jax.process_index() == 0:
+    with contextlib.suppress(ValueError):
+      for split in ('train', *config.eval.splits):
+        task.problems(split)
+  dist.barrier('data is made')
+  try:
+    for split in config.eval.splits:
+      task.problems(split)
+    first, name = task.problems('train')[0], config.method.name
+    if name == 'sqlm':
+      task.proposer_prompt(first)
+    if name == 'sft' and first.demonstration is None:
+      raise ValueError(f'method sft needs responses; task {task.name} has none')
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
+
+
 def build(config: Any) -> Run:
   """What a checked config describes; loads the model."""
   try:
+    task = load_task(config.task)
     mesh = dist.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
       loaded = load(
@@ -469,7 +499,6 @@ def build(config: Any) -> Run:
         seed=config.seed,
         mesh=mesh,
       )
-    task = load_task(config.task)
     if isinstance(loaded.tokenizer, SymbolTokenizer):
       _check_symbols(task, loaded.tokenizer, config)
   except ValueError as e:

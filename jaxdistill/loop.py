@@ -80,11 +80,6 @@ class Loop:
       (*params, frozen), run.mesh, dist.DECODE_RULES
     )
     self._step = make_step(self.graphdef, run.method.loss, run.optimizer)
-    splits = ('train', *run.eval.splits)
-    if jax.process_index() == 0:
-      for split in splits:
-        run.task.problems(split)
-    dist.barrier('data is made')  # one process writes what several may share
     problems: Any = run.task.problems('train')  # read by index, lists too
     problems = grain.MapDataset.source(problems)
     self._problems = problems.shuffle(seed=run.seed).repeat()

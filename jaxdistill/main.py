@@ -221,6 +221,7 @@ def _train(args: argparse.Namespace) -> None:
 
   from jaxdistill.loop import Loop
 
+  configs.prepare(config)
   run = configs.build(config)
   with jax.set_mesh(run.mesh):
     with _one_line():
@@ -518,8 +519,13 @@ def _export(args: argparse.Namespace) -> None:
     raise ConfigError(f'--to {args.to} is there already; choose another')
   with _asked(args) as (run, model, _), _one_line():
     if run.loaded.source:
-      how = {'role': args.role, 'kind': args.kind, 'dtype': args.dtype}
-      models.export(args.to, model, run.loaded.source, **how)
+      models.export(
+        *(args.to, model, run.loaded.source),
+        role=args.role,
+        kind=args.kind,
+        dtype=args.dtype,
+        base=run.loaded.base,
+      )
     elif (args.kind, args.dtype) != ('merged', 'bfloat16'):
       raise ConfigError('--kind and --dtype are for Hugging Face models')
     else:

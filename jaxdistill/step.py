@@ -1,6 +1,7 @@
 """The train state, and one jitted gradient step for any method's loss."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from jaxdistill import dist
@@ -162,10 +163,16 @@ def place(params: Any, shardings: Any) -> Any:
     for i, (x, where) in enumerate(zip(leaves, wanted, strict=True))
     if not x.sharding.is_equivalent_to(where, x.ndim)
   ]
-  copy = jax.jit(lambda x: x, out_shardings=[wanted[i] for i in away])
-  for i, x in zip(away, copy([leaves[i] for i in away]), strict=True):
+  copy = _copy_to(tuple(wanted[i] for i in away))
+  for i, x in zip(away, copy(tuple(leaves[i] for i in away)), strict=True):
     leaves[i] = x
   return jax.tree.unflatten(treedef, leaves)
+
+
+@functools.lru_cache
+def _copy_to(shardings: tuple[NamedSharding, ...]) -> Callable:
+  """One compiled copy for each set of places; a new lambda compiles anew."""
+  return jax.jit(lambda x: x, out_shardings=shardings)
 
 
 def init_state(

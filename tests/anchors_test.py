@@ -41,9 +41,6 @@ MESHES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture
 def bank(tmp_path):
   bank = Bank(tmp_path / 'anchors')

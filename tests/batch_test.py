@@ -33,8 +33,6 @@ FIELDS = ('advantage', 'old_logp')
 READ = ('tokens', 'positions', 'until')
 SCORED = ('sources', 'targets', 'segments', 'weight')
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(params=list(MESHES))
 def mesh(request):

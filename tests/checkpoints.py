@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 
 import torch
 import transformers
@@ -183,6 +184,17 @@ def make_case(folder: os.PathLike | str, case: str, **more) -> str:
   """The checkpoint of one of `CASES`."""
   family, options = CASES[case]
   return make(folder, family, **options | more)
+
+
+def folders(root: pathlib.Path) -> Callable[..., str]:
+  """Where the checkpoint of a case is, written at the first call."""
+
+  @functools.cache
+  def folder(case: str, **more) -> str:
+    name = '-'.join([case, *map(str, more.values())])
+    return make_case(root / name, case, **more)
+
+  return folder
 
 
 def fill(model: torch.nn.Module, seed: int) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxdistill import config as configs
 from jaxdistill import loop
 from jaxdistill import main as command
+from jaxdistill.data.tasks import load_task
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.workdir import Workdir
 
@@ -29,6 +30,12 @@ def tree(root):
   return {
     str(p): p.read_bytes() if p.is_file() else None for p in root.rglob('*')
   }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_world():
+  """Whoever asks for it first makes it, and says so."""
+  return load_task('small').problems('train')
 
 
 @pytest.fixture(autouse=True)

@@ -42,12 +42,3 @@ def mesh(one_device, monkeypatch):
 
   monkeypatch.setattr(dist, 'make_mesh', on_one)
   return one_device
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-  """Without LLVM's passes: most of the time, and nothing that is tested."""
-  before = jax.config.values['jax_disable_most_optimizations']
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)

@@ -164,4 +164,4 @@ def test_time_grows_with_the_text_and_no_faster(name):
   begin = time.perf_counter()
   rewards.final_answer(LONG[name])
   # About .05 s; were it quadratic it would be minutes.
-  assert time.perf_counter() - begin < 2
+  assert time.perf_counter() - begin < 20

@@ -33,20 +33,9 @@ UNTIL[2, :-150] = LENGTH - 150
 README = pathlib.Path(__file__).parents[1] / 'README.md'
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def folder_of(tmp_path_factory):
-  """The directory of a case, written once."""
-  root = tmp_path_factory.mktemp('families')
-
-  @functools.cache
-  def folder(case, **more):
-    name = '-'.join([case, *map(str, more.values())])
-    return checkpoints.make_case(root / name, case, **more)
-
-  return folder
+  return checkpoints.folders(tmp_path_factory.mktemp('families'))
 
 
 @nnx.jit
@@ -218,6 +207,33 @@ def test_both_ways_to_write_a_config_are_one(folder_of, tmp_path, case):
     models = from_pretrained(older), from_pretrained(folder)
     for ours, theirs in zip(*map(read, models), strict=True):
       np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+  ('case', 'added'),
+  [
+    ('qwen2', {'use_mrope': False}),
+    ('gemma2', {'sliding_window_size': 20}),
+  ],
+)
+def test_what_some_published_configs_repeat(folder_of, tmp_path, case, added):
+  folder = folder_of(case)
+  other = checkpoints.copy_of(folder, tmp_path / 'other')
+  checkpoints.edit_config(other, **added)
+  assert hub.read_config(epath.Path(other)) == hub.read_config(
+    epath.Path(folder)
+  )
+  checkpoints.edit_config(other, **{name: 7 for name in added})
+  with pytest.raises(ValueError, match=next(iter(added))):
+    hub.read_config(epath.Path(other))
+
+
+def test_no_window_is_no_window_whatever_else_is_said(folder_of, tmp_path):
+  folder = checkpoints.copy_of(folder_of('qwen2-window'), tmp_path / 'other')
+  checkpoints.edit_config(folder, sliding_window=None, layer_types=...)
+  assert not hub.read_config(epath.Path(folder)).window
+  logits, _ = read(from_pretrained(folder))
+  assert gap(logits, expected_of(folder)) <= 1e-4
 
 
 @pytest.mark.parametrize('kind', ['yarn', 'llama3', 'linear'])

@@ -12,6 +12,7 @@ import checkpoints
 import jax
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer
 
 from jaxdistill import models
 from jaxdistill.main import main
@@ -242,6 +243,7 @@ CONFIGS = {
   'epsilon': (config(rms_norm_eps='1e-6'), 'rms_norm_eps'),
   'epsilon below 0': (config(rms_norm_eps=-1e-6), 'rms_norm_eps'),
   'epsilon not a number': (config(rms_norm_eps=float('nan')), 'rms_norm_eps'),
+  'epsilon beyond floats': (config(rms_norm_eps=10**400), 'rms_norm_eps'),
   'tied by a word': (config(tie_word_embeddings='no'), 'tie_word_embeddings'),
   'activation': (
     config(hidden_act='relu'),
@@ -251,6 +253,7 @@ CONFIGS = {
     config(layer_types=['full_attention', 'chunked_attention']),
     'layer_types|chunked_attention',
   ),
+  'kinds in lists': (config(layer_types=[['a'], ['b']]), 'layer_types'),
   'too few kinds': (config(layer_types=['full_attention']), 'layer_types'),
   'kinds as text': (config(layer_types='full_attention'), 'layer_types'),
   'window': (config('gemma', sliding_window=0), 'sliding_window'),
@@ -269,6 +272,7 @@ CONFIGS = {
   ),
   'unknown stretching': (rope(twist=3), 'twist'),
   'base': (rope(rope_theta=-1.0), 'rope_theta'),
+  'base beyond floats': (rope(rope_theta=10**400), 'rope_theta'),
   'base as a list': (rope(rope_theta=[1e4]), 'rope_theta'),
   'rope as a word': (config(rope_parameters='yarn'), 'rope_parameters'),
 }
@@ -346,6 +350,18 @@ WEIGHT_FILES = {
     text('tokenizer_config.json', '[]'),
     r'tokenizer_config\.json',
   ),
+  'marks too deep': (
+    text('special_tokens_map.json', '[' * 100_000),
+    r'special_tokens_map\.json',
+  ),
+  'marks as a number': (
+    text('tokenizer_config.json', '{"additional_special_tokens": 5}'),
+    'additional_special_tokens',
+  ),
+  'end beyond ids': (
+    text('generation_config.json', '{"eos_token_id": 1%s}' % ('0' * 30)),
+    'eos_token_id',
+  ),
 }
 
 
@@ -401,6 +417,26 @@ def test_a_tokenizer_larger_than_the_embedding(sources, capsys, compiled):
   line = refusal(sources['narrow'], capsys)
   assert str(size) in line and '280' in line and 'tokenizer' in line
   assert not compiled
+
+
+@pytest.mark.parametrize('special', [True, False])
+def test_a_mark_that_no_prompt_has_may_lie_beyond(
+  sources, tmp_path, capsys, special
+):
+  """Published Gemma 3 1B has one for images there."""
+  folder = checkpoints.copy_of(sources['whole'], tmp_path / 'model')
+  file = pathlib.Path(folder) / 'tokenizer.json'
+  tokenizer = Tokenizer.from_file(str(file))
+  more = checkpoints.VOCAB + 1 - tokenizer.get_vocab_size()
+  tokenizer.add_tokens(
+    [AddedToken(f'<|{i}|>', special=special) for i in range(more)]
+  )
+  tokenizer.save(str(file))
+  if special:
+    models.load(folder)
+  else:
+    line = refusal(folder, capsys)
+    assert f'{checkpoints.VOCAB + 1} tokens' in line
 
 
 class Harm:

@@ -97,6 +97,7 @@ def uneven(workdir: str) -> list[dict]:
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples = 4
   config.batch.sequences = 4
+  configs.prepare(config)
   run, out = configs.build(config), []
   with jax.set_mesh(run.mesh):
     for steps in (2, 4):

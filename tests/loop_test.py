@@ -14,9 +14,6 @@ from jaxdistill.run import evaluate
 TIMED = ('time', '_per_s')
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 def small(method='sqlm', **changes):
   config = configs.base_config(method)
   config.steps, config.eval_every, config.checkpoint_every = 4, 2, 2

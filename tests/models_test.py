@@ -22,7 +22,7 @@ from jaxdistill.models import (
   merge,
   save,
 )
-from jaxdistill.models.linear import RoleDelta
+from jaxdistill.models.linear import RoleDelta, product
 from jaxdistill.models.rope import Rope
 
 TINY = dataclasses.replace(tiny.TINY, rope=Rope(100.0), norm_eps=1e-3)
@@ -35,9 +35,6 @@ TOKENS = np.random.default_rng(2).integers(0, TINY.vocab_size, (2, 12), 'int32')
 ADAPTER = Deltas(per_role='adapter', lora=True, rank=3, alpha=6.0)
 HEADS = Deltas(per_role='heads', rank=3, alpha=6.0)
 SHARED = Deltas(per_role='shared', lora=True, rank=3, alpha=6.0)
-
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(autouse=True)
@@ -199,9 +196,15 @@ def test_deltas_match_numpy(deltas, lora):
   assert differ == (deltas.per_role != 'shared')
 
 
-def test_recomputation_changes_nothing():
-  recomputed = run(make_model(remat=True))
-  np.testing.assert_allclose(recomputed, run(make_model()), atol=1e-6)
+def test_recomputation_changes_no_derivative():
+  def loss(model):
+    return jnp.mean(model(jnp.asarray(TOKENS)) ** 2)
+
+  found = [nnx.jit(nnx.grad(loss))(make_model(remat=x)) for x in (True, False)]
+  recomputed, kept = map(jax.tree.leaves, found)
+  assert all(np.abs(x).max() > 0 for x in kept)
+  for x, y in zip(recomputed, kept, strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_is_near_float32_and_gives_float32():
@@ -209,6 +212,37 @@ def test_bfloat16_is_near_float32_and_gives_float32():
   assert logits.dtype == jnp.float32
   error = np.abs(logits - run(make_model()))
   assert 1e-4 < error.max() < 0.25
+
+
+@pytest.mark.parametrize('outputs', [4, 64])
+def test_products_are_summed_in_float32_whatever_their_dtype(outputs):
+  draw = np.random.default_rng(5)
+  x, w, g = (
+    jnp.asarray(draw.standard_normal(shape), jnp.bfloat16)
+    for shape in ((2, 5, 32), (32, outputs), (2, 5, outputs))
+  )
+
+  def pulled(x, w):
+    y, pull = jax.vjp(product, x, w)
+    return y, *pull(g.astype(jnp.float32))
+
+  y, dx, dw = pulled(x, w)
+  x64, w64, g64 = (np.asarray(a, np.float64) for a in (x, w, g))
+  assert y.dtype == jnp.float32
+  np.testing.assert_allclose(y, x64 @ w64, rtol=1e-5, atol=1e-5)
+  assert dx.dtype == dw.dtype == jnp.bfloat16
+  for found, expected in (
+    (dx, g64 @ w64.T),
+    (dw, np.einsum('bti,bto->io', x64, g64)),
+  ):
+    np.testing.assert_allclose(
+      np.asarray(found, np.float64), expected, rtol=2**-8, atol=1e-5
+    )
+  # None of the three is a product of float32, which would be far slower.
+  program = str(jax.make_jaxpr(pulled)(x, w))
+  assert program.count('dot_general') == 3
+  factors = jax.jit(pulled).lower(x, w).as_text().split('dot_general')[1:]
+  assert all(f.split('->')[0].count('xbf16>') == 2 for f in factors)
 
 
 def packed_rows():
@@ -367,12 +401,17 @@ def test_deltas_are_checked():
 
 
 @pytest.mark.parametrize(
-  ('deltas', 'tied'),
-  [(HEADS, True), (HEADS, False), (ADAPTER, True), (SHARED, True)],
-  ids=lambda x: x if isinstance(x, bool) else per_role(x),
+  ('deltas', 'options'),
+  [
+    (HEADS, {}),
+    (HEADS, {'tie_embeddings': False}),
+    (ADAPTER, {'qk_norm': True, 'post_norms': True}),
+    (SHARED, {'biases': ('q', 'down')}),
+  ],
+  ids=lambda x: '-'.join(x) if isinstance(x, dict) else per_role(x),
 )
-def test_a_merged_role_answers_alike(deltas, tied):
-  model = disturb(make_model(deltas, tie_embeddings=tied))
+def test_a_merged_role_answers_alike(deltas, options):
+  model = disturb(make_model(deltas, **options))
   for index, role in enumerate(deltas.roles):
     merged = merge(model, role)
     np.testing.assert_allclose(run(merged), run(model, index), atol=1e-5)

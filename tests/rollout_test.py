@@ -13,9 +13,10 @@ from jaxdistill.batch import Shapes
 from jaxdistill.data.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
 from jaxdistill.models.rope import Rope
-from jaxdistill.rollout import FIELDS, Player, Sampling, policy_rows
+from jaxdistill.rollout import FIELDS, Player, Sampling, engine, policy_rows
 from jaxdistill.rollout.engine import generate, lay_out
-from jaxdistill.rollout.samplers import keep_top_k, keep_top_p
+from jaxdistill.rollout.player import _prefix
+from jaxdistill.rollout.samplers import draw, keep_top_k, keep_top_p
 from jaxdistill.step import split_params
 from jaxdistill.types import Prompt
 
@@ -54,9 +55,6 @@ PROMPTS = [
   Prompt('proposer', '3+4=', row=12),
   Prompt('proposer', '!', row=2**20),
 ]
-
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def make_player(mesh, seed=0, **changes):
@@ -250,6 +248,75 @@ def test_other_meshes_give_the_same_samples(one_device):
   with jax.set_mesh(mesh):
     sharded = make_player(mesh).generate(PROMPTS[:4], BASE, KEY)
   assert_same(flat(sharded), flat(expected))
+
+
+def test_other_meshes_share_what_prompts_begin_with(one_device):
+  prompts = [
+    Prompt('proposer', f'12345678+{rest}', row=i)
+    for i, rest in enumerate(('1=', '22=', '3', '44*5='))
+  ]
+  player = make_player(one_device)
+  assert len(_prefix([player.encode(p) for p in prompts])) == 8
+  expected = player.generate(prompts, BASE, KEY)
+  mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
+  with jax.set_mesh(mesh):
+    sharded = make_player(mesh).generate(prompts, BASE, KEY)
+  assert_same(flat(sharded), flat(expected))
+
+
+def test_smaller_and_larger_rooms_give_the_same_samples(
+  one_device, monkeypatch
+):
+  player, rooms = make_player(one_device), []
+  cold = dataclasses.replace(BASE, temperature=0.5)  # rows part slowly
+  expected = player.generate(PROMPTS, cold, KEY)
+  advance = engine._advance
+
+  def noted(*args, room, **more):
+    rooms.append(room)
+    return advance(*args, room=room, **more)
+
+  monkeypatch.setattr(engine, '_advance', noted)
+  monkeypatch.setattr(engine, '_LEAST', 3)
+  advance.clear_cache()  # the least room is in its programs
+  found = player.generate(PROMPTS, cold, KEY)
+  advance.clear_cache()
+  steps = np.diff(rooms)
+  assert (steps > 0).any() and (steps < 0).any()
+  assert_same(flat(found), flat(expected))
+
+
+def test_the_first_samples_may_be_greedy(one_device):
+  player = make_player(one_device)
+  mixed = player.generate(PROMPTS[:4], dataclasses.replace(BASE, greedy=1), KEY)
+  likeliest = player.generate(
+    PROMPTS[:4], dataclasses.replace(BASE, temperature=0.0), KEY
+  )
+  drawn = player.generate(PROMPTS[:4], BASE, KEY)
+  for mixed_G, likeliest_G, drawn_G in zip(
+    mixed, likeliest, drawn, strict=True
+  ):
+    assert_same(mixed_G, [likeliest_G[0], *drawn_G[1:]])
+
+
+def test_a_large_vocabulary_is_drawn_from_by_inversion():
+  """Of more than one block, the last not full."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(1, 2, 1300)).astype(np.float32) * 3
+  logits[..., 600:1100] = -np.inf
+  uniform = np.linspace(0, 1, 4000, endpoint=False, dtype=np.float32)
+  rows = np.arange(4000)[None] % 2
+  arrays = map(jnp.asarray, (logits, rows, uniform[None]))
+  token, logp, _ = draw(*arrays, Sampling(samples=2))
+  p = softmax(logits[0].astype(np.float64))
+  ends = np.cumsum(p, -1)
+  for u, row, found, lp in zip(
+    uniform, rows[0], np.asarray(token)[0], np.asarray(logp)[0], strict=True
+  ):
+    begin = ends[row, found] - p[row, found]
+    assert begin - 1e-5 <= u <= ends[row, found] + 1e-5
+    assert lp == pytest.approx(np.log(p[row, found]), abs=1e-4)
+  assert len(np.unique(token)) > 150
 
 
 def test_responses_end_at_the_end_mark_or_are_cut(one_device):

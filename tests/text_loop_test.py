@@ -18,7 +18,6 @@ from jaxdistill.data.tasks import python_file
 from jaxdistill.loop import Loop
 from jaxdistill.main import main
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 COMPARISONS = [p for p in TEXT if p.stem.startswith('compare')]
 RUNS = [p for p in TEXT if p not in COMPARISONS]
 # One given problem to a topic: what a random model proposes is malformed.

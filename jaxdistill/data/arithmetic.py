@@ -5,7 +5,6 @@ import functools
 import operator
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -83,12 +82,10 @@ class ArithmeticTask:
     return f'arithmetic:{self.operation}:{a},{b}' + ':think' * self.think
 
   def problems(self, split: str) -> Problems:
-    if split == 'train':
-      return problems.by_index(problems.TRAIN, self._train)
-    if split not in COUNTS:
-      raise problems.no_split(self.name, split, ('train', *COUNTS))
-    found: Any = [self._problem(a, b) for a, b in _held_out(self, split)]
-    return found
+    return problems.of_split(
+      *(self.name, split, COUNTS, self._train),
+      lambda split: [self._problem(a, b) for a, b in _held_out(self, split)],
+    )
 
   def solver_prompt(self, problem: Problem) -> str:
     return (THINK if self.think else SOLVE).replace('{text}', problem.text)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -61,12 +60,10 @@ class EquationTask:
     return f'equations:{self.unknowns}'
 
   def problems(self, split: str) -> Problems:
-    if split == 'train':
-      return problems.by_index(problems.TRAIN, self._train)
-    if split not in COUNTS:
-      raise problems.no_split(self.name, split, ('train', *COUNTS))
-    found: Any = [self._problem(*d) for d in _held_out(self, split)]
-    return found
+    return problems.of_split(
+      *(self.name, split, COUNTS, self._train),
+      lambda split: [self._problem(*d) for d in _held_out(self, split)],
+    )
 
   def solver_prompt(self, problem: Problem) -> str:
     asked = problem.text.removeprefix('Solve for ')[:1]

@@ -10,7 +10,14 @@ from typing import Any
 from etils import epath
 
 from jaxdistill import rewards
-from jaxdistill.data.problems import BOXED, HELD_OUT, nearest, right, same
+from jaxdistill.data.problems import (
+  BOXED,
+  HELD_OUT,
+  nearest,
+  no_split,
+  right,
+  same,
+)
 from jaxdistill.types import Problem, Problems
 
 # Columns as data sets call them -> as they are called here.
@@ -86,11 +93,7 @@ class JsonlTask:
   def problems(self, split: str) -> Problems:
     found = _read(self.path).get(split, [])
     if not found:
-      raise ValueError(
-        f'{self.path} has no problem of split {split!r}; it has '
-        + ', '.join(_read(self.path))
-        + ' (what is evaluated is set by eval.splits)'
-      )
+      raise no_split(self.path, split, _read(self.path))
     problems: Any = [self._problem(fields) for fields in found]
     return problems
 

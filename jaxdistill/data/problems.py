@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,6 +72,33 @@ def by_index(count: int, read: Callable[[int], Problem]) -> Problems:
 
   problems: Any = grain.MapDataset.range(count).map(read)
   return problems
+
+
+def of_split(
+  name: str,
+  split: str,
+  held_out: Collection[str],
+  train: Callable[[int], Problem],
+  drawn: Callable[[str], Sequence[Problem]],
+) -> Problems:
+  """The problems of a task whose train split is drawn by index.
+
+  Args:
+    name: Of the task.
+    split: Which split is wanted.
+    held_out: The splits that there are beside `train`.
+    train: The train problem of an index.
+    drawn: The problems of a held-out split.
+
+  Raises:
+    ValueError: There is no such split.
+  """
+  if split == 'train':
+    return by_index(TRAIN, train)
+  if split not in held_out:
+    raise no_split(name, split, ('train', *held_out))
+  found: Any = drawn(split)
+  return found
 
 
 def draw(

@@ -181,6 +181,10 @@ class TextTokenizer:
         'tokenizer_config.json and no eos_token_id in generation_config.json'
       )
     others = named.get('additional_special_tokens') or []
+    if not isinstance(others, list):
+      raise ValueError(
+        f'{source}: additional_special_tokens is {others!r}, not a list'
+      )
     others = [library.token_to_id(_word(token) or '') for token in others]
     marks = {i for i in (*ids.values(), *ends, *others) if i is not None}
     if render is not None:
@@ -204,9 +208,15 @@ class TextTokenizer:
 
   @functools.cached_property
   def _size(self) -> int:
-    return 1 + max(self.library.get_vocab().values())
+    texts = set(self.library.get_vocab().values()) - self._marks.keys()
+    return 1 + max(*texts, *self.prompt(_ASKED), *self.eos_ids, self.pad_id)
 
   def __len__(self) -> int:
+    """One more than the largest id that a prompt or a response can have.
+
+    Marks that neither has may lie beyond a model's embedding (Gemma 3 1B: the
+    one for images).
+    """
     return self._size
 
   def encode(self, text: str) -> list[int]:
@@ -391,7 +401,7 @@ def _read_json(
 ) -> dict[str, Any]:
   try:
     found = json.loads(files.get(name, b'{}'))
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f'{name} of {source} is not JSON: {e}') from None
   if not isinstance(found, dict):
     raise ValueError(f'{name} of {source} is not a JSON object')
@@ -407,7 +417,7 @@ def _word(token: Any) -> str | None:
 def _end_ids(source: str, name: str, read) -> list[int]:
   ids = read(name).get('eos_token_id')
   ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
-  if any(type(i) is not int or i < 0 for i in ids):
+  if any(type(i) is not int or not 0 <= i < 2**31 for i in ids):
     raise ValueError(f'{name} of {source}: eos_token_id {ids} is not of ids')
   return ids
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -141,12 +141,10 @@ class WordTask:
   name: str = 'words'
 
   def problems(self, split: str) -> Problems:
-    if split == 'train':
-      return problems.by_index(problems.TRAIN, self._train)
-    if split not in COUNTS:
-      raise problems.no_split(self.name, split, ('train', *COUNTS))
-    found: Any = [self._problem(d) for d in _held_out(self.name, split)]
-    return found
+    return problems.of_split(
+      *(self.name, split, COUNTS, self._train),
+      lambda split: [self._problem(d) for d in _held_out(self.name, split)],
+    )
 
   def solver_prompt(self, problem: Problem) -> str:
     return SOLVE.replace('{text}', problem.text)

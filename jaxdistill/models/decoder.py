@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxdistill.dist import batch_shards, constrain
 from jaxdistill.models.linear import Deltas, Linear, Weights, apply
@@ -346,15 +346,11 @@ class Decoder(nnx.Module):
       Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
     """
     c = self.config
-    k, v = past or (jnp.zeros((c.num_layers, 1, 0, 1, 1), c.dtype),) * 2
-    p = k.shape[2]
-    if p:
-      before = jnp.ones((*mask.shape[:2], p), bool)
-      mask = jnp.concatenate([before, mask], -1)
-      there = jnp.broadcast_to(jnp.arange(p), (*tokens.shape[:1], p))
-      seen = jnp.concatenate([there, positions], 1)
-    else:
-      seen = positions
+    nothing = jnp.zeros((c.num_layers, 1, 0, c.num_kv_heads, c.head_dim))
+    past = past or (nothing.astype(c.dtype),) * 2
+    p = past[0].shape[2]
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (p, 0)), constant_values=True)
+    seen = _after(jnp.arange(p)[None], positions)
     away = positions[:, :, None] - seen[:, None, :]
     masks = jnp.stack(
       [mask & (away < (kind.window or 2**30)) for kind in c.kinds]
@@ -366,22 +362,14 @@ class Decoder(nnx.Module):
     def block(x, scanned):
       layer, kind, (pk, pv) = scanned
       q, k, v = project(x, layer, turned[kind], c)
-      every_k, every_v = k, v
-      if p:
-        every_k, every_v = (
-          jnp.concatenate(
-            [jnp.broadcast_to(a, (*b.shape[:1], *a.shape[1:])), b], 1
-          )
-          for a, b in ((pk, k), (pv, v))
-        )
-      attended = attend(q, every_k, every_v, masks[kind], c)
+      attended = attend(q, _after(pk, k), _after(pv, v), masks[kind], c)
       x = finish_block(x, attended, layer, c)
       return constrain(x, 'batch', None, None), (k, v)
 
     block = jax.checkpoint(block) if c.remat else block
     kinds = jnp.array(c.kind_of)
     x = embed(tokens, weights, c)
-    x, cache = jax.lax.scan(block, x, (weights.layers, kinds, (k, v)))
+    x, cache = jax.lax.scan(block, x, (weights.layers, kinds, past))
     return rms_norm(x, weights.norm, c.norm_eps), cache
 
   def prefill(
@@ -415,12 +403,7 @@ class Decoder(nnx.Module):
     positions = p + jnp.maximum(slots, 0)
     hidden, cache = self._trunk(weights, tokens, positions, mask, past)
     if past:
-      cache = [
-        jnp.concatenate(
-          [jnp.broadcast_to(a, (*b.shape[:2], *a.shape[2:])), b], axis=2
-        )
-        for a, b in zip(past, cache, strict=True)
-      ]
+      cache = jax.tree.map(jax.vmap(_after), past, cache)
     k, v = (tuple(jnp.swapaxes(x, 2, 3)) for x in cache)
     before = jnp.broadcast_to(jnp.arange(p), (b, p))
     places = jnp.concatenate([before, jnp.where(real, p + slots, -1)], 1)
@@ -492,6 +475,14 @@ class Decoder(nnx.Module):
       vs.append(cv)
     hidden = rms_norm(x, weights.norm, c.norm_eps)
     return unembed(hidden, weights, c), Cache(tuple(ks), tuple(vs))
+
+
+def _after(
+  prefix: Shaped[Array, '1 P *R'], x: Shaped[Array, 'B T *R']
+) -> Shaped[Array, 'B P+T *R']:
+  """`x` behind the prefix `[1 P *R]` that every row has."""
+  prefix = jnp.broadcast_to(prefix, (len(x), *prefix.shape[1:]))
+  return jnp.concatenate([prefix, x], axis=1)
 
 
 def embed(
@@ -606,14 +597,20 @@ def attend_rows(
   q = q.reshape(d, n, kv, m // kv, h)
   exact = {'preferred_element_type': jnp.float32}
 
+  # By vmap, for a gather that names the shard crosses devices.
+  @jax.vmap
+  def scatter(x, slots):
+    out = jnp.zeros((b * group, *x.shape[1:]), x.dtype)
+    return out.at[slots].set(x, mode='drop')
+
   def go(x):
-    out = jnp.zeros((d, b * group, *x.shape[2:]), x.dtype)
-    out = out.at[jnp.arange(d)[:, None], slots].set(x, mode='drop')
-    return out.reshape(d, b, group, *x.shape[2:])
+    return scatter(x, slots).reshape(d, b, group, *x.shape[2:])
 
   def come_back(x):
     x = x.reshape(d, b * group, *x.shape[3:])
-    return x.at[jnp.arange(d)[:, None], slots].get(mode='fill', fill_value=0)
+    return jax.vmap(
+      lambda x, slots: x.at[slots].get(mode='fill', fill_value=0)
+    )(x, slots)
 
   there = jnp.einsum('dbgkmh,dbksh->dbgkms', go(q), prompt_k, **exact)
   here = jnp.einsum('dnkmh,dnkth->dnkmt', q, own_k, **exact)

@@ -35,6 +35,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
   'pretraining_tp': (1,),
   'rope_interleaved': (False,),
   'use_bidirectional_attention': (False, None),
+  'use_mrope': (False,),
 }
 
 _DEEPEST = 10_000  # a claim must not fill the memory before it is found out
@@ -64,7 +65,7 @@ class Attributes:
       if default:
         return default[0]
       raise ValueError(f'{self.where} has no {name!r}')
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**63:
       value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
       raise ValueError(
@@ -131,13 +132,16 @@ def gemma2(a: Attributes) -> dict[str, Any]:
   """Gemma 2 (arXiv 2408.00118): soft caps; every other layer slides."""
   layers = a.size('num_hidden_layers')
   kinds = ['sliding_attention', 'full_attention'] * layers
+  window = a.size('sliding_window', 4096)
+  if a.get('sliding_window_size', int, window) != window:
+    raise ValueError(f'{a.where}: sliding_window_size is not sliding_window')
   return (
     _gemma(a)
     | _rope(a, 10_000.0)
     | {
       'attention_cap': a.get('attn_logit_softcapping', float, 0.0),
       'logit_cap': a.get('final_logit_softcapping', float, 0.0),
-      'window': a.size('sliding_window', 4096),
+      'window': window,
       'sliding': _sliding(a, kinds[:layers]),
     }
   )
@@ -179,13 +183,12 @@ FAMILIES: dict[str, Callable[[Attributes], dict[str, Any]]] = {
 }
 
 
-def read(values: Mapping[str, Any], where: str, dtype: str) -> DecoderConfig:
+def read(values: Mapping[str, Any], where: str) -> DecoderConfig:
   """The decoder that a config.json describes.
 
   Args:
     values: The parsed file.
     where: Its path, for messages.
-    dtype: Compute dtype.
 
   Raises:
     ValueError: The family or an attribute is not understood; names it.
@@ -220,7 +223,6 @@ def read(values: Mapping[str, Any], where: str, dtype: str) -> DecoderConfig:
     'embed_scale': 1.0,
     'norm_eps': a.above(0, 'rms_norm_eps', float, 1e-6),
     'tie_embeddings': a.get('tie_word_embeddings', bool, is_gemma),
-    'dtype': dtype,
   }
   if not is_gemma:
     a.one_of('hidden_act', {'silu': 'silu'}, 'silu')
@@ -254,7 +256,8 @@ def _late_windows(a: Attributes) -> dict[str, Any]:
   layers = a.size('num_hidden_layers')
   first = a.get('max_window_layers', int, 28)
   window = a.size('sliding_window', 4096)
-  if not a.get('use_sliding_window', bool, False):
+  used = a.get('use_sliding_window', bool, False)
+  if not used or a.values.get('sliding_window', window) is None:
     first = layers
   kinds = [
     'sliding_attention' if i >= first else 'full_attention'
@@ -267,7 +270,7 @@ def _late_windows(a: Attributes) -> dict[str, Any]:
 def _sliding(a: Attributes, default: Sequence[str]) -> tuple[bool, ...]:
   kinds = a.get('layer_types', list, list(default))
   known = ('full_attention', 'sliding_attention')
-  if len(kinds) != len(default) or not set(kinds) <= set(known):
+  if len(kinds) != len(default) or any(kind not in known for kind in kinds):
     raise ValueError(
       f'{a.where}: layer_types must have {len(default)} entries, each '
       + ' or '.join(known)

@@ -42,10 +42,11 @@ def fetch(name: str) -> str:
   """The local directory of a model on the Hugging Face hub.
 
   Args:
-    name: `owner/name`.
+    name: `owner/name`, or `owner/name@revision`.
 
   Raises:
-    ValueError: huggingface_hub is not installed, or it fails; says why.
+    ValueError: huggingface_hub is not installed, or it fails; says why. Or the
+      model is of a family that is not understood.
   """
   try:
     import huggingface_hub
@@ -53,12 +54,20 @@ def fetch(name: str) -> str:
     raise ValueError(
       f"hf:{name} needs huggingface_hub: pip install 'jaxdistill[hf]'"
     ) from None
-  wanted = ['*.json', '*.jinja', '*.safetensors']
-  try:
-    return huggingface_hub.snapshot_download(name, allow_patterns=wanted)
-  except Exception as e:  # network, name, licence: the library says which
-    why = str(e).split('\n')[0]
-    raise ValueError(f'hf:{name}: {type(e).__name__}: {why}') from None
+  repository, _, revision = name.partition('@')
+
+  def download(*wanted):
+    try:
+      return huggingface_hub.snapshot_download(
+        repository, revision=revision or None, allow_patterns=list(wanted)
+      )
+    except Exception as e:  # network, name, licence: the library says which
+      why = str(e).split('\n')[0]
+      raise ValueError(f'hf:{name}: {type(e).__name__}: {why}') from None
+
+  texts = '*.json', '*.jinja'
+  read_config(epath.Path(download(*texts)))  # before gigabytes are fetched
+  return download(*texts, '*.safetensors')
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
@@ -76,17 +85,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
   return value
 
 
-def read_config(path: epath.Path, dtype: str = 'float32') -> DecoderConfig:
+def read_config(path: epath.Path) -> DecoderConfig:
   """The decoder that a directory's config.json describes.
 
   Raises:
     ValueError: It is not understood; names the attribute.
   """
   file = path / 'config.json'
-  return families.read(read_json(file), str(file), dtype)
+  return families.read(read_json(file), str(file))
 
 
-class Weights:
+class TensorFiles:
   """The tensors of a directory, by name.
 
   Args:
@@ -205,32 +214,26 @@ def read_trunk(
   Raises:
     ValueError: A tensor is missing, misshapen, unexpected or not finite.
   """
-  weights = Weights(path)
-  weights.check(config)
+  stored = TensorFiles(path)
+  stored.check(config)
   variables = {'.'.join(map(str, k)): v for k, v in nnx.to_flat_state(trunk)}
   for ours, theirs in families.tensors(config).items():
     variable = variables[ours]
     axes, shape = variable.axes, variable.shape
     lead = axes.count('layers')
-    where = dist.sharding(mesh, axes[lead:], shape[lead:])
-    whole = dist.sharding(mesh, axes, shape)
-    value = jnp.zeros(shape, dtype, device=whole)
-    pieces = _pieces(ours, theirs, shape)
-    for i, (name, _) in enumerate(pieces):
-      read = functools.partial(_read, weights, ours, name)
-      piece = jax.make_array_from_callback(shape[lead:], where, read)
-      value, fine = _put(value, piece, np.int32(i))
+    turned = ours.endswith('.kernel')
+    one = axes[lead:][::-1] if turned else axes[lead:]
+    value = jnp.zeros(shape, dtype, device=dist.sharding(mesh, axes, shape))
+    for i, (name, size) in enumerate(_pieces(ours, theirs, shape)):
+      where = dist.sharding(mesh, one, size)
+      read: Any = functools.partial(stored.read, name)
+      piece = jax.make_array_from_callback(size, where, read)
+      value, fine = _put(value, piece, np.int32(i), turned)
       if not fine:
-        file = path / weights.files[name]
+        file = path / stored.files[name]
         raise ValueError(f'{file}: {name} has values that are not finite')
     variable.set_value(value)
-  return weights.sha256()
-
-
-def _read(weights, ours, name, index):
-  if not ours.endswith('.kernel'):
-    return weights.read(name, index)
-  return np.ascontiguousarray(weights.read(name, index[::-1]).T)
+  return stored.sha256()
 
 
 def _pieces(
@@ -244,11 +247,11 @@ def _pieces(
     yield theirs.format(i), stored
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(value, piece, i):
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _put(value, piece, i, turned):
   """Puts a layer, or all there is, into its place; whether it is finite."""
   fine = jnp.all(jnp.isfinite(piece))
-  piece = piece.astype(value.dtype)
+  piece = (piece.T if turned else piece).astype(value.dtype)
   if piece.ndim == value.ndim:
     return value.at[...].set(piece), fine
   return value.at[i].set(piece), fine
@@ -262,6 +265,7 @@ def export(
   role: str | None = 'solver',
   kind: str = 'merged',
   dtype: str = 'bfloat16',
+  base: str = '',
 ) -> None:
   """Writes a directory that transformers (or peft) loads.
 
@@ -274,37 +278,38 @@ def export(
       if the role has a delta on it); `peft` writes them alone, as a LoRA on
       `source`.
     dtype: Of the tensors, `bfloat16` or `float32`.
+    base: What a peft adapter calls the model that it belongs on; default
+      `source`.
 
   Raises:
-    ValueError: `peft`, and there are no deltas.
+    ValueError: `peft`, and there are no deltas, or their scale is 0.
   """
   path, origin = epath.Path(directory), epath.Path(source)
   path.mkdir(parents=True, exist_ok=True)
-  if kind == 'peft':
-    _export_deltas(path, model, str(source), role, dtype)
-    return
   weights = model.resolve(None if role is None else model.role_index(role))
+  if kind == 'peft':
+    base = base or str(source)
+    _export_deltas(path, weights, model.deltas.scale, base, dtype)
+    return
   tied = model.config.tie_embeddings and weights.head.delta is None
-  size = np.dtype(dtype).itemsize
-  files: dict[str, int] = {}
-  count, used, whole = 1, 0, 0
-  for name, shape, _ in _stored(model, weights, tied):
-    more = math.prod(shape) * size
-    if used and used + more > _SHARD_BYTES:
-      count, used = count + 1, 0
-    files[name] = count - 1
-    used, whole = used + more, whole + more
-  part: dict[str, np.ndarray] = {}
-  for name, _, value in _stored(model, weights, tied):
-    part[name] = np.asarray(value(), dtype)
-    last = [n for n, file in files.items() if file == files[name]][-1]
-    if name == last:
-      file = _file(files[name], count)
-      safetensors.numpy.save_file(part, str(path / file), {'format': 'pt'})
-      part = {}
-  if count > 1:
-    index = {name: _file(file, count) for name, file in files.items()}
-    index = {'metadata': {'total_size': whole}, 'weight_map': index}
+  shards: list[list[tuple[str, Callable[[], jax.Array]]]] = [[]]
+  used, whole = 0, 0
+  for name, shape, value in _stored(model, weights, tied):
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if used and used + size > _SHARD_BYTES:
+      shards.append([])
+      used = 0
+    shards[-1].append((name, value))
+    used, whole = used + size, whole + size
+  placed: dict[str, str] = {}
+  for i, shard in enumerate(shards):
+    file = f'model-{i + 1:05}-of-{len(shards):05}.safetensors'
+    file = file if len(shards) > 1 else _WEIGHTS
+    data = {name: np.asarray(value(), dtype) for name, value in shard}
+    safetensors.numpy.save_file(data, str(path / file), {'format': 'pt'})
+    placed |= dict.fromkeys(data, file)
+  if len(shards) > 1:
+    index = {'metadata': {'total_size': whole}, 'weight_map': placed}
     (path / _INDEX).write_text(json.dumps(index, indent=1))
   config = read_json(origin / 'config.json')
   config.pop('torch_dtype', None)
@@ -314,12 +319,6 @@ def export(
     belongs = file.suffix in ('.json', '.jinja', '.txt', '.model')
     if belongs and file.name not in ('config.json', _INDEX):
       shutil.copyfile(file, path / file.name)
-
-
-def _file(n: int, count: int) -> str:
-  return (
-    f'model-{n + 1:05}-of-{count:05}.safetensors' if count > 1 else _WEIGHTS
-  )
 
 
 def _stored(
@@ -349,39 +348,38 @@ def _kernel(w, layer):
   return dense(jax.tree.map(lambda x: _slice(x, layer), w)).T
 
 
-def _export_deltas(path, model, source, role, dtype):
+def _export_deltas(path, weights, scale, base, dtype):
   """A LoRA as peft stores it: `a` is its A, transposed, and `b` its B."""
-  weights = model.resolve(None if role is None else model.role_index(role))
   found = {name: weights.layers[name].delta for name in LINEARS}
   found['head'] = weights.head.delta
   found = {name: delta for name, delta in found.items() if delta is not None}
-  if not found:
-    raise ValueError('there are no deltas to write; export kind is peft')
+  if not found or not scale:
+    why = 'their scale, alpha / rank, is 0' if found else 'there are none'
+    raise ValueError(f'export kind is peft, but no delta is in force: {why}')
   data, ranks = {}, {}
   for name, (a, b) in found.items():
-    a = a / model.deltas.scale  # peft multiplies by alpha / r
+    a = a / scale  # peft multiplies by alpha / r
     module = families.module(name).split('.')[-1]
     ranks[module] = a.shape[-1]
-    for i in range(1 if name == 'head' else model.config.num_layers):
-      layer = None if name == 'head' else i
+    for i in range(len(a) if a.ndim == 3 else 1):
+      layer = i if a.ndim == 3 else None
       for letter, x in (('A', a), ('B', b)):
         key = (
           f'base_model.model.{families.module(name, i)}.lora_{letter}.weight'
         )
         data[key] = np.ascontiguousarray(np.asarray(_slice(x, layer).T, dtype))
   rank = max(ranks.values())
+  others = {module: r for module, r in ranks.items() if r != rank}
   config = {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
-    'base_model_name_or_path': source,
+    'base_model_name_or_path': base,
     'inference_mode': True,
     'bias': 'none',
     'r': rank,
-    'lora_alpha': rank * model.deltas.scale,
-    'rank_pattern': {m: r for m, r in ranks.items() if r != rank},
-    'alpha_pattern': {
-      m: r * model.deltas.scale for m, r in ranks.items() if r != rank
-    },
+    'lora_alpha': rank * scale,
+    'rank_pattern': others,
+    'alpha_pattern': {module: r * scale for module, r in others.items()},
     'target_modules': sorted(ranks),
   }
   (path / 'adapter_config.json').write_text(json.dumps(config, indent=2))

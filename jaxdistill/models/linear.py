@@ -32,7 +32,8 @@ class Deltas:
     per_role: Where each role has a delta of its own: `heads` (the output
       projection), `adapter` (every linear map) or `shared` (nowhere: the role
       is in the prompt only).
-    lora: Whether a delta shared by all roles sits on every linear map.
+    lora: Whether a delta shared by all roles sits on every linear map of
+      every layer; as usual, not on the output projection.
     rank: Rank of every delta.
     alpha: Deltas are scaled by `alpha / rank`.
   """
@@ -120,7 +121,7 @@ class Linear(nnx.Module):
 
     adapted = deltas.per_role == 'adapter'
     pairs = []
-    if deltas.lora:
+    if deltas.lora and not is_head:
       pairs.append(delta(SharedDelta, (), ()))
     if adapted or (deltas.per_role == 'heads' and is_head):
       pairs.append(delta(RoleDelta, (len(deltas.roles),), ('role',)))
@@ -148,30 +149,63 @@ class Linear(nnx.Module):
     return Weights(kernel, (a, b), bias)
 
 
+@jax.custom_vjp
+def product(
+  x: Float[Array, '*B I'], w: Float[Array, 'I O']
+) -> Float[Array, '*B O']:
+  """`x @ w` of two like dtypes, summed in float32 and returned so.
+
+  Its derivatives are products in that dtype too: a bfloat16 model is not
+  differentiated in float32 because its sums are. Of the two factors of `dw`
+  the thinner is turned, which for a low-rank delta is much the smaller.
+  """
+  return jnp.matmul(x, w, preferred_element_type=jnp.float32)
+
+
+def _product_fwd(x, w):
+  return product(x, w), (x, w)
+
+
+def _product_bwd(factors, g):
+  x, w = factors
+  g = g.astype(x.dtype)
+  flat_x, flat_g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+  if w.shape[0] <= w.shape[1]:
+    dw = product(flat_x.T, flat_g)
+  else:
+    dw = product(flat_g.T, flat_x).T
+  return product(g, w.T).astype(x.dtype), dw.astype(w.dtype)
+
+
+product.defvjp(_product_fwd, _product_bwd)
+
+
 def apply(
-  x: Float[Array, '... I'], weights: Weights, dtype: Any = None
-) -> Float[Array, '... O']:
-  """`x @ (kernel + delta) + bias`, computed in the dtype of `x`.
+  x: Float[Array, '*B I'], weights: Weights, dtype: Any = None
+) -> Float[Array, '*B O']:
+  """`x @ (kernel + delta) + bias`, with products in the dtype of `x`.
 
   Args:
     x: Input.
     weights: Kernel, delta and bias.
-    dtype: Of the sums and the result; default that of `x`.
+    dtype: Of the result; default that of `x`.
   """
 
   def times(x, w):
-    return jnp.matmul(x, w.astype(x.dtype), preferred_element_type=dtype)
+    return product(x, w.astype(x.dtype))
 
   y = times(x, weights.kernel)
   if weights.delta is not None:
     a, b = weights.delta
     y = y + times(times(x, a).astype(x.dtype), b)
-  return y if weights.bias is None else y + weights.bias.astype(y.dtype)
+  if weights.bias is not None:
+    y = y + weights.bias
+  return y.astype(dtype or x.dtype)
 
 
 def dense(weights: Weights) -> Float[Array, '*L I O']:
-  """The kernel with its delta added."""
+  """The kernel; with its delta, if there is one, in the delta's float32."""
   if weights.delta is None:
     return weights.kernel
   a, b = weights.delta
-  return weights.kernel + (a @ b).astype(weights.kernel.dtype)
+  return weights.kernel + a @ b

@@ -21,14 +21,8 @@ from jaxdistill import dist
 from jaxdistill.data.small_world import SYMBOLS
 from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer, Tokenizer
 from jaxdistill.models import hub
-from jaxdistill.models.decoder import Decoder, DecoderConfig
-from jaxdistill.models.linear import (
-  Deltas,
-  Linear,
-  RoleDelta,
-  SharedDelta,
-  dense,
-)
+from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig
+from jaxdistill.models.linear import Deltas, RoleDelta, SharedDelta, dense
 from jaxdistill.models.rope import Rope
 
 SMALL = DecoderConfig(
@@ -55,12 +49,14 @@ class Loaded:
     tokenizer: Texts to ids and back.
     sha256: Of the weights; empty for a fresh model.
     source: The Hugging Face directory that it was read from, if any.
+    base: What others load that model by: its name on the hub, or `source`.
   """
 
   model: Decoder
   tokenizer: Tokenizer
   sha256: str
   source: str = ''
+  base: str = ''
 
 
 def find(name: str) -> epath.Path:
@@ -68,7 +64,7 @@ def find(name: str) -> epath.Path:
 
   Raises:
     FileNotFoundError: There is none; the nearest name is given.
-    ValueError: It is a directory that holds no model, or the hub fails.
+    ValueError: The hub fails.
   """
   if name in SHIPPED:
     package = importlib.resources.files('jaxdistill.models')
@@ -77,7 +73,6 @@ def find(name: str) -> epath.Path:
     return epath.Path(hub.fetch(name.removeprefix('hf:')))
   path = epath.Path(name)
   if (path / 'config.json').exists() and not (path / 'checkpoints').exists():
-    _check(path)
     return path
   if (path / 'checkpoints').exists():
     raise FileNotFoundError(
@@ -93,20 +88,34 @@ def find(name: str) -> epath.Path:
   )
 
 
-def _check(path: epath.Path) -> None:
-  """Finds what can be wrong with a directory without reading its weights."""
+def check(name: str) -> None:
+  """Finds what can be wrong with a model without reading its weights.
+
+  Raises:
+    FileNotFoundError: There is no such model.
+    ValueError: Its files are not understood or do not belong together.
+  """
+  if name == FRESH:
+    return
+  path = find(name)
   if _is_ours(path):
+    _read_config(path)
     if not (path / 'model.safetensors').exists():
       raise FileNotFoundError(f'{path} has no model.safetensors')
     return
   config = hub.read_config(path)
-  hub.Weights(path).check(config)
-  vocabulary = len(TextTokenizer.from_directory(path))
-  if vocabulary > config.vocab_size:
+  hub.TensorFiles(path).check(config)
+  _read_tokenizer(path, config)
+
+
+def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> TextTokenizer:
+  tokenizer = TextTokenizer.from_directory(path)
+  if len(tokenizer) > config.vocab_size:
     raise ValueError(
-      f'{path}: the tokenizer has {vocabulary} tokens, the embedding only '
+      f'{path}: the tokenizer has {len(tokenizer)} tokens, the embedding only '
       f'{config.vocab_size}'
     )
+  return tokenizer
 
 
 def _is_ours(path: epath.Path) -> bool:
@@ -128,7 +137,7 @@ def load(
   Args:
     name: A shipped base (`small-early`, `small-middle`, `small-late`),
       `small-fresh` for one with random weights, a directory (ours or Hugging
-      Face's), or `hf:owner/name`.
+      Face's), or `hf:owner/name[@revision]`.
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     trunk_dtype: Of the trunk's parameters; deltas are float32.
@@ -163,10 +172,14 @@ def load(
     sha256 = _read_trunk(path, trunk)
     model = nnx.merge(graphdef, trunk, fresh_deltas)
     return Loaded(model, SymbolTokenizer(symbols), sha256)
+  tokenizer = _read_tokenizer(path, config)
   mesh = mesh or dist.make_mesh(devices=jax.devices()[:1])
   sha256 = hub.read_trunk(path, trunk, config, trunk_dtype, mesh)
   model = nnx.merge(graphdef, trunk, fresh_deltas)
-  return Loaded(model, TextTokenizer.from_directory(path), sha256, str(path))
+  base = str(path)
+  if name.startswith('hf:'):
+    base = name.removeprefix('hf:').partition('@')[0]
+  return Loaded(model, tokenizer, sha256, str(path), base)
 
 
 def _read_config(path: epath.Path) -> DecoderConfig:
@@ -176,10 +189,20 @@ def _read_config(path: epath.Path) -> DecoderConfig:
   }
   del stored['symbols']
   try:
-    stored['rope'] = Rope(**stored['rope'])
-    return DecoderConfig(**stored)
-  except (KeyError, TypeError) as e:
+    for key in ('rope', 'sliding_rope'):
+      if stored.get(key):
+        stored[key] = Rope(**stored[key])
+    config = DecoderConfig(**stored)
+  except TypeError as e:
     raise ValueError(f'{path / "config.json"}: {e}') from None
+  for key, usual in vars(SMALL).items():
+    value = getattr(config, key)
+    if usual is not None and type(value) is not type(usual):
+      kind = type(usual).__name__
+      raise ValueError(
+        f'{path / "config.json"}: {key} is {value!r}; it must be {kind}'
+      )
+  return config
 
 
 def _read_trunk(path: epath.Path, trunk: nnx.State) -> str:
@@ -247,11 +270,6 @@ def merge(model: Decoder, role: str) -> Decoder:
 
   A tied output projection is untied where the role has a delta on it.
   """
-  linears = {
-    name: module
-    for name, module in vars(model).items()
-    if isinstance(module, Linear)
-  }
   index = model.role_index(role)
   tied = model.embed[...].T if model.config.tie_embeddings else None
   head = model.head.weights(index, tied)
@@ -260,13 +278,15 @@ def merge(model: Decoder, role: str) -> Decoder:
     tie_embeddings=model.config.tie_embeddings and head.delta is None,
   )
   out = Decoder(untied, rngs=nnx.Rngs(0))
-  for name in ('embed', 'attention_norm', 'mlp_norm', 'norm'):
+  for name in ('embed', 'norm', *model.norms):
     getattr(out, name).set_value(getattr(model, name)[...])
-  for name, module in linears.items():
-    target = getattr(out, name)
-    if hasattr(target, 'kernel'):
-      w = head if name == 'head' else module.weights(index)
-      target.kernel.set_value(dense(w))
+  for name in LINEARS:
+    w, target = getattr(model, name).weights(index), getattr(out, name)
+    target.kernel.set_value(dense(w))
+    if w.bias is not None:
+      target.bias.set_value(w.bias)
+  if not untied.tie_embeddings:
+    out.head.kernel.set_value(dense(head))
   return out
 
 

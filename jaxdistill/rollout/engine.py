@@ -210,7 +210,7 @@ def _advance(
     return jax.tree.map(lambda x: jnp.take_along_axis(x, index, 1), cache)
 
   def body(carry):
-    state, parent = carry
+    state, parent, _ = carry
     cache = jax.lax.cond(
       jnp.any(parent != same),
       lambda: follow(state.cache, parent),
@@ -227,16 +227,17 @@ def _advance(
     of = state.rows.of
     state = state._replace(cache=cache)
     state = _draw(state, logits, of, uniforms, sampling, eos_ids)
-    return state, state.rows.parent[:, :room]
+    return state, state.rows.parent[:, :room], jnp.array(False)
 
   def going_on(carry):
-    state, _ = carry
+    state, _, first = carry
     count = state.rows.used
-    return (state.t < limit) & (fewer < count) & (count <= room)
+    more = (state.t < limit) & (fewer < count) & (count <= room)
+    return first | more
 
   cache = follow(state.cache, state.rows.parent[:, :room])
-  carry = body((state._replace(cache=cache), same))
-  return jax.lax.while_loop(going_on, body, carry)[0]
+  start = state._replace(cache=cache), same, jnp.array(True)
+  return jax.lax.while_loop(going_on, body, start)[0]
 
 
 def _draw(state, logits, of, uniforms, sampling, eos_ids) -> _State:
@@ -262,28 +263,25 @@ def _group(
   of: Int[Array, 'D S'], token: Int[Array, 'D S'], done: Bool[Array, 'D S']
 ) -> _Rows:
   """Samples that were on one row and drew the same token are one row."""
-  most = of.shape[1]
-  # Those who have ended come last.
-  order = jnp.lexsort((token, of, done), axis=-1)
 
-  def sort(x):
-    return jnp.take_along_axis(x, order, 1)
+  # By vmap, for indices that name the shard make XLA gather from all of them.
+  @jax.vmap
+  def of_shard(of, token, done):
+    # Those who have ended come last.
+    order = jnp.lexsort((token, of, done))
+    of, token, done = of[order], token[order], done[order]
+    parted = (jnp.diff(of) != 0) | (jnp.diff(token) != 0)
+    first = jnp.pad(parted, (1, 0), constant_values=True) & ~done
+    rank = jnp.cumsum(first) - 1
+    new_of = jnp.zeros_like(of).at[order].set(jnp.where(done, 0, rank))
+    place = jnp.where(first, rank, len(of))
+    nobody = jnp.full_like(of, len(of))
+    sample = nobody.at[place].set(order, mode='drop')
+    parent = jnp.zeros_like(of).at[place].set(of, mode='drop')
+    return _Rows(new_of, sample, parent, jnp.sum(first))
 
-  parted = (jnp.diff(sort(of), axis=1) != 0) | (
-    jnp.diff(sort(token), axis=1) != 0
-  )
-  first = jnp.pad(parted, ((0, 0), (1, 0)), constant_values=True)
-  first = first & ~sort(done)
-  rank = jnp.cumsum(first, 1) - 1
-  shards = jnp.arange(of.shape[0])[:, None]
-  new_of = (
-    jnp.zeros_like(of).at[shards, order].set(jnp.where(sort(done), 0, rank))
-  )
-  place = jnp.where(first, rank, most)
-  nobody = jnp.full_like(of, most)
-  sample = nobody.at[shards, place].set(order, mode='drop')
-  parent = jnp.zeros_like(of).at[shards, place].set(sort(of), mode='drop')
-  return _Rows(new_of, sample, parent, jnp.max(jnp.sum(first, 1)))
+  rows = of_shard(of, token, done)
+  return rows._replace(used=jnp.max(rows.used))
 
 
 @functools.partial(jax.jit, static_argnames='samples')

@@ -159,5 +159,4 @@ def _first_beyond(rising, wanted, mass):
 
 def _pick(values, *index):
   """`values[d, index...]` for every shard d."""
-  shards = jnp.arange(values.shape[0])[:, None]
-  return values[(shards, *index)]
+  return jax.vmap(lambda values, *index: values[index])(values, *index)

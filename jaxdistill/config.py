@@ -406,6 +406,14 @@ def _check_lines(task: JsonlTask, config: Any) -> None:
     raise ConfigError(
       f'method sft needs a "response" in each line of {task.path}'
     )
+  if name == 'sqlm':
+    for p in problems:
+      if not p.topic and task.proposer_prompt(p) != task.proposer_prompt(
+        dataclasses.replace(p, topic='?')
+      ):
+        raise ConfigError(
+          f'method sqlm asks for a "topic"; {task.path} has none for {p.text!r}'
+        )
   untold = [p.text for p in problems if p.answer is None]
   if name == 'grpo' and task.pays is right and untold:
     raise ConfigError(

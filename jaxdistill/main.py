@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     default=(),
     help='also the chance that any of K samples is right: 1,8,64',
   )
+  score.add_argument(
+    '--max_tokens',
+    type=_positive,
+    help="longest answer; default: the run's own",
+  )
   score.add_argument('--out', help='also write the figures to this JSON file')
   score.set_defaults(run=_eval)
 
@@ -99,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_model(chat)
   chat.add_argument('--role', choices=('solver', 'proposer'), default='solver')
   chat.add_argument('--samples', type=_positive, default=8, help='answers each')
+  chat.add_argument('--task', help="default: the run's own, or small")
   chat.add_argument('--temperature', type=float, default=1.0)
   chat.set_defaults(run=_chat)
 
@@ -329,6 +335,11 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
         figures = (values[k] for k in ('first', 'last', 'best'))
         row = ''.join(f'{v:8.3f}' for v in figures)
         lines.append(f'{f"accuracy {where}, {kind}":38}{row}')
+  cut = summary.get('eval/test/cut', {}).get('last', 0)
+  if cut > 0.1:
+    lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']
+  if not summary['optimizer_steps']:
+    lines += ['', 'Nothing was learned: no step had an answer to train on.']
   root = epath.Path(workdir)
   skipped = summary['skipped_updates']
   command = 'jaxdistill'
@@ -390,6 +401,20 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
     yield run, nnx.merge(graphdef, *params), make_player(run, graphdef, params)
 
 
+def _task(args: argparse.Namespace, run: Any) -> Any:
+  """The task that a verb's options name."""
+  from jaxdistill.config import ConfigError
+  from jaxdistill.data.tasks import load_task
+
+  if args.task:
+    return load_task(args.task)
+  if args.model and run.loaded.source:
+    raise ConfigError(
+      f'{args.model} needs a --task, for example arithmetic:add:3,3'
+    )
+  return run.task
+
+
 def _named(args: argparse.Namespace) -> str:
   """The model that a verb's options name, in words."""
   if args.model:
@@ -424,7 +449,6 @@ def _eval(args: argparse.Namespace) -> None:
 
   from jaxdistill.checkpoint import write_atomically
   from jaxdistill.config import ConfigError
-  from jaxdistill.data.tasks import load_task
   from jaxdistill.run import evaluate
 
   if max(args.pass_k, default=0) > args.samples:
@@ -438,18 +462,22 @@ def _eval(args: argparse.Namespace) -> None:
       splits=(args.split,),
       samples=args.samples,
       problems=args.problems or run.eval.problems,
+      max_tokens=args.max_tokens or run.eval.max_tokens,
     )
     with _one_line():
-      task = load_task(args.task) if args.task else run.task
+      task = _task(args, run)
       n = min(len(task.problems(args.split)), wanted.problems)
     run = dataclasses.replace(run, eval=wanted, task=task)
     print(
       f'{_named(args)}: {n} {args.split} problems of {task.name}, '
-      f'{args.samples} samples each'
+      f'{args.samples} samples each (the first answers compile)',
+      flush=True,
     )
     found = evaluate(run, player, args.pass_k)
   for name, value in found.items():
     print(f'{name:32} {value:.4f}')
+  if (cut := found[f'eval/{args.split}/cut']) > 0.1:
+    print(f'{cut:.0%} of the answers are cut: set a longer --max_tokens')
   if args.out:
     about = {'of': _named(args), 'problems': n, 'samples': args.samples}
     with _one_line():
@@ -466,11 +494,11 @@ def _chat(args: argparse.Namespace) -> None:
   with _asked(args) as (run, _, player):
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
-    task, solver = run.task, args.role == 'solver'
-    example = '47+85'
-    if not task.name.startswith('small'):
-      example = task.problems('train')[0].text
-    hint = f'a problem, e.g. {example}' if solver else 'a topic, e.g. add'
+      task, solver = _task(args, run), args.role == 'solver'
+      first = Problem('47+85', task, topic='add')
+      if not task.name.startswith('small'):
+        first = task.problems('train')[0]
+    hint = f'a problem, e.g. {first.text}' if solver else f'e.g. {first.topic}'
     print(f'{hint}; an empty line ends.')
     for turn in range(10**6):
       try:
@@ -481,9 +509,10 @@ def _chat(args: argparse.Namespace) -> None:
       if not text:
         break
       problem = task.parse_problem(text) if solver else None
-      if solver and problem is None:
+      if solver and problem is None and not run.loaded.source:
         print(f'  {text!r} is not a problem of {task.name}: {hint}')
         continue
+      # A model of text can be asked anything.
       problem = problem or Problem(text, task, topic=text)
       ask = task.solver_prompt if solver else task.proposer_prompt
       prompt = Prompt(args.role, ask(problem), row=turn)

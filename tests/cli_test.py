@@ -82,7 +82,8 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
   assert main(['eval', '--workdir', str(run), '--samples', '2']) == 0
   what, *said = capsys.readouterr().out.splitlines()
   assert what == (
-    'run (newest checkpoint): 4 test problems of small, 2 samples each'
+    'run (newest checkpoint): 4 test problems of small, 2 samples each '
+    '(the first answers compile)'
   )
   rows = dict(x.split() for x in said)
   logged = json.loads(before.splitlines()[-1])

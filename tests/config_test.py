@@ -269,6 +269,35 @@ def test_workdir_of_another_config(refused, here):
   assert 'steps was 7, now 20' in said
 
 
+LINES = '{"question": "1 + 1?", "answer": "2", "source": "x", "more": 1}'
+
+
+@pytest.mark.parametrize(
+  ('method', 'task', 'said'),
+  [
+    (
+      'sqlm',
+      'own.jsonl',
+      """method sqlm asks for a "topic"; {} has none for""",
+    ),
+    ('sqlm', 'gym:chain_sum', 'task gym:chain_sum has no proposer prompt'),
+    ('sft', 'equations:1', 'method sft needs responses; task equations:1 has'),
+    ('grpo', 'gym:chain_sum', "gym:chain_sum has no problem of split 'ood'"),
+  ],
+)
+def test_task_that_does_not_fit_the_method(refused, here, method, task, said):
+  (here / 'own.jsonl').write_text(
+    LINES + '\n' + LINES.replace('{', '{"split": "test", ')
+  )
+  line = refused(
+    *('train', '--config', CONFIG, '--workdir', 'w'),
+    *(f'--config.method.name={method}', f'--config.task={task}'),
+    *('--config.model=small-fresh', '--config.method.problems=2'),
+    *(["--config.eval.splits=('test',)"] if method != 'grpo' else []),
+  )
+  assert said.format(here / 'own.jsonl') in line
+
+
 def test_workdir_that_is_a_file(refused, here):
   (here / 'taken').write_text('not a folder')
   said = refused(
@@ -435,7 +464,8 @@ def test_what_a_method_s_own_fields_may_be_is_its_own_affair(here):
 
 def test_problems_that_the_model_cannot_read_are_refused(refused, here):
   (here / 'words.jsonl').write_text(
-    '{"text": "1+1", "answer": 2, "split": "test"}\n{"text": "Who?"}\n'
+    '{"text": "1+1", "answer": 2, "split": "test"}\n'
+    '{"text": "Who?", "topic": "names"}\n'
   )
   said = refused(
     *('train', '--config', CONFIG, '--workdir', 'w'),

@@ -419,6 +419,12 @@ def test_a_tokenizer_larger_than_the_embedding(sources, capsys, compiled):
   assert not compiled
 
 
+@pytest.mark.parametrize('verb', ['eval', 'chat'])
+def test_a_model_of_text_is_asked_a_named_task(sources, capsys, verb):
+  assert main([verb, '--model', sources['whole']]) == 2
+  assert 'needs a --task' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('special', [True, False])
 def test_a_mark_that_no_prompt_has_may_lie_beyond(
   sources, tmp_path, capsys, special

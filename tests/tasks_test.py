@@ -110,6 +110,19 @@ def test_proposals_are_matched_whole(path):
   assert JsonlTask(path).parse_problem('') is None
 
 
+def test_what_is_proposed_in_words_is_read_as_words(tmp_path):
+  path = tmp_path / 'own.jsonl'
+  path.write_text(
+    '{"question": "What is 1 + 1?", "answer": "2", "type": "x", "seen": 3}'
+  )
+  task = JsonlTask(str(path))
+  (given,) = task.problems('train')
+  assert 'problem about x.' in task.proposer_prompt(given)
+  asked = 'Ada has 3 apples and buys 4 more. How many has she?'
+  assert task.parse_problem(f'Sure!\nProblem: {asked}').text == asked
+  assert task.parse_problem('Sure! Here is one.') is None
+
+
 def test_held_out_are_the_texts_of_other_splits(path):
   task = JsonlTask(path)
   texts = ('1+1', 'nobody knows', 'new', '2+2', '1024+1')

@@ -258,7 +258,8 @@ def test_a_directory_is_scored_on_a_text_task(mesh, model, tmp_path, capsys):
   assert main(ask) == 0
   said = capsys.readouterr().out.splitlines()
   assert said[0] == (
-    f'{model}: 3 test problems of arithmetic:add:2,2, 2 samples each'
+    f'{model}: 3 test problems of arithmetic:add:2,2, 2 samples each '
+    '(the first answers compile)'
   )
   found = json.loads(out.read_text())
   assert found['problems'] == 3 and 0 < found['eval/test/length'] < 64

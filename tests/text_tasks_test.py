@@ -616,7 +616,7 @@ def test_columns_of_gsm8k(tmp_path, write):
   assert second.answer == '1005'
   assert task.parse_answer('7 x 2 is $\\boxed{1{,}005}$, not 9') == '1005'
   assert task.reward(second, ['1005', '1,005', '9']) == [1, 1, 0]
-  assert task.held_out(task.parse_problem('and 1000  more?'))
+  assert task.held_out(Problem('and 1000  more?', task))
 
 
 @pytest.mark.parametrize('write', [jsonl, parquet])

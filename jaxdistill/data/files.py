@@ -1,6 +1,7 @@
 """Problems of a file: JSON lines or Parquet, in our columns or others'."""
 
 import dataclasses
+import difflib
 import functools
 import json
 import re
@@ -11,8 +12,10 @@ from etils import epath
 
 from jaxdistill import rewards
 from jaxdistill.data.problems import (
+  ASK_IN_WORDS,
   BOXED,
   HELD_OUT,
+  in_words,
   nearest,
   no_split,
   right,
@@ -49,15 +52,17 @@ class JsonlTask:
   `subject` or `type` for the topic. An `answer` with `####` in it, as
   GSM8K's, is a response whose answer stands behind. Such problems are in
   words, for models that chat: the prompt asks for working and a box, and
-  `rewards.final_answer` finds what is in it. A Parquet file may have any other
-  columns beside.
+  `rewards.final_answer` finds what is in it. They, and a Parquet file, may have
+  any other columns beside.
 
   Attributes:
     path: The file.
     solve: The solver's prompt; `{text}` is the problem's. If not given,
       `solve {text}:`, and for problems in words the text and `BOXED`.
-    propose: The proposer's prompt; `{topic}` is the problem's.
-    problem: Regular expression that a proposal must match whole.
+    propose: The proposer's prompt; `{topic}` is the problem's. If not given,
+      `propose {topic}:`, and for problems in words `ASK_IN_WORDS`.
+    problem: Regular expression that a proposal must match whole. If not given,
+      anything on one line, and for problems in words `problems.in_words`.
     answer: Regular expression whose first group is the answer in a response;
       the last match counts. If not given, it is the last number, and for
       problems in words the final answer.
@@ -71,8 +76,8 @@ class JsonlTask:
 
   path: str
   solve: str | None = None
-  propose: str = 'propose {topic}:'
-  problem: str = r'.+'
+  propose: str | None = None
+  problem: str | None = None
   answer: str | None = None
   pays: Reward = right
 
@@ -102,10 +107,13 @@ class JsonlTask:
     return (self.solve or usual).replace('{text}', problem.text)
 
   def proposer_prompt(self, topic: Problem) -> str:
-    return self.propose.replace('{topic}', topic.topic)
+    usual = ASK_IN_WORDS if _in_words(self.path) else 'propose {topic}:'
+    return (self.propose or usual).replace('{topic}', topic.topic)
 
   def parse_problem(self, text: str) -> Problem | None:
-    if not re.fullmatch(self.problem, text):
+    if self.problem is None and _in_words(self.path):
+      text = in_words(text) or ''
+    if not re.fullmatch(self.problem or '.+', text):
       return None
     known = _by_text(self.path).get(same(text), {})
     return Problem(text, self, known.get('answer'), known.get('topic', ''))
@@ -151,8 +159,10 @@ def known_columns(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     ValueError: The record is not as `JsonlTask` describes.
   """
   names: dict[str, str] = {}
+  published = any(c != 'text' and COLUMNS.get(c) == 'text' for c in record)
   for column in record:
-    if column in PASSED_OVER:
+    misspelt = difflib.get_close_matches(column, COLUMNS, 1, 0.8)
+    if column in PASSED_OVER or (published and not misspelt):
       continue
     if column not in COLUMNS:
       raise ValueError(
@@ -169,13 +179,12 @@ def known_columns(record: Mapping[str, Any], where: str) -> dict[str, Any]:
   text = found.get('text')
   if not isinstance(text, str) or not text:
     raise ValueError(f'{where} has no "text"')
-  in_words = names['text'] != 'text'
   answer, response = found.get('answer'), found.get('response')
   if isinstance(answer, str) and '####' in answer:
     answer, response = rewards.marked_answer(answer), response or answer
-  elif in_words and answer is not None:
+  elif published and answer is not None:
     answer = rewards.plain(str(answer))
-  elif in_words and isinstance(response, str):
+  elif published and isinstance(response, str):
     answer = rewards.marked_answer(response)
   split = found.get('split', 'train')
   if split not in ('train', *HELD_OUT):
@@ -189,7 +198,7 @@ def known_columns(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     'topic': str(found.get('topic') or ''),
     'response': response,
     'split': split,
-    'in_words': in_words,
+    'in_words': published,
   }
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,10 @@ from jaxdistill.types import Problem, Problems
 
 HELD_OUT = ('dev', 'test', 'ood')
 TRAIN = 2**20  # problems of a train split that is drawn, not stored
+ASK_IN_WORDS = (
+  'Write one new problem about {topic}. Its answer should be a single number. '
+  'Begin it with `Problem:` and end it with its question. Do not solve it.'
+)
 BOXED = 'Reason step by step, and put your final answer within \\boxed{}.'
 T = TypeVar('T')
 
@@ -40,6 +45,23 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def same(text: str) -> str:
   """What two texts of one problem have in common: all but case and spaces."""
   return ''.join(text.split()).lower()
+
+
+def in_words(text: str) -> str | None:
+  """What follows the last `Problem:` in a text, if it looks like a question.
+
+  It has 30 to 600 characters, two numbers or more, and a question mark with no
+  number behind; and it does not tell its answer.
+  """
+  marks = list(re.finditer(r'\bproblem:\**', text, re.IGNORECASE))
+  text = ' '.join(text[marks[-1].end() :].split()) if marks else ''
+  if not 30 <= len(text) <= 600 or '?' not in text:
+    return None
+  behind = text.rpartition('?')[2]
+  told = re.search(r'\b(?:answer|solution)\**\s?:', text, re.IGNORECASE)
+  if told or re.search(r'\d', behind) or len(re.findall(r'\d+', text)) < 2:
+    return None
+  return text
 
 
 def split_of(text: str) -> str:
@@ -147,7 +169,7 @@ def draw_different(
 def no_split(name: str, split: str, allowed: Iterable[str]) -> ValueError:
   return ValueError(
     f'{name} has no problem of split {split!r}; it has {", ".join(allowed)} '
-    '(what is evaluated is set by eval.splits)'
+    '(config.eval.splits, or eval --split, says what is evaluated)'
   )
 
 

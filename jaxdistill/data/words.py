@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -153,20 +152,8 @@ class WordTask:
     return PROPOSE.replace('{topic}', topic.topic)
 
   def parse_problem(self, text: str) -> Problem | None:
-    """What follows the last `Problem:`, if it looks like a question.
-
-    It has 30 to 600 characters, two numbers or more, and a question mark with
-    no number behind; and it does not tell its answer.
-    """
-    marks = list(re.finditer(r'\bproblem:\**', text, re.IGNORECASE))
-    text = ' '.join(text[marks[-1].end() :].split()) if marks else ''
-    if not 30 <= len(text) <= 600 or '?' not in text:
-      return None
-    behind = text.rpartition('?')[2]
-    told = re.search(r'\b(?:answer|solution)\**\s?:', text, re.IGNORECASE)
-    if told or re.search(r'\d', behind) or len(re.findall(r'\d+', text)) < 2:
-      return None
-    return Problem(text, self)
+    found = problems.in_words(text)
+    return None if found is None else Problem(found, self)
 
   def held_out(self, problem: Problem) -> bool:
     return problems.same(problem.text) in _held_out_texts(self.name)

@@ -306,7 +306,7 @@ def export(
     file = f'model-{i + 1:05}-of-{len(shards):05}.safetensors'
     file = file if len(shards) > 1 else _WEIGHTS
     data = {name: np.asarray(value(), dtype) for name, value in shard}
-    safetensors.numpy.save_file(data, str(path / file), {'format': 'pt'})
+    _save(path / file, data)
     placed |= dict.fromkeys(data, file)
   if len(shards) > 1:
     index = {'metadata': {'total_size': whole}, 'weight_map': placed}
@@ -383,5 +383,12 @@ def _export_deltas(path, weights, scale, base, dtype):
     'target_modules': sorted(ranks),
   }
   (path / 'adapter_config.json').write_text(json.dumps(config, indent=2))
-  file = str(path / 'adapter_model.safetensors')
-  safetensors.numpy.save_file(data, file, {'format': 'pt'})
+  _save(path / 'adapter_model.safetensors', data)
+
+
+def _save(file: epath.Path, data: dict[str, np.ndarray]) -> None:
+  # The library lets nobody else read what it writes.
+  file.touch()
+  mode = os.stat(file).st_mode
+  safetensors.numpy.save_file(data, str(file), {'format': 'pt'})
+  os.chmod(file, mode)

@@ -51,10 +51,10 @@ def tensors_of(folder):
   }
 
 
-def adapted(folder, **deltas):
+def adapted(folder, dtype='float32', **deltas):
   """A model whose deltas all do something."""
   deltas = Deltas(rank=3, alpha=6.0, **deltas)
-  model = from_pretrained(folder, deltas=deltas)
+  model = from_pretrained(folder, deltas=deltas, dtype=dtype)
   draw = np.random.default_rng(7)
   for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
     if issubclass(variable.type, RoleDelta | SharedDelta) and path[-1] == 1:
@@ -172,6 +172,18 @@ def test_a_merged_role_answers_alike(folder_of, tmp_path, case, deltas):
     assert ('lm_head.weight' in tensors_of(out)) != tied
   differ = np.abs(roles[0] - roles[1]).max() > 1e-2
   assert differ == (deltas['per_role'] != 'shared')
+
+
+def test_deltas_on_a_bfloat16_trunk_are_not_rounded_away(folder_of, tmp_path):
+  folder = folder_of('qwen2')
+  model = adapted(folder, 'bfloat16', per_role='shared', lora=True)
+  models.export(tmp_path / 'out', model, folder, dtype='float32')
+  trunk, merged = tensors_of(folder), tensors_of(tmp_path / 'out')
+  name = 'model.layers.1.mlp.up_proj.weight'
+  a, b = (np.asarray(x[...][1]) for x in model.up.deltas[0])
+  delta = torch.tensor((2.0 * a @ b).T)
+  expected = trunk[name].bfloat16().float() + delta
+  assert torch.allclose(merged[name], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('case', ['qwen2-tied', 'gemma3_text'])

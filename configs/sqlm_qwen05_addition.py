@@ -5,6 +5,10 @@
 
 DIRECTORY is Qwen2.5-Coder-0.5B-Instruct in Hugging Face's layout; without
 `--config.model` it is fetched from the hub (`pip install 'jaxdistill[hf]'`).
+
+On 512 held-out problems, greedy / sampled: .73 / .52 before, .84 / .80 and
+.78 / .76 (two seeds) after 10 steps, .79 / .78 and .74 / .73 after 30: stop
+early. A step takes 25 s, and 10 GB of memory.
 """
 
 from jaxdistill.config import base_config

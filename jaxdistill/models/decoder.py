@@ -346,8 +346,8 @@ class Decoder(nnx.Module):
       Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
     """
     c = self.config
-    nothing = jnp.zeros((c.num_layers, 1, 0, c.num_kv_heads, c.head_dim))
-    past = past or (nothing.astype(c.dtype),) * 2
+    nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
+    past = past or (jnp.zeros(nothing, c.dtype),) * 2
     p = past[0].shape[2]
     mask = jnp.pad(mask, ((0, 0), (0, 0), (p, 0)), constant_values=True)
     seen = _after(jnp.arange(p)[None], positions)
@@ -597,20 +597,16 @@ def attend_rows(
   q = q.reshape(d, n, kv, m // kv, h)
   exact = {'preferred_element_type': jnp.float32}
 
-  # By vmap, for a gather that names the shard crosses devices.
-  @jax.vmap
-  def scatter(x, slots):
-    out = jnp.zeros((b * group, *x.shape[1:]), x.dtype)
-    return out.at[slots].set(x, mode='drop')
-
+  # By vmap, for indices that name the shard make XLA gather from all of them.
   def go(x):
-    return scatter(x, slots).reshape(d, b, group, *x.shape[2:])
+    out = jnp.zeros((d, b * group, *x.shape[2:]), x.dtype)
+    out = jax.vmap(lambda o, i, x: o.at[i].set(x, mode='drop'))(out, slots, x)
+    return out.reshape(d, b, group, *x.shape[2:])
 
   def come_back(x):
     x = x.reshape(d, b * group, *x.shape[3:])
-    return jax.vmap(
-      lambda x, slots: x.at[slots].get(mode='fill', fill_value=0)
-    )(x, slots)
+    get = jax.vmap(lambda x, i: x.at[i].get(mode='fill', fill_value=0))
+    return get(x, slots)
 
   there = jnp.einsum('dbgkmh,dbksh->dbgkms', go(q), prompt_k, **exact)
   here = jnp.einsum('dnkmh,dnkth->dnkmt', q, own_k, **exact)

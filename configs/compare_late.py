@@ -20,6 +20,7 @@ def get_config():
   base.eval.splits = ('dev', 'test', 'ood')
   base.eval.problems = 400
   base.eval.samples = 2
+  base.guard.every, base.guard.act = 0, False  # what each does by itself
   # A proposer that learns more often takes more optimizer steps: the learning
   # rate is made to fall over the same share of the run.
   every_step = {'optimizer.warmup': 10, 'optimizer.steps': 40}

@@ -17,6 +17,7 @@ def get_config():
   here = pathlib.Path(__file__)
   base = read_config(str(here.with_name('sqlm_qwen05_addition.py')), ())
   base.tokens = 1_000_000  # more than the steps take
+  base.guard.every, base.guard.act = 0, False  # what it does by itself
   arms = {'sqlm': {}}
   for name in ('known_answers', 'random_reward', 'format_only'):
     arms[name] = CONTROLS[name] | {'steps': 15}

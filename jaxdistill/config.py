@@ -30,8 +30,8 @@ from jaxdistill.data.tasks import (
   python_file,
   right,
 )
-from jaxdistill.data.tokenizer import SymbolTokenizer
-from jaxdistill.eval import METRICS
+from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer
+from jaxdistill.eval import METRICS, GuardConfig, alarms, parse_alarm
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load, store
 from jaxdistill.run import EvalConfig, Run
@@ -159,6 +159,8 @@ def base_config(method: str) -> ConfigDict:
   config.optimizer = _fields(OptimizerConfig())
   config.anchors = {'past': 'every:20'}
   config.keep_anchors = 0
+  config.guard = _fields(GuardConfig())
+  config.alarms = dict(alarms.DEFAULTS)
   config.eval = _fields(EvalConfig())
   config.batch = _fields(Shapes())
   config.max_prompts = 512
@@ -270,8 +272,8 @@ def _override(config: Any, key: str, text: Any) -> None:
     config.method = fields | kept | {'name': text}
     return
   section, _, name = key.partition('.')
-  if section == 'anchors' and name.isidentifier():
-    config.anchors[name] = text
+  if section in _NAMED and name.isidentifier():
+    config[section][name] = text
     return
   if key not in flat:
     raise ConfigError(f'there is no config key {key!r}{_nearest(key, flat)}')
@@ -304,9 +306,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
   return f'; the nearest is {near[0]!r}' if near else ''
 
 
+_NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
+
 # Besides the keys that are 0 by default, and the coefficients of methods.
 _MAY_BE_ZERO = (
   *('alpha', 'mesh.data', 'method.propose_every'),
+  *('guard.every', 'guard.errors', 'guard.rollbacks'),
   *('optimizer.b1', 'optimizer.b2'),
 )
 
@@ -320,12 +325,12 @@ def check(config: Any) -> None:
   flat = _flat(config)
   wanted = _flat(base_config(config.method.name))
   for key in flat:
-    if key not in wanted and not key.startswith('anchors.'):
+    if key not in wanted and key.partition('.')[0] not in _NAMED:
       raise ConfigError(
         f'there is no config key {key!r}{_nearest(key, wanted)}'
       )
   for key, value in wanted.items():
-    if key not in flat and not key.startswith('anchors.'):
+    if key not in flat and key.partition('.')[0] not in _NAMED:
       raise ConfigError(f'config.{key} is missing')
     kinds = (int, float) if isinstance(value, float) else (type(value),)
     if isinstance(value, tuple):
@@ -392,6 +397,10 @@ def check(config: Any) -> None:
           f'config.anchors.{name} belongs to the method, whose keys set its '
           'rule; choose another name'
         )
+    if 'guard' in {**config.anchors, **method.anchors}:
+      raise ConfigError("the anchor 'guard' is the guard's own")
+    for alarm in config.alarms.values():
+      parse_alarm(alarm)
     store.check(config.model)
   except (ValueError, FileNotFoundError) as e:
     raise ConfigError(str(e)) from None
@@ -455,6 +464,16 @@ def _eval(config: Any) -> EvalConfig:
   return EvalConfig(**fields)
 
 
+def _guard(config: Any, task: Any) -> GuardConfig:
+  """As configured; without a probe where the task has no problems for it."""
+  guard = GuardConfig(**config.guard)
+  try:
+    task.problems(guard.split)
+  except ValueError:
+    return dataclasses.replace(guard, every=0)
+  return guard
+
+
 def _check_symbols(task: Any, tokenizer: SymbolTokenizer, config: Any) -> None:
   """Finds a problem that the shipped bases have no symbols for."""
   for split in ('train', *config.eval.splits):
@@ -509,6 +528,11 @@ def build(config: Any) -> Run:
       )
     if isinstance(loaded.tokenizer, SymbolTokenizer):
       _check_symbols(task, loaded.tokenizer, config)
+    elif isinstance(loaded.tokenizer, TextTokenizer) and (
+      ends := getattr(task, 'ends', '')
+    ):
+      tokenizer = loaded.tokenizer.ending_at(ends)
+      loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
   except ValueError as e:
     raise ConfigError(str(e)) from None
   return Run(
@@ -529,4 +553,10 @@ def build(config: Any) -> Run:
     mesh=mesh,
     anchors=dict(config.anchors),
     eval=_eval(config),
+    guard=_guard(config, task),
+    alarms={
+      name: alarm
+      for name, text in config.alarms.items()
+      if (alarm := parse_alarm(text))
+    },
   )

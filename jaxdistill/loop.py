@@ -5,6 +5,7 @@ state there is: a run that dies goes on from its newest checkpoint as if it had
 never stopped.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -20,12 +21,14 @@ from jaxdistill import dist
 from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
 from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.eval import Alarms
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import (
   COLLECT,
   Run,
   evaluate,
   make_player,
+  probe,
   reduce_metrics,
   share,
 )
@@ -39,6 +42,8 @@ from jaxdistill.step import (
 )
 from jaxdistill.types import Collected, Problem, Update
 from jaxdistill.workdir import Workdir
+
+GUARD = 'guard'  # the anchor that a rollback goes back to
 
 
 class Loop:
@@ -60,7 +65,7 @@ class Loop:
     dist.barrier('claimed')
     self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    rules = {**run.anchors, **run.method.anchors}
+    rules = {**run.anchors, **run.method.anchors, GUARD: 'frozen'}
     self.anchors = Anchors(
       Bank(epath.Path(root) / 'anchors', run.keep_anchors),
       {name: parse_rule(rule) for name, rule in rules.items()},
@@ -76,6 +81,8 @@ class Loop:
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
     self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
+    self.alarms = Alarms(run.alarms, run.guard.window, run.guard.errors)
+    self.rollbacks, self.stopped = 0, ''
     self._layout = param_shardings(
       (*params, frozen), run.mesh, dist.DECODE_RULES
     )
@@ -105,10 +112,14 @@ class Loop:
     )
     bar.set_postfix_str('the first step compiles')
     shown: dict[str, float] = {}
-    step = self.first_step
     for step in bar:
       begin = time.perf_counter()
-      metrics = self._evaluate() if step % run.eval_every == 0 else {}
+      metrics = self._guard(step)
+      if self.stopped:
+        self._end(step, metrics)
+        break
+      # What is evaluated is what is trained on: after a step back, that.
+      metrics |= self._evaluate() if step % run.eval_every == 0 else {}
       self._refresh_anchors(step, metrics)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin
@@ -117,13 +128,12 @@ class Loop:
       self.workdir.log(step, metrics)
       shown |= metrics
       bar.set_postfix_str(self._progress(shown))
-      if self._spent():
+      if self._spent() or step + 1 == run.steps:
+        self._end(step + 1)
         break
-      if (step + 1) % run.checkpoint_every == 0 and step + 1 < run.steps:
+      if (step + 1) % run.checkpoint_every == 0:
         self._save(step + 1)
       self.checkpoints.seal()
-    if len(steps):
-      self._end(step + 1)
     bar.close()
     self.checkpoints.close()
     self.workdir.close()
@@ -131,18 +141,25 @@ class Loop:
 
   def finished(self) -> bool:
     """Whether nothing is left to do from where the run was taken up."""
-    return self.first_step >= self.run.steps or self._spent()
+    ended = self.first_step >= self.run.steps or self._spent()
+    return ended or bool(self.stopped)
 
   def _spent(self) -> bool:
     return 0 < self.run.tokens <= self.tokens
 
-  def _end(self, step: int) -> None:
+  def _end(self, step: int, metrics: dict[str, float] | None = None) -> None:
     begin = time.perf_counter()
-    metrics = self._evaluate()
+    if metrics is None:
+      metrics = self._guard(step, last=True)
+    metrics |= self._evaluate()
     self._refresh_anchors(step, metrics)
     self.seconds += time.perf_counter() - begin
     metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
     self.workdir.log(step, metrics)
+    # One saved at this very step does not know that the run has ended.
+    self.checkpoints.seal(wait=True)
+    self.checkpoints.forget_after(step - 1)
+    dist.barrier('nothing is saved at the end yet')
     self._save(step)
 
   def _summary(self) -> dict[str, Any]:
@@ -153,10 +170,81 @@ class Loop:
         'seed': self.run.seed,
         'optimizer_steps': int(self.state.step),
         'skipped_updates': int(self.state.skipped),
+        'rollbacks': self.rollbacks,
+        'stopped': self.stopped,
         'model': self.run.loaded.sha256,
         'device': jax.devices()[0].device_kind,
       }
     )
+
+  def _guard(self, step: int, last: bool = False) -> dict[str, float]:
+    """Looks at the alarms and does what they ask for; returns metrics.
+
+    Args:
+      step: Of the run, before its updates.
+      last: Whether the run ends here.
+    """
+    guard, metrics, by_problem = self.run.guard, {}, {}
+    if guard.every and (last or step % guard.every == 0):
+      metrics, by_problem = probe(self.run, self.player(self.state.params))
+    stepped = {
+      name: value
+      for name, value in self._seen.items()
+      if not name.startswith(('eval/', 'probe/'))
+    }
+    fired = self.alarms.look(stepped | metrics, by_problem)
+    done = {'warn': 'a warning'}
+    if not guard.act:
+      fired = [dataclasses.replace(f, action='warn') for f in fired]
+      done = {'warn': 'a warning: guard.act is off'}
+    asked = {f.action for f in fired}
+    if 'rollback' in asked:
+      done['rollback'] = self._go_back(step, last)
+    elif by_problem and self.alarms.improved(by_problem):
+      self.anchors.move(GUARD, step, self.state.params, keep=1)
+    elif by_problem and last and guard.act:
+      self._become_best(step)
+    if 'stop' in asked:
+      self.stopped = ', '.join(f.alarm for f in fired if f.action == 'stop')
+      done['stop'] = 'the run ends'
+    for f in fired:
+      self.workdir.alarm(step, f, done[f.action])
+    if last and guard.every and guard.act:
+      metrics['guard/kept'] = self.anchors.held[GUARD]
+    if fired or self.rollbacks:
+      metrics |= {
+        'guard/alarms': len(fired),
+        'guard/rollbacks': self.rollbacks,
+        'guard/lr_scale': float(self.state.scale),
+      }
+    return metrics
+
+  def _become_best(self, step: int) -> int:
+    """The policy becomes the guard's; returns which step's that is."""
+    to = self.anchors.held[GUARD]
+    params = self.anchors.bank.restore(GUARD, to, self.state.params)
+    fresh = init_state(params, self.run.optimizer, self.run.mesh)
+    was = self.state
+    self.state = fresh._replace(
+      step=was.step, skipped=was.skipped, scale=was.scale
+    )
+    self.anchors.went_back(step, to, self.state.params)
+    self.alarms.went_back()
+    return to
+
+  def _go_back(self, step: int, last: bool) -> str:
+    """Goes on from the best version with a smaller step; says so in words."""
+    guard = self.run.guard
+    did = f'went back to the version of step {self._become_best(step)}'
+    self.state = self.state._replace(scale=self.state.scale * guard.lr_scale)
+    self.rollbacks += 1
+    if last:
+      return did
+    if self.rollbacks > guard.rollbacks:
+      self.stopped = f'{self.rollbacks} rollbacks'
+      return f'{did}, and the run ends: it has gone back {self.rollbacks} times'
+    scale = float(self.state.scale)
+    return f'{did}, learning rate x {scale:g}, other draws from here'
 
   def _train_step(self, step: int) -> dict[str, float]:
     begin = time.perf_counter()
@@ -262,6 +350,9 @@ class Loop:
         'method': self.method_state,
         'tokens': self.tokens,
         'seconds': self.seconds,
+        'alarms': self.alarms.state(),
+        'rollbacks': self.rollbacks,
+        'stopped': self.stopped,
       },
     )
 
@@ -281,4 +372,6 @@ class Loop:
     self.method_state = record['method']
     self.tokens, self.seconds = record['tokens'], record['seconds']
     self.first_step, self._seen = step, record['seen']
+    self.alarms.resume(record['alarms'])
+    self.rollbacks, self.stopped = record['rollbacks'], record['stopped']
     self.anchors.resume(step, record['anchors'], self.state.params)

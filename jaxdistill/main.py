@@ -76,6 +76,24 @@ def _parser() -> argparse.ArgumentParser:
   _add_hosts(compare)
   compare.set_defaults(run=_compare)
 
+  gap = verbs.add_parser(
+    'gap', help='will self-play help this model? measured before any training'
+  )
+  _add_model(gap)
+  gap.add_argument('--task', help="default: the run's own, or small")
+  gap.add_argument(
+    '--split', help='whose problems; default dev, or train where there is none'
+  )
+  gap.add_argument('--problems', type=_positive, default=128, help='at most')
+  gap.add_argument('--samples', type=_several, default=16, help='answers each')
+  gap.add_argument(
+    '--max_tokens',
+    type=_positive,
+    help="longest answer; default: the run's own, or 64",
+  )
+  gap.add_argument('--json', action='store_true', help='print one JSON object')
+  gap.set_defaults(run=_gap)
+
   score = verbs.add_parser('eval', help='accuracy on held-out problems')
   _add_model(score)
   score.add_argument('--task', help="default: the run's own, or small")
@@ -153,6 +171,13 @@ def _positive(text: str) -> int:
   value = int(text)
   if value < 1:
     raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+  return value
+
+
+def _several(text: str) -> int:
+  value = int(text)
+  if value < 2:
+    raise argparse.ArgumentTypeError(f'{value} must be at least 2, for a vote')
   return value
 
 
@@ -443,13 +468,38 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
   return checkpoints.restore(newest, {'params': like})[0]['params']
 
 
+def _gap(args: argparse.Namespace) -> None:
+  import json
+
+  from jaxdistill import before
+  from jaxdistill.run import asked_by
+
+  with _asked(args) as (run, _, player):
+    with _one_line():
+      task = _task(args, run)
+      player = asked_by(task, player)
+      problems = before.problems_of(task, args.split, args.problems)
+    if not args.json:
+      print(
+        f'{_named(args)}: {len(problems)} problems of {task.name}, '
+        f'{args.samples} samples each (the first answers compile)',
+        flush=True,
+      )
+    with _one_line():
+      found = before.gap(
+        *(run, player, task, problems, args.samples),
+        args.max_tokens or run.eval.max_tokens,
+      )
+  print(json.dumps(found) if args.json else before.told(found))
+
+
 def _eval(args: argparse.Namespace) -> None:
   import dataclasses
   import json
 
   from jaxdistill.checkpoint import write_atomically
   from jaxdistill.config import ConfigError
-  from jaxdistill.run import evaluate
+  from jaxdistill.run import asked_by, evaluate
 
   if max(args.pass_k, default=0) > args.samples:
     raise ConfigError(
@@ -466,6 +516,7 @@ def _eval(args: argparse.Namespace) -> None:
     )
     with _one_line():
       task = _task(args, run)
+      player = asked_by(task, player)
       n = min(len(task.problems(args.split)), wanted.problems)
     run = dataclasses.replace(run, eval=wanted, task=task)
     print(
@@ -489,12 +540,14 @@ def _chat(args: argparse.Namespace) -> None:
 
   from jaxdistill import rewards
   from jaxdistill.rollout import Sampling
+  from jaxdistill.run import asked_by
   from jaxdistill.types import Problem, Prompt
 
   with _asked(args) as (run, _, player):
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
       task, solver = _task(args, run), args.role == 'solver'
+      player = asked_by(task, player)
       first = Problem('47+85', task, topic='add')
       if not task.name.startswith('small'):
         first = task.problems('train')[0]

@@ -9,14 +9,15 @@ from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.batch import Shapes
-from jaxdistill.eval import accuracy
+from jaxdistill.data.tokenizer import TextTokenizer
+from jaxdistill.eval import PROBED, Alarm, GuardConfig, accuracy
 from jaxdistill.methods.method import Method
 from jaxdistill.models.store import Loaded
 from jaxdistill.rollout.player import Player
 from jaxdistill.step import OptimizerConfig
 from jaxdistill.types import Problem, Task
 
-COLLECT, EVALUATE = 0, 1  # purposes that random keys are folded from
+COLLECT, EVALUATE, PROBE = 0, 1, 2  # purposes that random keys are folded from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Run:
   mesh: jax.sharding.Mesh
   anchors: Mapping[str, str]
   eval: EvalConfig
+  guard: GuardConfig
+  alarms: Mapping[str, Alarm]
 
 
 def make_player(
@@ -78,6 +81,15 @@ def make_player(
     shapes=run.shapes,
     max_prompts=run.max_prompts,
   )
+
+
+def asked_by(task: Task, player: Player) -> Player:
+  """A player whose responses end where a task says that they do."""
+  ends = getattr(task, 'ends', '')
+  if not ends or not isinstance(player.tokenizer, TextTokenizer):
+    return player
+  tokenizer = player.tokenizer.ending_at(ends)
+  return dataclasses.replace(player, tokenizer=tokenizer)
 
 
 def evaluate(
@@ -105,6 +117,44 @@ def evaluate(
     named = {f'eval/{split}/{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named)
   return out
+
+
+def probe(
+  run: Run, player: Player
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+  """A look at the guard's held-out problems; the same draws every time.
+
+  Args:
+    run: Says what is looked at.
+    player: Who answers.
+
+  Returns:
+    Metrics `probe/<name>`, and those of `PROBED` by problem; the same on every
+    host. `probe/overconfidence` is the agreement less the vote accuracy.
+  """
+  problems = run.task.problems(run.guard.split)
+  n = min(len(problems), run.guard.problems)
+  mine = share(problems.__getitem__, n)
+  observed = accuracy(
+    player,
+    mine,
+    samples=run.guard.samples,
+    max_tokens=run.eval.max_tokens,
+    key=jax.random.fold_in(jax.random.key(run.seed), PROBE),
+  )
+  names = (*PROBED, 'agreement')
+  values = np.zeros((len(names), n))
+  for i, name in enumerate(names):
+    # As many observations of each problem as there are samples, or one.
+    by_problem = np.array(observed[name]).reshape(len(mine), -1)
+    values[i, [p.row for p in mine]] = by_problem.mean(1) if mine else []
+  values = dist.sum_over_hosts(values)
+  found = dict(zip(names, values.tolist(), strict=True))
+  metrics = {f'probe/{k}': float(np.mean(v)) for k, v in found.items()}
+  metrics['probe/overconfidence'] = (
+    metrics['probe/agreement'] - metrics['probe/vote_accuracy']
+  )
+  return metrics, {name: found[name] for name in PROBED}
 
 
 def reduce_metrics(

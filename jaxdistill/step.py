@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxdistill import dist
 from jaxdistill.batch import Batch
@@ -44,6 +44,7 @@ class TrainState(NamedTuple):
     role_opts: Optimizer states of `params.roles`, stacked like them, the step
       counts of the moments included.
     step: Optimizer steps taken; the learning-rate schedule's clock.
+    scale: Of the learning rate; a rollback lowers it.
     skipped: Updates left out because a gradient was not finite.
   """
 
@@ -51,6 +52,7 @@ class TrainState(NamedTuple):
   shared_opt: optax.OptState
   role_opts: optax.OptState
   step: Int[Array, '']
+  scale: Float[Array, '']
   skipped: Int[Array, '']
 
 
@@ -193,6 +195,7 @@ def init_state(
       shared_opt=direction.init(params.shared),
       role_opts=role_opts,
       step=jnp.zeros((), jnp.int32),
+      scale=jnp.ones((), jnp.float32),
       skipped=jnp.zeros((), jnp.int32),
     )
 
@@ -273,7 +276,7 @@ def make_step(
     norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
     grads = jax.tree.map(lambda g: g * scale, grads)
-    lr = learning_rate(state.step)
+    lr = learning_rate(state.step) * state.scale
 
     def move(grads, opt, params) -> tuple[Any, Any]:
       updates, opt = direction.update(grads, opt, params)
@@ -295,6 +298,7 @@ def make_step(
       shared_opt=shared_opt,
       role_opts=role_opts,
       step=state.step + 1,
+      scale=state.scale,
       skipped=state.skipped,
     )
     fine = jnp.isfinite(norm) & jnp.isfinite(value)

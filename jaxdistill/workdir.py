@@ -1,5 +1,6 @@
 """The files that a run leaves behind."""
 
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -9,8 +10,10 @@ from typing import Any
 import jax
 import tensorboardX
 from etils import epath
+from tqdm import tqdm
 
 from jaxdistill.checkpoint import write_atomically
+from jaxdistill.eval.alarms import Fired
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
@@ -27,6 +30,7 @@ class Workdir:
     self.path = epath.Path(path)
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
+    self._alarms: list[str] = []
     self._board = None
 
   def claim(self, config: Mapping[str, Any]) -> None:
@@ -50,14 +54,15 @@ class Workdir:
 
   def open(self, step: int) -> None:
     """Starts logging at `step`; what was logged at or after it is dropped."""
-    metrics = self.path / 'metrics.jsonl'
     if not self.writes:
       return
-    if metrics.exists():
-      lines = metrics.read_text().splitlines()
-      whole = [line for line in lines if line.endswith('}')]
-      self._lines = [x for x in whole if json.loads(x)['step'] < step]
-    self._write_lines()
+    self._lines = self._before(step, 'metrics.jsonl')
+    self._alarms = self._before(step, 'alarms.jsonl')
+    self._write('metrics.jsonl', self._lines)
+    if self._alarms:
+      self._write('alarms.jsonl', self._alarms)
+    else:
+      (self.path / 'alarms.jsonl').unlink(missing_ok=True)
     if '://' not in str(self.path):  # event files need a local disk
       self._board = tensorboardX.SummaryWriter(
         str(self.path), purge_step=step or None
@@ -76,7 +81,17 @@ class Workdir:
       for name, value in metrics.items():
         self._board.add_scalar(name, value, step)
     else:
-      self._write_lines()  # an object store cannot append
+      self._write('metrics.jsonl', self._lines)  # an object store cannot append
+
+  def alarm(self, step: int, fired: Fired, did: str) -> None:
+    """Says that an alarm went off, and adds a line to `alarms.jsonl`."""
+    if not self.writes:
+      return
+    said = f'{fired.said}. {did[0].upper()}{did[1:]}.'
+    tqdm.write(f'step {step}: alarm {fired.alarm}: {said}')
+    record = {'step': step} | dataclasses.asdict(fired) | {'said': said}
+    self._alarms.append(json.dumps(record))
+    self._write('alarms.jsonl', self._alarms)
 
   def metrics(self) -> list[dict[str, float]]:
     """All lines logged so far."""
@@ -124,9 +139,16 @@ class Workdir:
     if self._board:
       self._board.close()
 
-  def _write_lines(self):
-    text = ''.join(line + '\n' for line in self._lines)
-    write_atomically(self.path / 'metrics.jsonl', text)
+  def _before(self, step: int, name: str) -> list[str]:
+    """The whole lines of a file that are of earlier steps."""
+    if not (self.path / name).exists():
+      return []
+    lines = (self.path / name).read_text().splitlines()
+    whole = [line for line in lines if line.endswith('}')]
+    return [x for x in whole if json.loads(x)['step'] < step]
+
+  def _write(self, name: str, lines: list[str]) -> None:
+    write_atomically(self.path / name, ''.join(x + '\n' for x in lines))
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

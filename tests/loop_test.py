@@ -21,6 +21,7 @@ def small(method='sqlm', **changes):
   config.eval.problems, config.eval.samples = 8, 2
   config.anchors = {'past': 'every:2'}
   config.batch.sequences = 8
+  config.guard.every, config.guard.act = 0, False
   for key, value in changes.items():
     config[key] = value
   return config

@@ -11,8 +11,9 @@ from jaxdistill import rewards
 from jaxdistill.data.tasks import right
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sqlm import Sqlm
+from jaxdistill.rollout import measure
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Problem, Rollout
+from jaxdistill.types import Problem, Prompt, Rollout
 
 KEY = jax.random.key(0)
 EPS = 1e-4  # of the group's standard deviation
@@ -243,6 +244,8 @@ def test_sqlm_reports_what_happened():
     'selfplay/trained': [1, 1, 1, 1],
     'rollout/length': [3, 3, 4, 3] + [3] * 4 + [5] * 4 + [3, 3, 8, 1],
     'rollout/cut': [0] * 14 + [1, 0],
+    'rollout/entropy': [0.5] * (3 * 8 + 1 + 20 + 15),
+    'rollout/markers': [0] * 16,
   }
   first, _, third, tie, *_ = collected.transcripts
   assert first == {
@@ -263,6 +266,16 @@ def test_sqlm_reports_what_happened():
     'proposer_reward': 0,
   }
   assert tie['vote'] is None and tie['rewards'] == [0, 0, 0, 0]
+
+
+def test_markers_are_counted_in_any_part_of_a_text():
+  found = [
+    *('3+4=7', 'Wait, 3+4 ... wait', 'Hmm. Unlikely; I checked', ''),
+    '1+0=01 wait 1+0=02',
+  ]
+  rollouts = [said(Prompt('solver', '?'), text) for text in found]
+  assert measure(rollouts)['rollout/markers'] == [0, 2, 3, 0, 1]
+  assert list(measure([])['rollout/entropy']) == []
 
 
 def test_sqlm_without_any_valid_proposal_asks_nothing():
@@ -334,6 +347,32 @@ def test_a_problem_weighs_its_agreement():
     one, other = plain[f'solve {text}'], rows[f'solve {text}']
     np.testing.assert_allclose(other.weight_R, share**2 * one.weight_R)
     assert other.total == pytest.approx(share**2 * one.total)
+
+
+def test_problems_of_the_archive_are_asked_again():
+  problems = [
+    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', row=0),
+    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', row=1),
+  ]
+  past = {'bank': [], 'archive': ['8+8']}
+  script = SCRIPT | {'solve 8+8': ['a=16', 'a=15', 'a=15', 'a=15']}
+  sets = dict(topics=problems, replay=1 / 6, archive=9, script=script)
+  collected, policy, _ = collect(state=past, **sets)
+  asked = policy.asked[1][0]
+  assert asked[-1].text == 'solve 8+8' and asked[-1].row == 6 + 2 + 0
+  assert len({p.row for p in asked}) == len(asked)
+  # By the vote, not by the truth; and it is not archived again.
+  rows = by_text(collected.updates[0].sets[0].rows)
+  paid = normalised(0, 1, 1, 1)
+  for text, advantage in (('a=16', paid[0]), ('a=15', paid[1])):
+    row = rows[f'solve 8+8|{text}']
+    assert row.fields['advantage'][-1] == pytest.approx(advantage)
+  assert collected.state['archive'].count('8+8') == 1
+  # At first there is nothing to ask again.
+  _, policy, _ = collect(**sets)
+  assert all('8+8' not in p.text for p in policy.asked[1][0])
+  with pytest.raises(ValueError, match='it draws from'):
+    Sqlm(replay=0.25)
 
 
 def test_known_answers_are_mixed_in():

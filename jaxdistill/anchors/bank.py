@@ -31,7 +31,12 @@ class Bank:
     )
 
   def save(
-    self, name: str, step: int, params, needed_from: int | None = None
+    self,
+    name: str,
+    step: int,
+    params,
+    needed_from: int | None = None,
+    keep: int | None = None,
   ) -> None:
     """Writes a snapshot in the background.
 
@@ -41,10 +46,12 @@ class Bank:
       params: What is written.
       needed_from: Snapshots from this step on stay whatever `keep` says: a
         checkpoint that a run may go on from needs them.
+      keep: Newest snapshots to keep of this name, where it is another number.
     """
+    keep = self.keep if keep is None else keep
     self._saver.save(self.root / name / str(step), pure(params))
-    if self.keep and jax.process_index() == 0:
-      for old in sorted({*self.steps(name), step})[: -self.keep]:
+    if keep and jax.process_index() == 0:
+      for old in sorted({*self.steps(name), step})[:-keep]:
         if old != step and (needed_from is None or old < needed_from):
           (self.root / name / str(old)).rmtree()
 

@@ -60,11 +60,41 @@ class Anchors:
       if isinstance(rule, League) and name in self._at_hand:
         self._draw(name, step, policy)
 
-  def _take(self, name: str, step: int, params: Any) -> None:
+  def move(
+    self, name: str, step: int, policy: Any, keep: int | None = None
+  ) -> None:
+    """Makes an anchor a copy of the policy, whatever its rule says.
+
+    Args:
+      name: Of the anchor.
+      step: Of the run.
+      policy: Parameters now.
+      keep: Newest snapshots to keep of it; None is as many as of others.
+    """
+    copy = jax.tree.map(lambda x: x.copy(), policy)
+    self._take(name, step, copy, keep)
+
+  def went_back(self, step: int, to: int, policy: Any) -> None:
+    """Moves along the anchors that have followed a policy that was left.
+
+    Args:
+      step: Of the run.
+      to: Whose policy it went back to.
+      policy: Its parameters.
+    """
+    for name, rule in self.rules.items():
+      if not isinstance(rule, League) and (rule.blends or self.held[name] > to):
+        self.move(name, step, policy)
+
+  def _take(
+    self, name: str, step: int, params: Any, keep: int | None = None
+  ) -> None:
     needed = [held[name] for held in self._needed.values()]
     if isinstance(self.rules[name], League):
       needed = [0]  # it may draw any
-    self.bank.save(name, step, params, min(needed, default=step))
+    # What went back and is then due at the same step is on its way already.
+    if self.held.get(name) != step:
+      self.bank.save(name, step, params, min(needed, default=step), keep)
     self.held[name] = step
     if name in self._at_hand:
       self.params[name] = params

@@ -200,14 +200,16 @@ def read_answer(text: str) -> str | None:
   return match[1] if match else None
 
 
-def draw_document(seed: int, index: int) -> dict[str, str]:
+def draw_document(
+  seed: int, index: int, mix: dict = CORPUS_MIX
+) -> dict[str, str]:
   """Document `index` of the corpus: format, prompt and response.
 
   60% solve, 16% propose, 12% verify, 12% hint. All problems are of the train
-  split.
+  split, and of a mix of kinds.
   """
   rng = np.random.default_rng([seed, index])
-  problem = draw_sum(rng, CORPUS_MIX, 'train')
+  problem = draw_sum(rng, mix, 'train')
   draw = rng.random()
   if draw < 0.60:
     kind, prompt = 'solve', f'solve {problem}:'
@@ -229,7 +231,7 @@ def draw_document(seed: int, index: int) -> dict[str, str]:
     elif other < 0.7:
       shown = work(problem, None, 0.0, 0.0)
     else:  # an unrelated solution: a hint that does not help
-      shown = work(draw_sum(rng, CORPUS_MIX, 'train'), None, 0.0, 0.0)
+      shown = work(draw_sum(rng, mix, 'train'), None, 0.0, 0.0)
     prompt = f'hint {shown} solve {problem}:'
     helps = other < 0.7
     response = work(problem, rng, SLIP * (0.25 if helps else 1), REPAIR)

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxdistill.data import arithmetic, equations, sources, words
+from jaxdistill.data import arithmetic, equations, examples, sources, words
 from jaxdistill.data import small_world as world
 from jaxdistill.data.files import JsonlTask
 from jaxdistill.data.problems import HELD_OUT, nearest, right
@@ -112,6 +112,7 @@ def load_task(name: str) -> Task:
       * `words`: word problems from templates;
       * `gym:NAME`: a generator of reasoning-gym;
       * `tfds:NAME[/CONFIG]`: a data set of TFDS;
+      * `examples:COUNT:TASK`: any of these, with solved problems in the prompt;
       * a `.jsonl` or `.parquet` file (`JsonlTask`);
       * a `.py` file that defines `task`, an object with the members of
         `types.Task`.
@@ -121,6 +122,8 @@ def load_task(name: str) -> Task:
   """
   if name in SMALL:
     return SmallTask(name)
+  if name.startswith('examples:'):
+    return examples.read_name(name, load_task)
   if name.endswith(('.jsonl', '.parquet')):
     return JsonlTask(name)
   if name.endswith('.py'):
@@ -128,7 +131,7 @@ def load_task(name: str) -> Task:
   family = name.partition(':')[0]
   if family in FAMILIES:
     return FAMILIES[family](name)
-  near = nearest(name, (*SMALL, *FAMILIES))
+  near = nearest(name, (*SMALL, *FAMILIES, 'examples'))
   raise ValueError(
     f'there is no task {name!r}; the nearest is {near!r} (or a .jsonl, '
     '.parquet or .py file)'

@@ -199,6 +199,14 @@ class TextTokenizer:
       render=render,
     )
 
+  def ending_at(self, text: str) -> 'TextTokenizer':
+    """A tokenizer for which every token that holds `text` ends a response."""
+    size = self.library.get_vocab_size()
+    ends = [i for i in range(size) if text in self.library.decode([i])]
+    return dataclasses.replace(
+      self, eos_ids=tuple(dict.fromkeys([*self.eos_ids, *ends]))
+    )
+
   def save(self, directory: epath.PathLike) -> None:
     """Writes the files that it was read from, unchanged."""
     path = epath.Path(directory)

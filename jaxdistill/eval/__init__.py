@@ -1,5 +1,23 @@
 """Is it better, and is it still itself?"""
 
 from jaxdistill.eval.accuracy import METRICS, accuracy, pass_at
+from jaxdistill.eval.alarms import (
+  PROBED,
+  Alarm,
+  Alarms,
+  Fired,
+  GuardConfig,
+  parse_alarm,
+)
 
-__all__ = ['METRICS', 'accuracy', 'pass_at']
+__all__ = [
+  'METRICS',
+  'PROBED',
+  'Alarm',
+  'Alarms',
+  'Fired',
+  'GuardConfig',
+  'accuracy',
+  'parse_alarm',
+  'pass_at',
+]

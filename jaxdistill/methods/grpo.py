@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import losses, rewards
-from jaxdistill.rollout import Sampling, fields, policy_rows
+from jaxdistill.rollout import Sampling, fields, measure, policy_rows
 from jaxdistill.types import Collected, Prompt, RowSet, Update
 
 
@@ -117,9 +117,7 @@ class Grpo:
     metrics = {
       'train/reward': rewards_PG.ravel(),
       'train/learnable': 1.0 - equal_P,
-      'rollout/length': lengths_PG,
-      'rollout/cut': [float(r.finish == 'length') for r in rollouts],
-    }
+    } | measure(rollouts)
     transcripts = [
       {
         'problem': p.text,

@@ -31,7 +31,7 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import gather_texts
-from jaxdistill.rollout import Sampling, fields, policy_rows
+from jaxdistill.rollout import Sampling, fields, measure, policy_rows
 from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
 
 
@@ -58,7 +58,9 @@ class Sqlm:
     malformed_penalty: What a malformed proposal loses (R-Zero and Absolute
       Zero: 1, SPICE: 0.1).
     repeat_penalty: Weight of what a proposal loses for having been said before.
-    archive: How many past problems count as said before.
+    archive: How many past problems are kept; they count as said before.
+    replay: For this share of the proposals, a problem of the archive is asked
+      and voted on again, so that it is not forgotten; at most one per topic.
     band: Agreement, lowest and highest, of the problems that train the solver;
       where there is no majority it is 0.
     agreement_power: A problem weighs its agreement to this power.
@@ -91,6 +93,7 @@ class Sqlm:
   malformed_penalty: float = 0.0
   repeat_penalty: float = 0.0
   archive: int = 0
+  replay: float = 0.0
   band: tuple[float, float] = (0.0, 1.0)
   agreement_power: float = 0.0
   max_problem_tokens: int = 16
@@ -113,15 +116,22 @@ class Sqlm:
         raise ValueError(
           f'method.{name} is {getattr(self, name)}; a group needs at least 2'
         )
-    if self.known * self.proposals > 1:
+    for name in ('known', 'replay'):
+      share = getattr(self, name)
+      if share * self.proposals > 1:
+        raise ValueError(
+          f'method.{name} is {share}; with {self.proposals} proposals to a '
+          f'topic it is at most {1 / self.proposals}'
+        )
+      if share and not self._beside(share):
+        raise ValueError(
+          f'method.{name} is {share}: less than one of '
+          f'{self.problems * self.proposals} proposals'
+        )
+    if self.replay and (self.bank or not self.archive):
       raise ValueError(
-        f'method.known is {self.known}; with {self.proposals} proposals to a '
-        f'topic it is at most {1 / self.proposals}'
-      )
-    if self.known and not self._given():
-      raise ValueError(
-        f'method.known is {self.known}: less than one of '
-        f'{self.problems * self.proposals} proposals'
+        f'method.replay is {self.replay}; it draws from method.archive, which '
+        f'is {self.archive} (and a bank has none)'
       )
     for name, allowed in (
       ('solver_reward', rewards.SOLVER_REWARDS),
@@ -199,11 +209,16 @@ class Sqlm:
         dataclasses.replace(p, row=rows[i])
         for p, i in zip(written, valid, strict=True)
       ]
-    self_made = len(asked)
+    self_made, beside = len(asked), self.problems * self.proposals
+    if state['archive']:
+      again = [p for p in problems if p.row < self._beside(self.replay)]
+      addresses = [beside + self.problems + p.row for p in again]
+      asked += _from_bank(state['archive'], problems, addresses, seed)
+    voted = len(asked)
     asked += [
-      dataclasses.replace(p, row=self.problems * self.proposals + p.row)
+      dataclasses.replace(p, row=beside + p.row)
       for p in problems
-      if p.row < self._given()
+      if p.row < self._beside(self.known)
     ]
 
     # 2. Solve.
@@ -220,8 +235,8 @@ class Sqlm:
     ]
     votes_P = [rewards.majority(answers_G) for answers_G in answers_PG]
     pay = rewards.SOLVER_REWARDS[self.solver_reward]
-    pays_P = [pay] * self_made
-    pays_P += [rewards.SOLVER_REWARDS['known']] * (len(asked) - self_made)
+    pays_P = [pay] * voted
+    pays_P += [rewards.SOLVER_REWARDS['known']] * (len(asked) - voted)
     solver_PG = [
       pay(p, answers_G, vote, np.random.default_rng([*seed, p.row, 1]))
       for pay, p, answers_G, vote in zip(
@@ -252,7 +267,7 @@ class Sqlm:
     agreement_P = np.array([v.share for v in votes_P])
     scales_P = agreement_P**self.agreement_power
     scales_P *= (self.band[0] <= agreement_P) & (agreement_P <= self.band[1])
-    scales_P[self_made:] = 1.0
+    scales_P[voted:] = 1.0
     scales_P *= 1.0 - losses.all_equal(solver_PG) * objective.drops_equal
     solver_rows = policy_rows(
       answered,
@@ -276,13 +291,15 @@ class Sqlm:
       )
       updates.append(self._update('proposer', proposer_rows))
 
-    metrics = _measure(rejected, asked[:self_made], votes_P, self.samples) | {
-      'selfplay/proposer_reward': [] if self.bank else proposer,
-      'selfplay/solver_reward': solver_PG[:self_made].ravel(),
-      'selfplay/trained': (scales_P > 0).astype(float),
-      'rollout/length': lengths_PG,
-      'rollout/cut': [float(r.finish == 'length') for r in answered],
-    }
+    metrics = (
+      _measure(rejected, asked[:self_made], votes_P, self.samples)
+      | {
+        'selfplay/proposer_reward': [] if self.bank else proposer,
+        'selfplay/solver_reward': solver_PG[:self_made].ravel(),
+        'selfplay/trained': (scales_P > 0).astype(float),
+      }
+      | measure(answered)
+    )
     transcripts = _transcribe(
       *(asked, answered_PG, answers_PG, votes_P, solver_PG)
     )
@@ -311,9 +328,9 @@ class Sqlm:
       losses.objective(self.objective).ratio,
     )
 
-  def _given(self) -> int:
-    """Problems with known answers per step, over all hosts."""
-    return round(self.known * self.problems * self.proposals)
+  def _beside(self, share: float) -> int:
+    """Problems of a share of the proposals per step, over all hosts."""
+    return round(share * self.problems * self.proposals)
 
   def _sampling(self, samples: int, max_tokens: int) -> Sampling:
     return Sampling(
@@ -338,7 +355,7 @@ def _why_not(problem: Problem | None) -> str | None:
 
 
 def _from_bank(bank, topics, rows, seed):
-  """One problem of the bank for each row."""
+  """One problem of a bank, or of the archive, for each row."""
   if not bank:
     return []
   draws = [np.random.default_rng([*seed, row]) for row in rows]

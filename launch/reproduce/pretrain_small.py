@@ -36,8 +36,6 @@ def main():
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
-    loop.anchors.bank.save('past', run.steps, loop.state.params)
-    loop.anchors.bank.wait()
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}
     for name, step in bases.items():

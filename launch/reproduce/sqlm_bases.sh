@@ -11,7 +11,8 @@ for run in late:0 late:1 late:2 middle:0 early:0; do
   base=${run%:*} seed=${run#*:}
   "$jaxdistill" train --config configs/sqlm_small.py \
     --workdir "runs/bases/$base-$seed" \
-    --config.model="small-$base" --config.seed="$seed"
+    --config.model="small-$base" --config.seed="$seed" \
+    --config.guard.every=0 --config.guard.act=False
   cp "runs/bases/$base-$seed/summary.json" "$out/$base-$seed.json"
 done
 "$jaxdistill" plot runs/bases/late-0 runs/bases/middle-0 runs/bases/early-0 \

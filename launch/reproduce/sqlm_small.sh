@@ -17,7 +17,8 @@ for base in late middle; do
   "$jaxdistill" plot "$out/${base}_summary.json" --out "$out/$base.png"
 done
 
-"$jaxdistill" train --config configs/sqlm_small_long.py --workdir "$RUNS/long"
+"$jaxdistill" train --config configs/sqlm_small_long.py \
+  --workdir "$RUNS/long" --config.guard.every=0 --config.guard.act=False
 mkdir -p "$out/long"
 cp "$RUNS/long/metrics.jsonl" "$out/long/metrics.jsonl"
 cp "$RUNS/long/summary.json" "$out/long_summary.json"

@@ -1,0 +1,336 @@
+"""Alarms: what a run watches, and what it does when it sees it.
+
+An alarm is a line of text:
+
+  METRIC < VALUE: ACTION            its level, a mean over a few steps
+  METRIC > VALUE: ACTION
+  METRIC < VALUE x first: ACTION    against the first few steps
+  METRIC > VALUE x first: ACTION
+  METRIC falls VALUE: ACTION        of the probe: below the best version's
+
+`falls` compares the same problems under the same draws, so that a handful of
+lost problems is told from noise. Actions: `warn`; `rollback` to the best
+version so far; `stop`; an alarm set to `off` is none.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+ACTIONS = ('warn', 'rollback', 'stop')
+# What is watched by default. `tests/guard_test.py` and `results/guard` say how
+# these thresholds were come by.
+DEFAULTS = {
+  'greedy': 'probe/accuracy_greedy falls 0.03: rollback',
+  'sampled': 'probe/accuracy_sampled falls 0.03: rollback',
+  'vote': 'probe/vote_accuracy falls 0.05: rollback',
+  'wrong_votes': 'selfplay/vote_accuracy < 0.5: warn',
+  'overconfident': 'probe/overconfidence > 0.15: warn',
+  'herd': 'selfplay/agreement > 2 x first: warn',
+  'distinct': 'selfplay/distinct < 0.5 x first: rollback',
+  'valid': 'selfplay/valid < 0.5 x first: rollback',
+  'no_majority': 'selfplay/agreement < 0.5 x first: rollback',
+  'short': 'rollout/length < 0.5 x first: warn',
+  'long': 'rollout/length > 2 x first: warn',
+  'cut': 'rollout/cut > 0.3: warn',
+  'certain': 'rollout/entropy < 0.02 x first: warn',
+  'uncertain': 'rollout/entropy > 3 x first: warn',
+  'markers': 'rollout/markers < 0.2 x first: warn',
+  'drift': 'train/kl_base > 0.5: warn',
+}
+_WHY = {  # of a metric, or of a metric on one side
+  'probe/accuracy_greedy': 'the model is losing what it knew',
+  'probe/accuracy_sampled': 'the model is losing what it knew',
+  'probe/vote_accuracy': 'what the samples agree on is less often right',
+  'probe/overconfidence': (
+    'the samples agree more often than what they agree on is right'
+  ),
+  'selfplay/vote_accuracy': 'most of what it learns from is wrong',
+  'selfplay/distinct': 'the proposer writes the same problems again',
+  'selfplay/valid': 'the proposer no longer writes what can be asked',
+  'rollout/cut': 'answers are cut before they end, and cast no vote',
+  'rollout/markers': 'the model has stopped doubting and turning back',
+  'train/kl_base': 'the policy is far from its anchor',
+  ('selfplay/agreement', '<'): (
+    'the answers fall apart: there is no majority to learn from'
+  ),
+  ('selfplay/agreement', '>'): (
+    'the samples have come to agree sooner than they can have learned'
+  ),
+}
+_NUMBER = r'(\d+(?:\.\d*)?|\.\d+)'
+_FORM = re.compile(
+  rf'(\w+(?:/\w+)+) (?:(<|>) {_NUMBER}( x first)?|falls {_NUMBER}): (\w+)'
+)
+_VOTES = 'selfplay/vote_accuracy'  # tells whose fault a fall is
+PROBED = ('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy')
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+  """How a run is watched, and how it goes back.
+
+  Attributes:
+    split: Whose problems are the probe, with known answers; where the task has
+      none, there is no probe.
+    problems: Most problems of it.
+    samples: Answers to each beside the greedy one.
+    every: Steps from one look at the probe to the next; 0 is no probe.
+    window: Steps that a level is the mean of.
+    errors: Standard errors that a fall must be larger than, besides its value.
+    lr_scale: What a rollback multiplies the learning rate with.
+    rollbacks: After so many the next one ends the run, too.
+    act: Whether alarms do anything but warn.
+  """
+
+  split: str = 'dev'
+  problems: int = 200
+  samples: int = 4
+  every: int = 5
+  window: int = 3
+  errors: float = 1.5
+  lr_scale: float = 0.5
+  rollbacks: int = 3
+  act: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+  """One alarm, read by `parse_alarm`.
+
+  Attributes:
+    metric: What it looks at.
+    sign: `<`, `>` or `falls`.
+    value: The threshold.
+    of_first: Whether that is a share of the first steps' mean.
+    action: One of `ACTIONS`.
+  """
+
+  metric: str
+  sign: str
+  value: float
+  of_first: bool
+  action: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fired:
+  """An alarm that went off.
+
+  Attributes:
+    alarm: Its name.
+    metric: What it looked at.
+    seen: What that was.
+    limit: What it may be.
+    action: What is asked for.
+    said: What was seen and why it matters, in a sentence.
+  """
+
+  alarm: str
+  metric: str
+  seen: float
+  limit: float
+  action: str
+  said: str
+
+
+def parse_alarm(text: str) -> Alarm | None:
+  """Reads an alarm; None if it is off.
+
+  Raises:
+    ValueError: It is none; says what it must look like.
+  """
+  if text == 'off':
+    return None
+  match = _FORM.fullmatch(text)
+  if not match or match[6] not in ACTIONS:
+    raise ValueError(
+      f'alarm {text!r} is not understood; it must be off, or like '
+      "'selfplay/distinct < 0.5: warn', 'rollout/length > 2 x first: warn' or "
+      "'probe/accuracy_greedy falls 0.03: rollback' (warn, rollback or stop)"
+    )
+  metric, sign, level, of_first, fall, action = match.groups()
+  if fall and metric not in [f'probe/{name}' for name in PROBED]:
+    raise ValueError(
+      f'alarm {text!r}: only what is seen on the probe falls: '
+      + ', '.join(f'probe/{name}' for name in PROBED)
+    )
+  value = float(level or fall)
+  return Alarm(metric, sign or 'falls', value, bool(of_first), action)
+
+
+class Alarms:
+  """The alarms of a run, and what they remember.
+
+  Args:
+    rules: Name -> alarm.
+    window: Steps that a level is the mean of.
+    errors: Standard errors that a fall must be larger than.
+  """
+
+  def __init__(self, rules: Mapping[str, Alarm], window: int, errors: float):
+    self._rules, self._window, self._errors = rules, window, errors
+    self._watched = {rule.metric for rule in rules.values()} | {_VOTES}
+    self._first: dict[str, list[float]] = {}  # of each level, then its last
+    self._last: dict[str, list[float]] = {}
+    self._on: list[str] = []  # have gone off, and what they saw still holds
+    self.best: dict[str, list[float]] = {}  # what a fall is from, by problem
+    self._score: float | None = None  # the best version's
+
+  def state(self) -> dict[str, Any]:
+    """What `resume` needs: JSON."""
+    return {
+      'first': {k: list(v) for k, v in self._first.items()},
+      'last': {k: list(v) for k, v in self._last.items()},
+      'on': list(self._on),
+      'best': self.best,
+      'score': self._score,
+    }
+
+  def resume(self, state: Mapping[str, Any]) -> None:
+    """Takes up what `state` returned."""
+    self._first = {k: list(v) for k, v in state['first'].items()}
+    self._last = {k: list(v) for k, v in state['last'].items()}
+    self._on, self.best = list(state['on']), dict(state['best'])
+    self._score = state['score']
+
+  def look(
+    self,
+    levels: Mapping[str, float],
+    probed: Mapping[str, Sequence[float]],
+  ) -> list[Fired]:
+    """Which alarms go off now.
+
+    One that has gone off is silent until what it saw has passed.
+
+    Args:
+      levels: New metrics.
+      probed: Values by problem of the probe, the same problems every time;
+        empty if the probe was not looked at.
+    """
+    for name, value in levels.items():
+      if name in self._watched and math.isfinite(value):
+        first = self._first.setdefault(name, [])
+        if len(first) < self._span(name):
+          first.append(value)
+        recent = [*self._last.get(name, ()), value]
+        self._last[name] = recent[-self._span(name) :]
+    fired, on = [], []
+    for name, rule in self._rules.items():
+      if rule.sign == 'falls':
+        fresh = bool(probed)
+        found = fresh and self._fallen(name, rule, probed)
+      else:
+        fresh = rule.metric in levels and rule.metric in self._last
+        found = fresh and self._beyond(name, rule)
+      if found:
+        if name not in self._on or rule.sign == 'falls':
+          fired.append(found)
+        on.append(name)
+      elif not fresh and name in self._on:
+        on.append(name)
+    self._on = on
+    return fired
+
+  def improved(self, probed: Mapping[str, Sequence[float]]) -> bool:
+    """Whether this is the best version so far; if so it is remembered.
+
+    Asked of versions that no alarm sends back. The best has the most right
+    answers, greedy and sampled together; the newest of equals. Of greedy
+    answers the most right ones of any best version are remembered, so that
+    small losses do not add up unseen.
+    """
+    kinds = 'accuracy_greedy', 'accuracy_sampled'
+    now = [float(np.mean(probed[kind])) for kind in kinds]
+    if self._score is not None and sum(now) < self._score:
+      return False
+    self._score, peak = sum(now), self.best.get('accuracy_greedy')
+    self.best = {name: list(values) for name, values in probed.items()}
+    if peak and np.mean(peak) > now[0]:
+      self.best['accuracy_greedy'] = peak
+    return True
+
+  def went_back(self) -> None:
+    """Forgets what the version that was left has shown."""
+    self._last, self._on = {}, []
+
+  def _span(self, metric: str) -> int:
+    # A look at the probe or at held-out problems is a mean already.
+    return self._window if not metric.startswith(('probe/', 'eval/')) else 1
+
+  def _fallen(self, name, rule, probed) -> Fired | None:
+    metric = rule.metric.removeprefix('probe/')
+    if metric not in self.best:
+      return None
+    fall, error = _paired(self.best[metric], probed[metric])
+    if fall <= max(rule.value, self._errors * error):
+      return None
+    n = len(probed[metric])
+    now, before = (
+      float(np.mean(probed[metric])),
+      float(np.mean(self.best[metric])),
+    )
+    said = (
+      f'{_words(rule.metric)} on {n} held-out problems is {now:.3f}, '
+      f'{fall:.3f} below the best version ({_times(fall, error)}): '
+      f'{_WHY[rule.metric]}{self._blame()}'
+    )
+    return Fired(name, rule.metric, now, before - rule.value, rule.action, said)
+
+  def _blame(self) -> str:
+    """Whether a fall is the vote's fault or the step's, where that is known."""
+    recent = self._last.get(_VOTES)
+    if not recent:
+      return ''
+    now = float(np.mean(recent))
+    began = float(np.mean(self._first[_VOTES]))
+    if now < 0.5 or now < began - 0.1:
+      return (
+        f'; votes on its own problems were right in {began:.2f} of them, now '
+        f'in {now:.2f}: the vote is to blame'
+      )
+    return (
+      f'; votes on its own problems are as right as at first ({now:.2f}): the '
+      'step is too large'
+    )
+
+  def _beyond(self, name, rule) -> Fired | None:
+    span = self._span(rule.metric)
+    recent, first = self._last[rule.metric], self._first[rule.metric]
+    if len(recent) < span or len(first) < span:
+      return None
+    now, began = float(np.mean(recent)), float(np.mean(first))
+    limit = rule.value * (began if rule.of_first else 1.0)
+    beyond = now < limit if rule.sign == '<' else now > limit
+    # A share of nothing is no limit.
+    if not beyond or (rule.of_first and not began):
+      return None
+    side = 'below' if rule.sign == '<' else 'above'
+    what = f'{rule.value:g} x what it began with ({began:.3g})'
+    said = f'{_words(rule.metric)} is {now:.3g}, {side} '
+    said += what if rule.of_first else f'{limit:g}'
+    if why := _WHY.get((rule.metric, rule.sign), _WHY.get(rule.metric)):
+      said += f': {why}'
+    return Fired(name, rule.metric, now, limit, rule.action, said)
+
+
+def _paired(before, now) -> tuple[float, float]:
+  """The mean fall from one version to another, and its standard error."""
+  lost = np.array(before) - np.array(now)
+  if len(lost) < 2:
+    return float(lost.mean()), 0.0
+  return float(lost.mean()), float(lost.std(ddof=1) / math.sqrt(len(lost)))
+
+
+def _words(metric: str) -> str:
+  group, _, name = metric.partition('/')
+  named = name.replace('_', ' ').replace('/', ' ')
+  return named if group in ('probe', 'rollout') else f'{group} {named}'
+
+
+def _times(fall: float, error: float) -> str:
+  return f'{fall / error:.1f} standard errors' if error else 'all alike'

@@ -1,19 +1,32 @@
 """The files that a run leaves behind."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import math
+import os
+import socket
+import sys
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
-import tensorboardX
 from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
-from jaxdistill.checkpoint import write_atomically
+from jaxdistill.checkpoint import RefusedError, write_atomically
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
+
+# What is in a folder that no run has begun in, and yet is a run's.
+_BEFORE_A_RUN = ('lock', '.config.json.partial')
+# What a run writes after its last step.
+_ENDING = ('summary.json', 'curves.png', 'report.html')
 
 
 class Workdir:
@@ -27,41 +40,113 @@ class Workdir:
     self.path = epath.Path(path)
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
-    self._board = None
+    self._board: EventsWriter | None = None
+    self._lock: TextIO | None = None
+
+  def lock(self) -> None:
+    """Keeps other runs out, until `close` or the end of the process.
+
+    Process 0 holds the lock. There is none in an object store, and none where
+    the file system has no locks, which is said.
+
+    Raises:
+      RefusedError: Another process has it.
+    """
+    if not self.writes or self._lock or '://' in str(self.path):
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    file = _locked(self.path)
+    if file:
+      file.truncate(0)
+      since = time.strftime('%Y-%m-%d %H:%M:%S')
+      file.write(f'process {os.getpid()} on {socket.gethostname()}, {since}')
+      file.flush()
+    self._lock = file
+
+  def free(self) -> None:
+    """Looks whether a run is going on here.
+
+    Raises:
+      RefusedError: One is.
+    """
+    if '://' not in str(self.path) and (self.path / 'lock').exists():
+      mine = self._lock
+      self.lock()
+      if self._lock and not mine:
+        self._lock.close()
+        self._lock = None
+
+  def check(self, config: Mapping[str, Any]) -> None:
+    """Looks whether a run of this config may be here; writes nothing.
+
+    Raises:
+      RefusedError: The folder holds a run of another config, of which the first
+        difference is named; or something else.
+    """
+    there = self.path / 'config.json'
+    if there.exists():
+      found = read_config(self.path)
+      if difference := _difference(found, config):
+        raise RefusedError(
+          f'{self.path} holds a run of another config: {difference}; '
+          'choose another --workdir'
+        )
+    elif self.path.exists():
+      names = sorted(x.name for x in self.path.iterdir())
+      foreign = [x for x in names if x not in _BEFORE_A_RUN]
+      if foreign and self.writes:
+        raise RefusedError(
+          f'{self.path} is not empty and holds no run (no config.json, but '
+          f'{foreign[0]!r}); choose another --workdir'
+        )
 
   def claim(self, config: Mapping[str, Any]) -> None:
     """Writes `config.json`, or checks that the one there is the same.
 
     Raises:
-      ValueError: The folder belongs to a run of another config; the first
-        difference is named.
+      RefusedError: As `check`.
     """
+    self.check(config)
     there = self.path / 'config.json'
-    text = json.dumps(config, indent=1, sort_keys=True)
-    if there.exists():
-      if difference := _difference(json.loads(there.read_text()), config):
-        raise ValueError(
-          f'{self.path} holds a run of another config: {difference}; '
-          'choose another --workdir'
-        )
-    elif self.writes:
+    if self.writes and not there.exists():
       self.path.mkdir(parents=True, exist_ok=True)
+      text = json.dumps(config, indent=1, sort_keys=True)
       write_atomically(there, text)
 
-  def open(self, step: int) -> None:
-    """Starts logging at `step`; what was logged at or after it is dropped."""
-    metrics = self.path / 'metrics.jsonl'
+  def open(self, step: int, ended: bool = False) -> None:
+    """Starts logging at `step`; what was logged at or after it is dropped.
+
+    Args:
+      step: Of the run.
+      ended: Whether the run had ended. If not, what is there of an end is of
+        steps that are now taken again, and is dropped as well.
+    """
     if not self.writes:
       return
-    if metrics.exists():
-      lines = metrics.read_text().splitlines()
-      whole = [line for line in lines if line.endswith('}')]
-      self._lines = [x for x in whole if json.loads(x)['step'] < step]
+    if not ended:
+      for name in _ENDING:
+        (self.path / name).unlink(missing_ok=True)
+    if (self.path / 'rollouts').exists():
+      for path in (self.path / 'rollouts').iterdir():
+        number = path.name.partition('.')[0]
+        if not number.isdecimal() or int(number) >= step:
+          path.unlink()
+    metrics = self.path / 'metrics.jsonl'
+    logged = read_lines(metrics) if metrics.exists() else []
+    self._lines = [text for text, line in logged if line['step'] < step]
+    if len(self._lines) < step:
+      print(
+        f'{metrics} is damaged: it has {len(self._lines)} of the {step} lines '
+        'before this step; the run goes on without the others',
+        file=sys.stderr,
+      )
     self._write_lines()
     if '://' not in str(self.path):  # event files need a local disk
-      self._board = tensorboardX.SummaryWriter(
-        str(self.path), purge_step=step or None
-      )
+      again = any(self.path.glob('events.*'))
+      # Its own thread would swallow a full disk, and then wait for ever.
+      self._board = EventsWriter(str(self.path / 'events'), f'.{os.getpid()}')
+      if again:
+        self._board.write_event(_event(step, session_log={'status': 'START'}))
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds a line to `metrics.jsonl` and to TensorBoard."""
@@ -73,10 +158,15 @@ class Workdir:
     if self._board:
       with open(self.path / 'metrics.jsonl', 'a') as f:
         f.write(line + '\n')
-      for name, value in metrics.items():
-        self._board.add_scalar(name, value, step)
+      values = [v for x in metrics.items() for v in scalar(*x).value]
+      self._board.write_event(_event(step, summary={'value': values}))
+      self._board.flush()
     else:
       self._write_lines()  # an object store cannot append
+
+  def has_logged(self) -> bool:
+    """Whether a run has left metrics here; asked of process 0."""
+    return self.writes and (self.path / 'metrics.jsonl').exists()
 
   def metrics(self) -> list[dict[str, float]]:
     """All lines logged so far."""
@@ -120,13 +210,75 @@ class Workdir:
     return summary
 
   def close(self) -> None:
-    """Flushes TensorBoard."""
+    """Ends logging and lets others in."""
     if self._board:
-      self._board.close()
+      with contextlib.suppress(OSError):  # of a full disk: it has been said
+        self._board.close()
+    if self._lock:
+      self._lock.close()
+    self._board = self._lock = None
 
   def _write_lines(self):
     text = ''.join(line + '\n' for line in self._lines)
     write_atomically(self.path / 'metrics.jsonl', text)
+
+
+def _event(step: int, **what: Any) -> Any:
+  make: Any = event_pb2  # protobuf makes its classes when it is imported
+  return make.Event(wall_time=time.time(), step=step, **what)
+
+
+def read_config(path: epath.PathLike) -> dict[str, Any]:
+  """The config of the run in a folder.
+
+  Raises:
+    RefusedError: There is none, or it is damaged.
+  """
+  file = epath.Path(path) / 'config.json'
+  if not file.exists():
+    raise RefusedError(f'{path} holds no run (no config.json)')
+  try:
+    config = json.loads(file.read_text())
+  except ValueError as e:
+    raise RefusedError(f'{file} is damaged: {e}') from None
+  if not isinstance(config, dict):
+    raise RefusedError(f'{file} is damaged: it is no config')
+  return config
+
+
+def read_lines(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:
+  """The whole lines of a `metrics.jsonl`, as text and as what they say."""
+  out = []
+  for text in epath.Path(path).read_bytes().split(b'\n'):
+    with contextlib.suppress(ValueError):  # cut in the middle, or damaged
+      line = json.loads(text.decode())
+      if isinstance(line, dict) and isinstance(line.get('step'), int):
+        out.append((text.decode(), line))
+  return out
+
+
+def _locked(path: epath.Path) -> TextIO | None:
+  """The folder's lock file, locked; None where there are no locks."""
+  file = (path / 'lock').open('a+')  # and held
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    who = file.read().strip() or 'another process'
+    file.close()
+    raise RefusedError(
+      f'{path} is in use by {who}; wait for it, or choose another --workdir '
+      '(of a comparison: other --arms or --seeds)'
+    ) from None
+  except OSError as e:
+    file.close()
+    why = (e.strerror or str(e)).lower()
+    print(
+      f'{path} cannot be locked ({why}): start no second run in it',
+      file=sys.stderr,
+    )
+    return None
+  return file
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

@@ -23,7 +23,8 @@ TABLE = {
   'data': ('types', 'rewards'),
   'models': ('dist', 'data.tokenizer', 'data.small_world'),
   'workdir': ('checkpoint',),
-  'anchors': ('checkpoint',),
+  'anchors': ('checkpoint', 'dist'),
+  'stopping': ('dist',),
   'rollout': ('models', 'data', 'types', 'dist', 'batch'),
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types'),
@@ -34,7 +35,7 @@ TABLE = {
   ),
   'loop': (
     *('run', 'step', 'batch', 'anchors', 'rollout'),
-    *('checkpoint', 'workdir', 'dist', 'types'),
+    *('checkpoint', 'workdir', 'stopping', 'dist', 'types'),
   ),
   'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots', 'dist'),
 }

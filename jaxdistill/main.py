@@ -354,13 +354,24 @@ def _told(e: OSError) -> str:
   return f'{e.filename or "a file"}: {(e.strerror or str(e)).lower()}'
 
 
+def _but_closed_loops(unraisable) -> None:
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
+
+
 @contextlib.contextmanager
 def _written() -> Iterator[None]:
   """Ends what a run may end of in one line."""
+  import logging
+
   from jaxdistill.checkpoint import STORAGE_ERRORS, RefusedError
   from jaxdistill.config import ConfigError
   from jaxdistill.stopping import Stopped
 
+  # What Orbax fails of is raised as well, once; and what it was about to write
+  # then finds its event loop closed, which its C++ tells this hook.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  sys.unraisablehook = _but_closed_loops
   try:
     yield
   except Stopped as e:

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import jax
 from etils import epath
@@ -41,7 +41,7 @@ class Workdir:
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
     self._board: EventsWriter | None = None
-    self._lock: TextIO | None = None
+    self._lock: IO | None = None
 
   def lock(self) -> None:
     """Keeps other runs out, until `close` or the end of the process.
@@ -257,15 +257,14 @@ def read_lines(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:
   return out
 
 
-def _locked(path: epath.Path) -> TextIO | None:
+def _locked(path: epath.Path) -> IO | None:
   """The folder's lock file, locked; None where there are no locks."""
-  file = (path / 'lock').open('a+')  # and held
+  file = (path / 'lock').open('a')
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    file.seek(0)
-    who = file.read().strip() or 'another process'
     file.close()
+    who = (path / 'lock').read_text() or 'another process'
     raise RefusedError(
       f'{path} is in use by {who}; wait for it, or choose another --workdir '
       '(of a comparison: other --arms or --seeds)'

@@ -176,11 +176,13 @@ class Checkpoints:
     """
     step, damaged = self.find()
     for later, faults in damaged.items():
-      anchors = [x for x in faults if x.is_relative_to(self._root / 'anchors')]
-      folders = {x.parent / x.name.removesuffix('.json') for x in anchors}
-      for folder in sorted(folders):
-        self._set_aside(folder)
-        self._set_aside(seal_of(folder))
+      for path in faults:
+        what, *names = path.relative_to(self._root).parts
+        if what == 'anchors':
+          name, snapshot = names[0], names[1].removesuffix('.json')
+          folder = self._root / what / name / snapshot
+          self._set_aside(seal_of(folder))
+          self._set_aside(folder)
       self._set_aside(self._folder / str(later))
       self._set_aside(self._manifest(later))
     return step, {later: why(faults) for later, faults in damaged.items()}
@@ -240,8 +242,10 @@ class Checkpoints:
     self._manager.close()
 
   def _steps(self) -> list[int]:
-    """Steps on disk, newest first."""
-    names = [x.name for x in self._folder.iterdir()]
+    """Steps on disk, or with a manifest at least, newest first."""
+    names = {x.name for x in self._folder.iterdir()}
+    if self._manifests.exists():
+      names |= {x.name.removesuffix('.json') for x in self._manifests.iterdir()}
     return sorted((int(x) for x in names if x.isdecimal()), reverse=True)
 
   def _manifest(self, step: int) -> epath.Path:
@@ -263,8 +267,13 @@ class Checkpoints:
     if folder not in listed:
       return {manifest: 'is damaged'}
     faults = {}
-    for folder, files in listed.items():
-      faults |= fault(folder, files)
+    for needed, files in listed.items():
+      faults |= fault(needed, files)
+      if needed != folder:
+        with contextlib.suppress(RefusedError):
+          if read_manifest(seal_of(needed)) == files:
+            continue
+        faults |= {seal_of(needed): 'is damaged'}
     return faults
 
   def _forget_manifests(self) -> None:

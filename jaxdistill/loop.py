@@ -85,7 +85,11 @@ class Loop:
     problems: Any = run.task.problems('train')  # read by index, lists too
     problems = grain.MapDataset.source(problems)
     self._problems = problems.shuffle(seed=run.seed).repeat()
-    self._resume()
+    try:
+      self._resume()
+    except Exception:
+      self.workdir.close()  # others may come in
+      raise
 
   def train(self) -> dict[str, Any]:
     """Runs to the last step, or until its tokens are spent.

@@ -129,7 +129,8 @@ class Workdir:
     if (self.path / 'rollouts').exists():
       for path in (self.path / 'rollouts').iterdir():
         number = path.name.partition('.')[0]
-        if not number.isdecimal() or int(number) >= step:
+        late = number.isdecimal() and int(number) >= step
+        if late or path.name.endswith('.partial'):
           path.unlink()
     metrics = self.path / 'metrics.jsonl'
     logged = read_lines(metrics) if metrics.exists() else []

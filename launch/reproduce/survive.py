@@ -300,9 +300,10 @@ def damages(whole):
   hashes = anchor.with_name(f'{LAST}.json')
   for folder in (newest, anchor):
     files = sorted(p for p in folder.rglob('*') if p.is_file())
-    for path in files:
+    for i, path in enumerate(files):
       for harm in FILE if path.stat().st_size else (grow, remove):
-        yield path, harm
+        if i % 3 == 0 or harm in (flip, cut, remove):
+          yield path, harm
     for path in (folder, *sorted(p for p in folder.rglob('*') if p.is_dir())):
       yield from ((path, harm) for harm in (remove, into_file, hollow, add))
   for path in (manifest, hashes):
@@ -429,6 +430,11 @@ def main():
   parser.add_argument(
     '--kib', default='6000,14000,20000,27000', help='sizes of full disks'
   )
+  parser.add_argument(
+    '--parts',
+    default='damaged,killed,by_command,full_disk',
+    help='what to do; the rest is taken from what --out holds',
+  )
   args = parser.parse_args()
   begin, rng = time.time(), random.Random(args.seed)
   with tempfile.TemporaryDirectory() as name:
@@ -446,12 +452,17 @@ def main():
       shutil.move(work / f'kept{step}', whole / 'checkpoints' / str(step))
       shutil.move(work / f'kept{step}.json', whole / f'manifests/{step}.json')
     sizes = [int(x) for x in args.kib.split(',') if x]
-    found = {
-      'damaged': harmed(judge, work, whole, rng),
-      'killed': kills(judge, work, whole, args.kills, rng),
-      'by_command': by_command(judge, work, whole, rng),
-      'full_disk': full_disks(judge, work, whole, sizes),
+    parts = {
+      'damaged': lambda: harmed(judge, work, whole, rng),
+      'killed': lambda: kills(judge, work, whole, args.kills, rng),
+      'by_command': lambda: by_command(judge, work, whole, rng),
+      'full_disk': lambda: full_disks(judge, work, whole, sizes),
     }
+    new = {name: parts[name]() for name in args.parts.split(',')}
+  out, old = pathlib.Path(args.out), {}
+  if out.exists():
+    old = json.loads(out.read_text())
+  found = {name: new.get(name, old.get(name, [])) for name in parts}
   outcomes = collections.Counter(x['outcome'] for x in found['damaged'])
   ends = [x['same_end'] for x in found['damaged'] if 'same_end' in x]
   counts = {
@@ -477,7 +488,6 @@ def main():
     'seed': args.seed,
     'counts': counts,
   }
-  out = pathlib.Path(args.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   out.write_text(json.dumps(about | found, indent=1) + '\n')
   for key, value in counts.items():

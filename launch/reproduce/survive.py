@@ -203,10 +203,9 @@ def kill(workdir, moment, rng):
 
 def kills(judge, work, whole, n, rng):
   """Kills runs `n` times over; one is started again until it ends."""
-  out, killed, folders = [], 0, 0
+  killed, folders = 0, 0
   while killed < n:
-    folder, same = work / f'killed{folders}', None
-    found = []
+    folder, found = work / f'killed{folders}', []
     while killed < n:
       name, moment = list(MOMENTS.items())[killed % len(MOMENTS)]
       this = {'run': folders, 'moment': name} | kill(folder, moment, rng)
@@ -218,10 +217,9 @@ def kills(judge, work, whole, n, rng):
     code, said = run(folder)
     same = code == 0 and judge.same_end(folder, whole)
     print(f'and ended: {code}, {same} {said if code else ""}', flush=True)
-    out += [x | {'same': same} for x in found]
+    yield from (x | {'same': same} for x in found)
     folders += 1
     shutil.rmtree(folder)
-  return out
 
 
 # Ways to damage a file.
@@ -334,7 +332,7 @@ def take_up(judge, folder):
 
 
 def harmed(judge, work, whole, rng):
-  out, folder = [], work / 'harmed'
+  folder = work / 'harmed'
   for i, (path, harm) in enumerate(damages(whole)):
     shutil.copytree(whole, folder)
     name = path.relative_to(whole)
@@ -343,7 +341,7 @@ def harmed(judge, work, whole, rng):
     except Exception as e:
       raise RuntimeError(f'{harm.__name__} {name}') from e
     what, said, loop = take_up(judge, folder)
-    found = {'file': str(name), 'harm': harm.__name__, 'outcome': what}
+    found: dict = {'file': str(name), 'harm': harm.__name__, 'outcome': what}
     found['said'] = said.strip().replace(str(folder), 'RUN')
     if loop:
       if i % 10 == 0:
@@ -355,17 +353,16 @@ def harmed(judge, work, whole, rng):
         )
       loop.checkpoints.close()
       loop.workdir.close()
-    out.append(found)
+    yield found
     bad = what.isupper() or found.get('same_end') is False
     if bad or i % 10 == 0:
       print(f'damaged: {found}', flush=True)
     shutil.rmtree(folder)
-  return out
 
 
 def by_command(judge, work, whole, rng):
   """A few damages through the command itself."""
-  newest, out = f'checkpoints/{LAST}', []
+  newest = f'checkpoints/{LAST}'
   largest = max(
     (p for p in (whole / newest).rglob('*') if p.is_file()),
     key=lambda p: p.stat().st_size,
@@ -389,13 +386,12 @@ def by_command(judge, work, whole, rng):
       else code == 2 and len(said) == 1
     )
     print(f'by command: {found}', flush=True)
-    out.append(found)
+    yield found
     shutil.rmtree(folder)
-  return out
 
 
 def full_disks(judge, work, whole, sizes):
-  out, disk = [], work / 'disk'
+  disk = work / 'disk'
   disk.mkdir()
   for size in sizes:
     mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}k', 'tmpfs', str(disk)]
@@ -418,8 +414,38 @@ def full_disks(judge, work, whole, sizes):
     finally:
       subprocess.run(['umount', str(disk)], check=True)
     print(f'full disk: {found}', flush=True)
-    out.append(found)
-  return out
+    yield found
+
+
+def counted(found):
+  """What was done, and of that what came out as it should."""
+  outcomes = collections.Counter(x['outcome'] for x in found['damaged'])
+  ends = [x['same_end'] for x in found['damaged'] if 'same_end' in x]
+  return {
+    'kills': len(found['killed']),
+    'kills_bit_equal': sum(x['same'] for x in found['killed']),
+    'full_disks': len(found['full_disk']),
+    'full_disks_in_one_line_then_bit_equal': sum(
+      x['right'] for x in found['full_disk']
+    ),
+    'damages_by_command': len(found['by_command']),
+    'damages_by_command_right': sum(x['right'] for x in found['by_command']),
+    'damages': len(found['damaged']),
+    'damages_by_outcome': dict(outcomes),
+    'damages_trained_to_the_end': len(ends),
+    'damages_trained_to_the_end_bit_equal': sum(ends),
+  }
+
+
+def all_right(counts):
+  pairs = (
+    *(('kills', 'kills_bit_equal'),),
+    *(('full_disks', 'full_disks_in_one_line_then_bit_equal'),),
+    *(('damages_by_command', 'damages_by_command_right'),),
+    ('damages_trained_to_the_end', 'damages_trained_to_the_end_bit_equal'),
+  )
+  wrong = any(x.isupper() for x in counts['damages_by_outcome'])
+  return not wrong and all(counts[a] == counts[b] for a, b in pairs)
 
 
 def main():
@@ -437,6 +463,19 @@ def main():
   )
   args = parser.parse_args()
   begin, rng = time.time(), random.Random(args.seed)
+  out = pathlib.Path(args.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  old = json.loads(out.read_text()) if out.exists() else {}
+  names = ('killed', 'full_disk', 'by_command', 'damaged')
+  found = {name: old.get(name, []) for name in names}
+  counts = counted(found)
+  libraries = ('jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tensorboardX')
+  about: dict = {
+    'date': datetime.date.today().isoformat(),
+    'versions': {n: importlib.metadata.version(n) for n in libraries},
+    'device': jax.devices()[0].device_kind,
+    'seed': args.seed,
+  }
   with tempfile.TemporaryDirectory() as name:
     work = pathlib.Path(name)
     whole = work / 'whole'
@@ -458,49 +497,19 @@ def main():
       'by_command': lambda: by_command(judge, work, whole, rng),
       'full_disk': lambda: full_disks(judge, work, whole, sizes),
     }
-    new = {name: parts[name]() for name in args.parts.split(',')}
-  out, old = pathlib.Path(args.out), {}
-  if out.exists():
-    old = json.loads(out.read_text())
-  found = {name: new.get(name, old.get(name, [])) for name in parts}
-  outcomes = collections.Counter(x['outcome'] for x in found['damaged'])
-  ends = [x['same_end'] for x in found['damaged'] if 'same_end' in x]
-  counts = {
-    'kills': len(found['killed']),
-    'kills_bit_equal': sum(x['same'] for x in found['killed']),
-    'full_disks': len(found['full_disk']),
-    'full_disks_in_one_line_then_bit_equal': sum(
-      x['right'] for x in found['full_disk']
-    ),
-    'damages_by_command': len(found['by_command']),
-    'damages_by_command_right': sum(x['right'] for x in found['by_command']),
-    'damages': len(found['damaged']),
-    'damages_by_outcome': dict(outcomes),
-    'damages_trained_to_the_end': len(ends),
-    'damages_trained_to_the_end_bit_equal': sum(ends),
-  }
-  names = ('jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tensorboardX')
-  about = {
-    'date': datetime.date.today().isoformat(),
-    'versions': {n: importlib.metadata.version(n) for n in names},
-    'device': jax.devices()[0].device_kind,
-    'seconds': round(time.time() - begin),
-    'seed': args.seed,
-    'counts': counts,
-  }
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps(about | found, indent=1) + '\n')
+    for part in args.parts.split(','):
+      found[part] = []
+      for one in parts[part]():
+        found[part].append(one)
+        counts = counted(found)
+        about |= {'seconds': round(time.time() - begin), 'counts': counts}
+        text = json.dumps(about | found, indent=1)
+        out.write_text(text + '\n')
   for key, value in counts.items():
     print(f'{key.replace("_", " "):42} {value}')
-  wrong = any(x.isupper() for x in outcomes) or not all(ends)
-  pairs = (
-    *(('kills', 'kills_bit_equal'),),
-    *(('full_disks', 'full_disks_in_one_line_then_bit_equal'),),
-    *(('damages_by_command', 'damages_by_command_right'),),
-  )
-  wrong = wrong or any(counts[a] != counts[b] for a, b in pairs)
-  print('SOMETHING IS WRONG' if wrong else 'all as it should be')
-  return int(wrong)
+  right = all_right(counts)
+  print('all as it should be' if right else 'SOMETHING IS WRONG')
+  return int(not right)
 
 
 if __name__ == '__main__':

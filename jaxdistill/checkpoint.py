@@ -181,8 +181,9 @@ class Checkpoints:
         if what == 'anchors':
           name, snapshot = names[0], names[1].removesuffix('.json')
           folder = self._root / what / name / snapshot
-          self._set_aside(seal_of(folder))
-          self._set_aside(folder)
+          if not _sound(folder):  # or the manifest has another in mind
+            self._set_aside(seal_of(folder))
+            self._set_aside(folder)
       self._set_aside(self._folder / str(later))
       self._set_aside(self._manifest(later))
     return step, {later: why(faults) for later, faults in damaged.items()}
@@ -264,7 +265,8 @@ class Checkpoints:
       listed = {self._root / k: dict(v) for k, v in wanted.items()}
     except (ValueError, AttributeError, TypeError):
       return {manifest: 'is damaged'}
-    if folder not in listed:
+    kinds = {(x.split('/')[0], x.count('/')) for x in wanted}
+    if folder not in listed or kinds - {('checkpoints', 1), ('anchors', 2)}:
       return {manifest: 'is damaged'}
     faults = {}
     for needed, files in listed.items():
@@ -349,6 +351,14 @@ def fault(
     if found[name] != wanted[name]:
       return {folder / name: 'has changed'}
   return {}
+
+
+def _sound(folder: epath.Path) -> bool:
+  """Whether a folder with a seal is what that says."""
+  try:
+    return not fault(folder, read_manifest(seal_of(folder)))
+  except RefusedError:
+    return False
 
 
 def why(faults: Mapping[epath.Path, str]) -> str:

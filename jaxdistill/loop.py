@@ -58,7 +58,6 @@ class Loop:
 
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
     self.run, self.workdir = run, Workdir(root)
-    dist.by_first(self.workdir.lock)
     dist.by_first(lambda: self.workdir.claim(config))
     self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)

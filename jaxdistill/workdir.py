@@ -101,12 +101,14 @@ class Workdir:
         )
 
   def claim(self, config: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there is the same.
+    """Locks the folder and writes `config.json`, or checks the one there.
 
     Raises:
-      RefusedError: As `check`.
+      RefusedError: As `check` and `lock`.
     """
     self.check(config)
+    self.lock()
+    self.check(config)  # now that nobody else writes it
     there = self.path / 'config.json'
     if self.writes and not there.exists():
       self.path.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ Every run is an ordinary run in `ROOT/ARM/SEED`, so what is cut goes on where it
 was, and what is finished is only read.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -37,7 +38,10 @@ def runs(comparison: Comparison, root: epath.PathLike) -> Iterator[tuple]:
 
 def finished(folder: epath.PathLike) -> bool:
   """Whether a run has come to its end; process 0 looks, all agree."""
-  there = (epath.Path(folder) / 'summary.json').exists()
+  there = False
+  with contextlib.suppress(FileNotFoundError, ValueError):  # damaged: no
+    json.loads((epath.Path(folder) / 'summary.json').read_text())
+    there = True
   return bool(dist.agree_max(int(there and jax.process_index() == 0))[0])
 
 
@@ -45,11 +49,11 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   """Looks at what is there before anything runs.
 
   Raises:
-    ValueError: A folder holds a run of another config.
+    RefusedError: A folder holds a run of another config.
   """
   for arm, seed, folder in runs(comparison, root):
     if (folder / 'config.json').exists():
-      Workdir(folder).claim(comparison.config(arm, seed).to_dict())
+      Workdir(folder).check(comparison.config(arm, seed).to_dict())
 
 
 def run(
@@ -57,6 +61,7 @@ def run(
 ) -> None:
   """Trains one run from where its newest checkpoint left it."""
   config = comparison.config(arm, seed)
+  dist.by_first(Workdir(folder).free)  # before anything is loaded
   prepare(config)
   built = build(config)
   with jax.set_mesh(built.mesh):

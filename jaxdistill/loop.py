@@ -7,8 +7,9 @@ never stopped.
 
 import dataclasses
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from jaxdistill import dist
 from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
-from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.checkpoint import Checkpoints, RefusedError
 from jaxdistill.eval import Alarms
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import (
@@ -40,6 +41,7 @@ from jaxdistill.step import (
   place,
   split_params,
 )
+from jaxdistill.stopping import Stopped, asked_to_stop
 from jaxdistill.types import Collected, Problem, Update
 from jaxdistill.workdir import Workdir
 
@@ -55,14 +57,13 @@ class Loop:
     config: The resolved config, written to the folder.
 
   Raises:
-    ValueError: The folder belongs to another config or began from another
-      model.
+    RefusedError: The folder belongs to another config or began from another
+      model, is in use, or has no whole checkpoint left.
   """
 
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
     self.run, self.workdir = run, Workdir(root)
-    self.workdir.claim(config)
-    dist.barrier('claimed')
+    dist.by_first(lambda: self.workdir.claim(config))
     self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
     rules = {**run.anchors, **run.method.anchors, GUARD: 'frozen'}
@@ -90,17 +91,33 @@ class Loop:
     problems: Any = run.task.problems('train')  # read by index, lists too
     problems = grain.MapDataset.source(problems)
     self._problems = problems.shuffle(seed=run.seed).repeat()
-    self._resume()
+    try:
+      self._resume()
+    except Exception:
+      self.workdir.close()  # others may come in
+      raise
 
   def train(self) -> dict[str, Any]:
-    """Runs to the last step, or until its tokens are spent."""
+    """Runs to the last step, or until its tokens are spent.
+
+    Raises:
+      Stopped: It was asked to stop, and has saved.
+      OSError: A file could not be written; what is on disk stays usable.
+    """
+    try:
+      with asked_to_stop() as stop:
+        return self._train(stop)
+    finally:
+      self.workdir.close()
+
+  def _train(self, stop: Callable[[int], bool]) -> dict[str, Any]:
     run = self.run
     finished = self.finished()
     self.checkpoints.forget_after(self.first_step)
     # What a finished run did after its last step stays.
     self.anchors.forget_from(self.first_step + finished)
+    self.workdir.open(self.first_step + finished, finished)
     dist.barrier('what a dying run left is gone')
-    self.workdir.open(self.first_step + finished)
     steps = range(self.first_step, 0 if finished else run.steps)
     bar = tqdm(
       steps,
@@ -131,12 +148,16 @@ class Loop:
       if self._spent() or step + 1 == run.steps:
         self._end(step + 1)
         break
-      if (step + 1) % run.checkpoint_every == 0:
+      stopping = stop(step)
+      if stopping or (step + 1) % run.checkpoint_every == 0:
         self._save(step + 1)
-      self.checkpoints.seal()
+      self.checkpoints.seal(wait=stopping)
+      if stopping:
+        bar.close()
+        self.checkpoints.close()
+        raise Stopped(f'{self.workdir.path} is saved at step {step + 1}')
     bar.close()
     self.checkpoints.close()
-    self.workdir.close()
     return self._summary()
 
   def finished(self) -> bool:
@@ -354,17 +375,25 @@ class Loop:
         'rollbacks': self.rollbacks,
         'stopped': self.stopped,
       },
+      self.anchors.needs(GUARD),
     )
 
   def _resume(self) -> None:
     # One process decides, so that all restore the same.
-    found = self.checkpoints.newest() if jax.process_index() == 0 else None
-    (step,) = dist.agree_max(-1 if found is None else found)
-    if step < 0:
+    step, damaged = dist.by_first(self.checkpoints.recover)
+    self.checkpoints.reload()
+    if self.workdir.writes:
+      for later, why in damaged.items():
+        print(
+          f'checkpoint {later} of {self.workdir.path} is damaged ({why}) and '
+          f'was moved to {self.workdir.path / "damaged"}',
+          file=sys.stderr,
+        )
+    if step is None:
       return
     self.state, record = self.checkpoints.restore(step, self.state)
     if record['model'] != self.run.loaded.sha256:
-      raise ValueError(
+      raise RefusedError(
         f'{self.workdir.path} began from a model with SHA-256 '
         f'{record["model"][:12]}; config.model now has '
         f'{self.run.loaded.sha256[:12]}'

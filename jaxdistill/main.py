@@ -6,6 +6,7 @@ jaxdistill chat --workdir runs/a
 
 import argparse
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -15,7 +16,18 @@ from typing import Any
 from etils import epath
 
 _USAGE = 2  # exit code for bad input
+_FAILED = 1  # of the machine: a full disk
 _STOPPED = 130  # by Ctrl-C
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_AGAIN = 'the same command goes on from its newest checkpoint'
+
+
+class _Failed(Exception):
+  """The machine failed, not what was asked of it."""
+
+
+class _Stopped(Exception):
+  """A run was asked to stop, and did."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,10 +41,13 @@ def main(argv: list[str] | None = None) -> int:
   except ConfigError as e:
     print(f'jaxdistill: {e}', file=sys.stderr)
     return _USAGE
+  except _Stopped as e:
+    print(f'jaxdistill: {e}; {_AGAIN}', flush=True)
+  except _Failed as e:
+    print(f'jaxdistill: {e}', file=sys.stderr)
+    return _FAILED
   except KeyboardInterrupt:
-    again = ''
-    if args.verb in ('train', 'compare'):
-      again = '; the same command goes on from its newest checkpoint'
+    again = f'; {_AGAIN}' if args.verb in ('train', 'compare') else ''
     print(f'\njaxdistill: stopped{again}', file=sys.stderr)
     return _STOPPED
   return 0
@@ -250,13 +265,21 @@ def _train(args: argparse.Namespace) -> None:
   _start(args)
   import jax
 
+  from jaxdistill import dist
   from jaxdistill.loop import Loop
+  from jaxdistill.workdir import Workdir
 
+  with _one_line():  # before anything is loaded
+    workdir = Workdir(args.workdir)
+    dist.by_first(lambda: workdir.check(config.to_dict()))
+    dist.by_first(workdir.free)
   configs.prepare(config)
   run = configs.build(config)
-  with jax.set_mesh(run.mesh):
+  with jax.set_mesh(run.mesh), _written():
     with _one_line():
       loop = Loop(run, args.workdir, config.to_dict())
+    if not loop.first_step and loop.workdir.has_logged():
+      print(f'{args.workdir} begins again: nothing had been saved.')
     if loop.first_step and jax.process_index() == 0:
       print(
         f'{args.workdir} is finished; this is what it came to.'
@@ -264,11 +287,11 @@ def _train(args: argparse.Namespace) -> None:
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     summary = loop.train()
-  if jax.process_index() == 0:
-    from jaxdistill.plots import draw_curves
+    if jax.process_index() == 0:
+      from jaxdistill.plots import draw_curves
 
-    draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
-    print(account(summary, args.workdir))
+      draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
+      print(account(summary, args.workdir))
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -303,13 +326,14 @@ def _compare(args: argparse.Namespace) -> None:
       told = ', finished' if done else ''
       print(f'{i} of {len(planned)}: {arm}, seed {seed}{told}', flush=True)
     if not done:
-      compare.run(comparison, arm, seed, folder)
+      with _written():
+        compare.run(comparison, arm, seed, folder)
   if not first:
     return
-  summary = compare.summarise(comparison, args.workdir)
-  compare.write(summary, args.workdir)
   root = epath.Path(args.workdir)
   with _one_line():
+    summary = compare.summarise(comparison, args.workdir)
+    compare.write(summary, args.workdir)
     draw_comparison(summary, root / 'compare.png')
   print(f'\n{compare.table(summary)}')
   print(f'{summary["finished"]} of {summary["planned"]} runs are finished.')
@@ -346,8 +370,43 @@ def _one_line() -> Iterator[None]:
   except FileNotFoundError as e:
     raise ConfigError(str(e)) from None
   except OSError as e:
-    why = (e.strerror or str(e)).lower()
-    raise ConfigError(f'{e.filename or "a file"}: {why}') from None
+    if e.errno in _FULL:
+      raise _Failed(_told(e)) from None
+    raise ConfigError(_told(e)) from None
+
+
+def _told(e: OSError) -> str:
+  return f'{e.filename or "a file"}: {(e.strerror or str(e)).lower()}'
+
+
+def _but_closed_loops(unraisable) -> None:
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+  """Ends what a run may end of in one line."""
+  import logging
+
+  from jaxdistill.checkpoint import STORAGE_ERRORS, RefusedError
+  from jaxdistill.config import ConfigError
+  from jaxdistill.stopping import Stopped
+
+  # What Orbax fails of is raised as well, once; and what it was about to write
+  # then finds its event loop closed, which its C++ tells this hook.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  sys.unraisablehook = _but_closed_loops
+  try:
+    yield
+  except Stopped as e:
+    raise _Stopped(f'stopped as asked; {e}') from None
+  except RefusedError as e:
+    raise ConfigError(str(e)) from None
+  except OSError as e:
+    if e.errno not in STORAGE_ERRORS:
+      raise
+    raise _Failed(f'{_told(e)}; make room, and {_AGAIN}') from None
 
 
 def account(summary: dict, workdir: epath.PathLike) -> str:
@@ -385,8 +444,6 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
 @contextlib.contextmanager
 def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   """The run, the model and a player that a verb's options name."""
-  import json
-
   import jax
   from flax import nnx
   from ml_collections import ConfigDict
@@ -395,18 +452,14 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   from jaxdistill import dist
   from jaxdistill.run import make_player
   from jaxdistill.step import Params, param_shardings, place, split_params
+  from jaxdistill.workdir import read_config
 
   _cache_compilations()
   if args.anchor and not args.workdir:
     raise configs.ConfigError('--anchor needs --workdir')
   if args.workdir:
-    path = epath.Path(args.workdir) / 'config.json'
-    if not path.exists():
-      raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
-    try:
-      stored = json.loads(path.read_text())
-    except ValueError as e:
-      raise configs.ConfigError(f'{path} is damaged: {e}') from None
+    with _one_line():
+      stored = read_config(args.workdir)
     config: Any = ConfigDict(stored, convert_dict=True)
     config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
   else:
@@ -450,7 +503,7 @@ def _named(args: argparse.Namespace) -> str:
 def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
   """Parameters of a run's newest checkpoint or of one of its anchors."""
   from jaxdistill.anchors import Bank
-  from jaxdistill.checkpoint import Checkpoints
+  from jaxdistill.checkpoint import Checkpoints, why
 
   if anchor:
     bank = Bank(epath.Path(workdir) / 'anchors')
@@ -462,7 +515,10 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
       )
     return bank.restore(name, int(step), like)
   checkpoints = Checkpoints(workdir)
-  newest = checkpoints.newest()
+  newest, damaged = checkpoints.find()
+  for step, faults in damaged.items():
+    told = f'checkpoint {step} is damaged ({why(faults)})'
+    print(f'{told}; the one before is used', file=sys.stderr)
   if newest is None:
     raise ValueError(f'{workdir} has no whole checkpoint yet')
   return checkpoints.restore(newest, {'params': like})[0]['params']

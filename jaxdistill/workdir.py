@@ -1,22 +1,35 @@
 """The files that a run leaves behind."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import math
+import os
+import socket
+import sys
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
-import tensorboardX
 from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from jaxdistill.checkpoint import write_atomically
+from jaxdistill.checkpoint import RefusedError, write_atomically
 from jaxdistill.eval.alarms import Fired
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
+
+# What is in a folder that no run has begun in, and yet is a run's.
+_BEFORE_A_RUN = ('lock', '.config.json.partial')
+# What a run writes after its last step.
+_ENDING = ('summary.json', 'curves.png', 'report.html')
 
 
 class Workdir:
@@ -31,42 +44,120 @@ class Workdir:
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
     self._alarms: list[str] = []
-    self._board = None
+    self._board: EventsWriter | None = None
+    self._lock: IO | None = None
 
-  def claim(self, config: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there is the same.
+  def lock(self) -> None:
+    """Keeps other runs out, until `close` or the end of the process.
+
+    Process 0 holds the lock. There is none in an object store, and none where
+    the file system has no locks, which is said.
 
     Raises:
-      ValueError: The folder belongs to a run of another config; the first
-        difference is named.
+      RefusedError: Another process has it.
+    """
+    if not self.writes or self._lock or '://' in str(self.path):
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    file = _locked(self.path)
+    if file:
+      file.truncate(0)
+      since = time.strftime('%Y-%m-%d %H:%M:%S')
+      file.write(f'process {os.getpid()} on {socket.gethostname()}, {since}')
+      file.flush()
+    self._lock = file
+
+  def free(self) -> None:
+    """Looks whether a run is going on here.
+
+    Raises:
+      RefusedError: One is.
+    """
+    if '://' not in str(self.path) and (self.path / 'lock').exists():
+      mine = self._lock
+      self.lock()
+      if self._lock and not mine:
+        self._lock.close()
+        self._lock = None
+
+  def check(self, config: Mapping[str, Any]) -> None:
+    """Looks whether a run of this config may be here; writes nothing.
+
+    Raises:
+      RefusedError: The folder holds a run of another config, of which the first
+        difference is named; or something else.
     """
     there = self.path / 'config.json'
-    text = json.dumps(config, indent=1, sort_keys=True)
     if there.exists():
-      if difference := _difference(json.loads(there.read_text()), config):
-        raise ValueError(
+      found = read_config(self.path)
+      if difference := _difference(found, config):
+        raise RefusedError(
           f'{self.path} holds a run of another config: {difference}; '
           'choose another --workdir'
         )
-    elif self.writes:
+    elif self.path.exists():
+      names = sorted(x.name for x in self.path.iterdir())
+      foreign = [x for x in names if x not in _BEFORE_A_RUN]
+      if foreign and self.writes:
+        raise RefusedError(
+          f'{self.path} is not empty and holds no run (no config.json, but '
+          f'{foreign[0]!r}); choose another --workdir'
+        )
+
+  def claim(self, config: Mapping[str, Any]) -> None:
+    """Locks the folder and writes `config.json`, or checks the one there.
+
+    Raises:
+      RefusedError: As `check` and `lock`.
+    """
+    self.check(config)
+    self.lock()
+    self.check(config)  # now that nobody else writes it
+    there = self.path / 'config.json'
+    if self.writes and not there.exists():
       self.path.mkdir(parents=True, exist_ok=True)
+      text = json.dumps(config, indent=1, sort_keys=True)
       write_atomically(there, text)
 
-  def open(self, step: int) -> None:
-    """Starts logging at `step`; what was logged at or after it is dropped."""
+  def open(self, step: int, ended: bool = False) -> None:
+    """Starts logging at `step`; what was logged at or after it is dropped.
+
+    Args:
+      step: Of the run.
+      ended: Whether the run had ended. If not, what is there of an end is of
+        steps that are now taken again, and is dropped as well.
+    """
     if not self.writes:
       return
+    if not ended:
+      for name in _ENDING:
+        (self.path / name).unlink(missing_ok=True)
+    if (self.path / 'rollouts').exists():
+      for path in (self.path / 'rollouts').iterdir():
+        number = path.name.partition('.')[0]
+        late = number.isdecimal() and int(number) >= step
+        if late or path.name.endswith('.partial'):
+          path.unlink()
     self._lines = self._before(step, 'metrics.jsonl')
-    self._alarms = self._before(step, 'alarms.jsonl')
+    if len(self._lines) < step:
+      print(
+        f'{self.path / "metrics.jsonl"} is damaged: it has {len(self._lines)} '
+        f'of the {step} lines before this step; the run goes on without the '
+        'others',
+        file=sys.stderr,
+      )
     self._write('metrics.jsonl', self._lines)
+    self._alarms = self._before(step, 'alarms.jsonl')
     if self._alarms:
       self._write('alarms.jsonl', self._alarms)
     else:
       (self.path / 'alarms.jsonl').unlink(missing_ok=True)
     if '://' not in str(self.path):  # event files need a local disk
-      self._board = tensorboardX.SummaryWriter(
-        str(self.path), purge_step=step or None
-      )
+      again = any(self.path.glob('events.*'))
+      # Its own thread would swallow a full disk, and then wait for ever.
+      self._board = EventsWriter(str(self.path / 'events'), f'.{os.getpid()}')
+      if again:
+        self._board.write_event(_event(step, session_log={'status': 'START'}))
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds a line to `metrics.jsonl` and to TensorBoard."""
@@ -78,8 +169,9 @@ class Workdir:
     if self._board:
       with open(self.path / 'metrics.jsonl', 'a') as f:
         f.write(line + '\n')
-      for name, value in metrics.items():
-        self._board.add_scalar(name, value, step)
+      values = [v for x in metrics.items() for v in scalar(*x).value]
+      self._board.write_event(_event(step, summary={'value': values}))
+      self._board.flush()
     else:
       self._write('metrics.jsonl', self._lines)  # an object store cannot append
 
@@ -92,6 +184,10 @@ class Workdir:
     record = {'step': step} | dataclasses.asdict(fired) | {'said': said}
     self._alarms.append(json.dumps(record))
     self._write('alarms.jsonl', self._alarms)
+
+  def has_logged(self) -> bool:
+    """Whether a run has left metrics here; asked of process 0."""
+    return self.writes and (self.path / 'metrics.jsonl').exists()
 
   def metrics(self) -> list[dict[str, float]]:
     """All lines logged so far."""
@@ -135,20 +231,80 @@ class Workdir:
     return summary
 
   def close(self) -> None:
-    """Flushes TensorBoard."""
+    """Ends logging and lets others in."""
     if self._board:
-      self._board.close()
+      with contextlib.suppress(OSError):  # of a full disk: it has been said
+        self._board.close()
+    if self._lock:
+      self._lock.close()
+    self._board = self._lock = None
 
   def _before(self, step: int, name: str) -> list[str]:
     """The whole lines of a file that are of earlier steps."""
     if not (self.path / name).exists():
       return []
-    lines = (self.path / name).read_text().splitlines()
-    whole = [line for line in lines if line.endswith('}')]
-    return [x for x in whole if json.loads(x)['step'] < step]
+    logged = read_lines(self.path / name)
+    return [text for text, line in logged if line['step'] < step]
 
   def _write(self, name: str, lines: list[str]) -> None:
     write_atomically(self.path / name, ''.join(x + '\n' for x in lines))
+
+
+def _event(step: int, **what: Any) -> Any:
+  make: Any = event_pb2  # protobuf makes its classes when it is imported
+  return make.Event(wall_time=time.time(), step=step, **what)
+
+
+def read_config(path: epath.PathLike) -> dict[str, Any]:
+  """The config of the run in a folder.
+
+  Raises:
+    RefusedError: There is none, or it is damaged.
+  """
+  file = epath.Path(path) / 'config.json'
+  if not file.exists():
+    raise RefusedError(f'{path} holds no run (no config.json)')
+  try:
+    config = json.loads(file.read_text())
+  except ValueError as e:
+    raise RefusedError(f'{file} is damaged: {e}') from None
+  if not isinstance(config, dict):
+    raise RefusedError(f'{file} is damaged: it is no config')
+  return config
+
+
+def read_lines(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:
+  """The whole lines of a `metrics.jsonl` or the like, as text and as what they say."""
+  out = []
+  for text in epath.Path(path).read_bytes().split(b'\n'):
+    with contextlib.suppress(ValueError):  # cut in the middle, or damaged
+      line = json.loads(text.decode())
+      if isinstance(line, dict) and isinstance(line.get('step'), int):
+        out.append((text.decode(), line))
+  return out
+
+
+def _locked(path: epath.Path) -> IO | None:
+  """The folder's lock file, locked; None where there are no locks."""
+  file = (path / 'lock').open('a')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.close()
+    who = (path / 'lock').read_text() or 'another process'
+    raise RefusedError(
+      f'{path} is in use by {who}; wait for it, or choose another --workdir '
+      '(of a comparison: other --arms or --seeds)'
+    ) from None
+  except OSError as e:
+    file.close()
+    why = (e.strerror or str(e)).lower()
+    print(
+      f'{path} cannot be locked ({why}): start no second run in it',
+      file=sys.stderr,
+    )
+    return None
+  return file
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

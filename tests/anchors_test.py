@@ -450,7 +450,9 @@ def test_one_of_each_name_may_be_kept_of_what_is_forgotten(bank):
   (bank.root / 'base' / '5.orbax-checkpoint-tmp').mkdir()
   bank.forget_from(4, {'base': 5, 'mean': 0, 'other': 4})
   assert bank.listing() == 'base@0 base@5 mean@0'
-  assert {p.name for p in (bank.root / 'base').iterdir()} == {'0', '5'}
+  assert {p.name for p in (bank.root / 'base').iterdir()} == {
+    *('0', '0.json', '5', '5.json')
+  }
   found = bank.restore('base', 5, {'x': jnp.zeros(3, jnp.int32)})
   np.testing.assert_array_equal(found['x'], 5)
 

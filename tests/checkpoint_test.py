@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import checkpoint, dist
-from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.checkpoint import Checkpoints, RefusedError
 
 
 def state_of(step):
@@ -83,6 +83,8 @@ def test_a_damaged_newest_is_passed_over(tmp_path, harm):
   assert checkpoints.newest() == 2
   assert_same(checkpoints.restore(2, state_of(0))[0], state_of(2))
   # The run goes on from step 2 and saves step 4 again.
+  checkpoints.recover()
+  checkpoints.reload()
   checkpoints.forget_after(2)
   checkpoints.save(4, state_of(5), {})
   checkpoints.close()
@@ -91,11 +93,12 @@ def test_a_damaged_newest_is_passed_over(tmp_path, harm):
   assert_same(again.restore(4, state_of(0))[0], state_of(5))
 
 
-def test_nothing_whole_is_none(tmp_path):
+def test_nothing_saved_is_none_and_nothing_whole_is_refused(tmp_path):
   assert Checkpoints(tmp_path / 'fresh').newest() is None
   write(tmp_path, 2)
   largest_file(tmp_path, 2).write_bytes(b'')
-  assert Checkpoints(tmp_path).newest() is None
+  with pytest.raises(RefusedError, match=r'no whole .*2: .* has changed'):
+    Checkpoints(tmp_path).newest()
 
 
 def test_old_ones_go_with_their_manifests(tmp_path):

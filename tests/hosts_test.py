@@ -79,5 +79,12 @@ def test_a_host_without_valid_proposals_ends_like_any_other(tmp_path):
   }
 
 
+def test_one_process_that_is_asked_to_stop_stops_all(tmp_path):
+  work = tmp_path / 'run'
+  assert run_hosts(tmp_path / 'a', 'stopped', 2, 1, work) == [0, 2, -1]
+  steps = [json.loads(x)['step'] for x in (work / 'metrics.jsonl').open()]
+  assert steps == [0, 1, 2, 3, 4]
+
+
 def test_texts_are_gathered_from_all_processes(tmp_path):
   assert run_hosts(tmp_path / 'a', 'gather', 2, 1) == ['a', 'b\n"ü']

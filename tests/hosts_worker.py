@@ -1,10 +1,12 @@
 """One process of a multi-process run; started by `hosts_test.py`.
 
-python hosts_worker.py replay|uneven|gather COORDINATOR PROCESSES ID OUT
+python hosts_worker.py replay|uneven|stopped|gather COORDINATOR PROCESSES ID OUT
 """
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 
 import jax
@@ -108,6 +110,42 @@ def uneven(workdir: str) -> list[dict]:
   return out
 
 
+def stopped(workdir: str) -> list[int]:
+  """A run whose process 1 is asked to stop in step 1; then it goes on."""
+  jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
+  from jaxdistill.loop import Loop
+  from jaxdistill.stopping import Stopped
+
+  config = configs.base_config('sft')
+  config.model, config.steps, config.eval_every = 'small-fresh', 4, 4
+  config.method.problems, config.batch.sequences = 4, 4
+  config.eval.splits, config.eval.problems = ('test',), 2
+  run, first = configs.build(config), []
+  with jax.set_mesh(run.mesh):
+    loop = Loop(run, workdir, config.to_dict())
+    draw = loop.draw
+
+    def asked(step):
+      if step == 1 and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return draw(step)
+
+    loop.draw = asked
+    try:
+      loop.train()
+    except Stopped:
+      first.append(loop.first_step)
+    again = Loop(run, workdir, config.to_dict())
+    first.append(again.first_step)
+    again.train()
+  # What process 0 refuses, all refuse.
+  try:
+    dist.by_first(lambda: int('x'))
+  except ValueError:
+    first.append(-1)
+  return first
+
+
 def gather() -> list[str]:
   """Texts of every process, uneven in number and in bytes."""
   mine = [['a', 'b\n"ü'], []][jax.process_index() % 2]
@@ -118,7 +156,8 @@ def main():
   what, coordinator, processes, process, out, *rest = sys.argv[1:]
   if int(processes) > 1:
     dist.start_hosts(coordinator, int(processes), int(process))
-  found = {'replay': replay, 'uneven': uneven, 'gather': gather}[what](*rest)
+  work = {f.__name__: f for f in (replay, uneven, stopped, gather)}
+  found = work[what](*rest)
   if jax.process_index() == 0:
     with open(out, 'w') as file:
       json.dump(found, file)

@@ -23,7 +23,8 @@ TABLE = {
   'data': ('types', 'rewards'),
   'models': ('dist', 'data.tokenizer', 'data.small_world'),
   'workdir': ('checkpoint', 'eval.alarms'),
-  'anchors': ('checkpoint',),
+  'anchors': ('checkpoint', 'dist'),
+  'stopping': ('dist',),
   'rollout': ('models', 'data', 'types', 'dist', 'batch'),
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types', 'dist.hosts'),
@@ -35,7 +36,7 @@ TABLE = {
   'before': ('run', 'eval', 'rollout', 'types'),
   'loop': (
     *('run', 'step', 'batch', 'anchors', 'rollout', 'eval'),
-    *('checkpoint', 'workdir', 'dist', 'types'),
+    *('checkpoint', 'workdir', 'stopping', 'dist', 'types'),
   ),
   'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots', 'dist'),
 }

@@ -216,6 +216,7 @@ def test_a_run_does_not_go_on_from_another_base(mesh, tmp_path):
   loop = start(config, tmp_path)
   loop._save(1)
   loop.checkpoints.close()
+  loop.workdir.close()
   other = dataclasses.replace(loop.run.loaded, sha256='b' * 64)
   run = dataclasses.replace(configs.build(config), loaded=other)
   with pytest.raises(ValueError, match=r'config\.model now has bbbbbbbbbbbb'):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxdistill.anchors.bank import Bank
 from jaxdistill.anchors.rules import League, Rule
@@ -120,6 +121,19 @@ class Anchors:
     self._needed[step] = dict(self.held)
     needed = {str(s): held for s, held in self._needed.items()}
     return {'needed': needed, 'mind': dict(self._mind)}
+
+  def needs(self, *more: str) -> list[epath.Path]:
+    """Snapshots without which a run that was saved now could not go on.
+
+    Args:
+      *more: Anchors that are needed though they are not at hand.
+    """
+    found = []
+    for name in sorted({*self._at_hand, *more}):
+      drawn = isinstance(self.rules[name], League)  # any of them
+      steps = self.bank.steps(name) if drawn else [self.held[name]]
+      found += [self.bank.root / name / str(s) for s in steps]
+    return found
 
   def resume(self, step: int, record: Mapping[str, Any], like: Any) -> None:
     """Takes up what `save` returned at `step`.

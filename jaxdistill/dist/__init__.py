@@ -3,6 +3,7 @@
 from jaxdistill.dist.hosts import (
   agree_max,
   barrier,
+  by_first,
   gather_texts,
   start_hosts,
   sum_over_hosts,
@@ -27,6 +28,7 @@ __all__ = [
   'agree_max',
   'barrier',
   'batch_shards',
+  'by_first',
   'constrain',
   'gather_texts',
   'local_part',

@@ -5,7 +5,8 @@ first: all processes must issue the same calls in the same order.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,6 +77,28 @@ def gather_texts(texts: Sequence[str]) -> list[str]:
   padded = np.frombuffer(mine.ljust(longest), np.uint8)  # JSON ignores spaces
   gathered = np.asarray(multihost_utils.process_allgather(padded))
   return [text for row in gathered for text in json.loads(row.tobytes())]
+
+
+def by_first(act: Callable[[], Any]) -> Any:
+  """What process 0 comes to when it acts, for all: JSON, or None.
+
+  Raises:
+    ValueError: Process 0 raised this, or an `OSError`; so do all, and none
+      waits for it.
+  """
+  value, error = None, None
+  if jax.process_index() == 0:
+    try:
+      value = act()
+    except (ValueError, OSError) as e:
+      error = e
+  said = str(error) if error else ''
+  value, said = json.loads(gather_texts([json.dumps([value, said])])[0])
+  if error:
+    raise error
+  if said:
+    raise ValueError(said)
+  return value
 
 
 def barrier(name: str) -> None:

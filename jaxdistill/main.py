@@ -14,21 +14,28 @@ from typing import Any
 
 from etils import epath
 
-_USAGE = 2  # exit code for bad input
+from jaxdistill import options
+
 _STOPPED = 130  # by Ctrl-C
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a verb; returns the exit code."""
-  args, rest = _parser().parse_known_args(argv)
+  try:
+    args = options.parse(sys.argv[1:] if argv is None else argv)
+  except SystemExit as e:  # help was asked for, or something is wrong
+    return int(e.code or 0)
+  if args.verb == 'doctor':
+    from jaxdistill import doctor
+
+    return doctor.main(as_json=args.json)
   from jaxdistill.config import ConfigError
 
   try:
-    args.overrides = _overrides(rest, args.verb)
-    args.run(args)
+    _RUN[args.verb](args)
   except ConfigError as e:
-    print(f'jaxdistill: {e}', file=sys.stderr)
-    return _USAGE
+    print('jaxdistill:', *str(e).splitlines(), file=sys.stderr)
+    return options.WRONG
   except KeyboardInterrupt:
     again = ''
     if args.verb in ('train', 'compare'):
@@ -36,163 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     print(f'\njaxdistill: stopped{again}', file=sys.stderr)
     return _STOPPED
   return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='jaxdistill',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
-
-  train = verbs.add_parser(
-    'train',
-    help='train a model as a config says; goes on where it stopped',
-    epilog='Any key of the config: --config.KEY=VALUE, for example '
-    '--config.method.samples=16',
-  )
-  train.add_argument('--config', required=True, help='a file of configs/')
-  train.add_argument('--workdir', required=True, help='where the run lives')
-  _add_hosts(train)
-  train.set_defaults(run=_train)
-
-  compare = verbs.add_parser(
-    'compare',
-    help='run arms over seeds under one budget; goes on where it stopped',
-    epilog='Any key of the base: --config.KEY=VALUE. Several of these commands '
-    'may share the work: give each its own --arms or --seeds.',
-  )
-  compare.add_argument(
-    '--config', required=True, help='a file of configs/ that gives a Comparison'
-  )
-  compare.add_argument('--workdir', required=True, help='where the runs live')
-  compare.add_argument(
-    '--arms', default='', help='only these, separated by commas'
-  )
-  compare.add_argument(
-    '--seeds', default='', help='only these, separated by commas'
-  )
-  _add_hosts(compare)
-  compare.set_defaults(run=_compare)
-
-  score = verbs.add_parser('eval', help='accuracy on held-out problems')
-  _add_model(score)
-  score.add_argument('--task', help="default: the run's own, or small")
-  score.add_argument('--split', choices=('dev', 'test', 'ood'), default='test')
-  score.add_argument(
-    '--samples', type=_positive, default=8, help='answers each'
-  )
-  score.add_argument(
-    '--problems', type=_positive, help="most problems; default: the run's own"
-  )
-  score.add_argument(
-    '--pass_k',
-    type=_positives,
-    default=(),
-    help='also the chance that any of K samples is right: 1,8,64',
-  )
-  score.add_argument(
-    '--max_tokens',
-    type=_positive,
-    help="longest answer; default: the run's own",
-  )
-  score.add_argument('--out', help='also write the figures to this JSON file')
-  score.set_defaults(run=_eval)
-
-  chat = verbs.add_parser('chat', help='ask a model; see how it votes')
-  _add_model(chat)
-  chat.add_argument('--role', choices=('solver', 'proposer'), default='solver')
-  chat.add_argument('--samples', type=_positive, default=8, help='answers each')
-  chat.add_argument('--task', help="default: the run's own, or small")
-  chat.add_argument('--temperature', type=float, default=1.0)
-  chat.set_defaults(run=_chat)
-
-  plot = verbs.add_parser(
-    'plot', help='draw the curves of runs, a comparison, or pass@k'
-  )
-  plot.add_argument(
-    'paths',
-    nargs='+',
-    help='folders of runs; or the summary.json of a comparison; or files of '
-    'eval --pass_k --out',
-  )
-  plot.add_argument('--out', default='curves.png')
-  plot.set_defaults(run=_plot)
-
-  export = verbs.add_parser('export', help='write a model to a directory')
-  _add_model(export)
-  export.add_argument(
-    '--role', choices=('solver', 'proposer'), default='solver'
-  )
-  export.add_argument('--to', required=True, help='directory to make')
-  export.add_argument(
-    '--kind',
-    choices=('merged', 'peft'),
-    default='merged',
-    help='of a Hugging Face model: whole weights, or only its LoRA for peft',
-  )
-  export.add_argument(
-    '--dtype', choices=('bfloat16', 'float32'), default='bfloat16'
-  )
-  export.set_defaults(run=_export)
-  return parser
-
-
-def _add_hosts(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--coordinator',
-    default='',
-    help='host:port of process 0, or auto on a cluster; default one process',
-  )
-  parser.add_argument('--num_processes', type=int, default=0)
-  parser.add_argument('--process_id', type=int, default=-1)
-
-
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 1')
-  return value
-
-
-def _positives(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(_positive(part) for part in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r} must be numbers separated by commas'
-    ) from None
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_mutually_exclusive_group(required=True)
-  group.add_argument('--workdir', help='of a run: its newest checkpoint')
-  group.add_argument(
-    '--model', help='a shipped base, a directory, or hf:owner/name'
-  )
-  parser.add_argument(
-    '--anchor', help='with --workdir: a past version, as name@step'
-  )
-
-
-def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
-  from jaxdistill.config import ConfigError
-
-  pairs = []
-  for text in rest:
-    key, equals, value = text.removeprefix('--config.').partition('=')
-    if verb not in ('train', 'compare'):
-      raise ConfigError(
-        f'{text!r} is not understood by {verb}; see jaxdistill {verb} --help'
-      )
-    if not text.startswith('--config.') or not equals:
-      raise ConfigError(
-        f'{text!r} is not understood; config keys are set as '
-        '--config.KEY=VALUE, and jaxdistill train --help lists the rest'
-      )
-    pairs.append((key, value))
-  return pairs
 
 
 def _cache_compilations() -> None:
@@ -226,7 +76,10 @@ def _train(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdistill.loop import Loop
+  from jaxdistill.workdir import Workdir
 
+  with _one_line():
+    Workdir(args.workdir).check(config.to_dict())
   configs.prepare(config)
   run = configs.build(config)
   with jax.set_mesh(run.mesh):
@@ -562,6 +415,16 @@ def _export(args: argparse.Namespace) -> None:
       merged = models.merge(model, args.role)
       models.save(args.to, merged, run.loaded.tokenizer, manifest)
   print(args.to)
+
+
+_RUN = {
+  'train': _train,
+  'chat': _chat,
+  'eval': _eval,
+  'plot': _plot,
+  'export': _export,
+  'compare': _compare,
+}
 
 
 def cli() -> None:

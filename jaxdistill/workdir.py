@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,24 +30,44 @@ class Workdir:
     self._lines: list[str] = []
     self._board = None
 
+  def check(self, config: Mapping[str, Any]) -> None:
+    """Finds why a run cannot live here, and leaves everything as it is.
+
+    Raises:
+      ValueError: The folder belongs to a run of another config (the first
+        difference is named), or nothing can be written there.
+    """
+    there = self.path / 'config.json'
+    try:
+      if there.exists():
+        if difference := _difference(_read_json(there), config):
+          raise ValueError(
+            f'{self.path} holds a run of another config: {difference}; '
+            'choose another --workdir'
+          )
+      if self.writes and '://' not in str(self.path):
+        folder = self.path
+        while not (folder.exists() or folder == folder.parent):
+          folder = folder.parent
+        with tempfile.TemporaryDirectory(prefix='.jaxdistill-', dir=folder):
+          pass  # it can be written
+    except OSError as e:
+      why = (e.strerror or str(e)).lower()
+      raise ValueError(
+        f'--workdir {self.path} cannot be written: {why}; choose another'
+      ) from None
+
   def claim(self, config: Mapping[str, Any]) -> None:
     """Writes `config.json`, or checks that the one there is the same.
 
     Raises:
-      ValueError: The folder belongs to a run of another config; the first
-        difference is named.
+      ValueError: As `check` does.
     """
+    self.check(config)
     there = self.path / 'config.json'
-    text = json.dumps(config, indent=1, sort_keys=True)
-    if there.exists():
-      if difference := _difference(json.loads(there.read_text()), config):
-        raise ValueError(
-          f'{self.path} holds a run of another config: {difference}; '
-          'choose another --workdir'
-        )
-    elif self.writes:
+    if self.writes and not there.exists():
       self.path.mkdir(parents=True, exist_ok=True)
-      write_atomically(there, text)
+      write_atomically(there, json.dumps(config, indent=1, sort_keys=True))
 
   def open(self, step: int) -> None:
     """Starts logging at `step`; what was logged at or after it is dropped."""
@@ -127,6 +148,13 @@ class Workdir:
   def _write_lines(self):
     text = ''.join(line + '\n' for line in self._lines)
     write_atomically(self.path / 'metrics.jsonl', text)
+
+
+def _read_json(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as e:
+    raise ValueError(f'{path} is damaged: {e}') from None
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

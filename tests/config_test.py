@@ -172,7 +172,7 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('method.name', 'sqml', "nearest is 'sqlm'"),
     ('method.name', 'method', "no method 'method'"),
     ('task', 'smal', "nearest is 'small'"),
-    ('model', 'small-lat', "nearest: 'small-late'"),
+    ('model', 'small-lat', "nearest is 'small-late'"),
     ('model', 'no/such/model', "no model 'no/such/model'"),
     ('anchors.past', 'evry:3', 'anchor rule'),
     ('anchors.past', 'every:0', 'anchor rule'),

@@ -13,6 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1] / 'jaxdistill'
 # module only.
 TABLE = {
   '__init__': (),
+  'names': (),
+  'options': ('names',),
   'types': (),
   'dist': (),
   'losses': (),
@@ -20,13 +22,14 @@ TABLE = {
   'checkpoint': (),
   'batch': ('types', 'dist'),
   'rewards': ('types',),
-  'data': ('types', 'rewards'),
-  'models': ('dist', 'data.tokenizer', 'data.small_world'),
+  'data': ('types', 'rewards', 'names'),
+  'models': ('dist', 'data.tokenizer', 'data.small_world', 'names'),
   'workdir': ('checkpoint',),
   'anchors': ('checkpoint',),
   'rollout': ('models', 'data', 'types', 'dist', 'batch'),
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types'),
+  'memory': ('models', 'step'),
   'methods': ('data', 'rollout', 'rewards', 'losses', 'types', 'dist.hosts'),
   'run': (
     *('methods.method', 'step', 'batch', 'eval', 'rollout'),

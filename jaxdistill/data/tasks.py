@@ -13,7 +13,8 @@ from etils import epath
 from jaxdistill.data import arithmetic, equations, sources, words
 from jaxdistill.data import small_world as world
 from jaxdistill.data.files import JsonlTask
-from jaxdistill.data.problems import HELD_OUT, nearest, right
+from jaxdistill.data.problems import HELD_OUT, right
+from jaxdistill.names import among
 from jaxdistill.types import Problem, Problems, Task
 
 __all__ = [
@@ -128,10 +129,9 @@ def load_task(name: str) -> Task:
   family = name.partition(':')[0]
   if family in FAMILIES:
     return FAMILIES[family](name)
-  near = nearest(name, (*SMALL, *FAMILIES))
+  known = among(name, (*SMALL, *FAMILIES))
   raise ValueError(
-    f'there is no task {name!r}; the nearest is {near!r} (or a .jsonl, '
-    '.parquet or .py file)'
+    f'there is no task {name!r}{known} (or a .jsonl, .parquet or .py file)'
   )
 
 
@@ -165,6 +165,6 @@ def python_file(path: str) -> types.ModuleType:
   sys.modules[spec.name] = module  # dataclasses look themselves up
   try:
     spec.loader.exec_module(module)
-  except Exception as e:  # anything may be wrong in it
+  except (Exception, SystemExit) as e:  # anything may be wrong in it
     raise ValueError(f'{path}: {type(e).__name__}: {e}') from None
   return module

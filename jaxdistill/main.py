@@ -45,13 +45,18 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
+def compile_cache() -> str:
+  """The folder of compiled programs."""
+  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+  own = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
+  return os.environ.get('JAX_COMPILATION_CACHE_DIR') or own
+
+
 def _cache_compilations() -> None:
   import jax
 
-  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-  folder = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_compilation_cache_dir', compile_cache())
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 

@@ -48,27 +48,28 @@ def check(
   parts = needed(described, deltas, trainable, dtype, trains, anchors)
   # Each replica holds all of it; on a CPU all of them share one memory.
   share = mesh.shape['fsdp'] * mesh.shape['tensor']
-  if mesh.devices.flat[0].platform == 'cpu':
-    share /= len(mesh.local_devices)
+  where = 'on each device'
+  if mesh.local_devices[0].platform == 'cpu':
+    share, where = share / len(mesh.local_devices), 'on this host'
   needs = sum(parts.values()) / share
   if needs <= there:
     return
   listed = ', '.join(
-    f'{name} {size / share / 2**30:.1f}' for name, size in parts.items() if size
+    f'{name} {size / share / 2**30:.3g}' for name, size in parts.items() if size
   )
   ways = ['a smaller model']
-  if trainable == 'full':
+  if trains and trainable == 'full':
     ways.append('trainable=lora')
     ways.append('dtype=bfloat16 with it')
-  elif dtype != 'bfloat16':
+  elif trains and dtype != 'bfloat16':
     ways.append('dtype=bfloat16')
-  if anchors:
+  if trains and anchors:
     ways.append('method.kl=0')
-  if len(mesh.devices.flat) > share:
+  if trains and mesh.shape['data'] > 1:
     ways.append('a larger mesh.fsdp')
   raise ValueError(
-    f'the model needs {needs / 2**30:.1f} GiB of memory on a device, besides '
-    f'activations ({listed}); there are {there / 2**30:.1f}; less: '
+    f'the model needs {needs / 2**30:.3g} GiB {where}, besides '
+    f'activations ({listed}); there are {there / 2**30:.3g}; what lowers it: '
     + ', '.join(ways)
   )
 
@@ -91,7 +92,7 @@ def needed(
   return {
     'parameters': moves + still,
     'moments': 2 * moves * trains,
-    'gradient': moves * trains,
+    'gradient': 4 * _count(moving.shared) * trains,
     'anchors': anchors * moves * trains,
   }
 

@@ -39,12 +39,13 @@ class Workdir:
     """
     there = self.path / 'config.json'
     try:
-      if there.exists():
-        if difference := _difference(_read_json(there), config):
-          raise ValueError(
-            f'{self.path} holds a run of another config: {difference}; '
-            'choose another --workdir'
-          )
+      if there.exists() and (
+        difference := _difference(_read_json(there), config)
+      ):
+        raise ValueError(
+          f'{self.path} holds a run of another config: {difference}; '
+          'choose another --workdir'
+        )
       if self.writes and '://' not in str(self.path):
         folder = self.path
         while not (folder.exists() or folder == folder.parent):

@@ -41,7 +41,7 @@ TABLE = {
   ),
   'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots', 'dist'),
 }
-FREE = ('config', 'main')
+FREE = ('config', 'doctor', 'main')
 EXTRA = {'methods.method': ('batch', 'models')}
 
 # Every module by its name inside the package, e.g. `methods.sqlm`.

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 from typing import Any
 
 import jax
@@ -103,9 +104,7 @@ class Checkpoints:
     """The newest step whose files match its manifest, or None."""
     for step in sorted(self._manager.all_steps(), reverse=True):
       manifest = self._manifests / f'{step}.json'
-      if manifest.exists() and (
-        json.loads(manifest.read_text()) == self._hashes(step)
-      ):
+      if manifest.exists() and _hashes_in(manifest) == self._hashes(step):
         return step
     return None
 
@@ -162,6 +161,32 @@ class Checkpoints:
       for root, _, names in sorted(folder.walk())
       for name in sorted(names)
     }
+
+
+def _hashes_in(manifest: epath.Path) -> Any:
+  try:
+    return json.loads(manifest.read_text())
+  except ValueError:  # it is damaged, so it vouches for nothing
+    return None
+
+
+def check_writable(folder: epath.PathLike) -> None:
+  """Tries to make a folder and a file in it, and leaves everything as it is.
+
+  Args:
+    folder: There or not; in an object store nothing is tried.
+
+  Raises:
+    OSError: It cannot be.
+  """
+  wanted = there = absolute(folder)
+  if '://' in str(wanted):
+    return
+  while not os.path.lexists(there):
+    there = there.parent
+  with tempfile.TemporaryDirectory(prefix='.jaxdistill-', dir=there) as made:
+    inside = epath.Path(made) / wanted.relative_to(there)
+    inside.mkdir(parents=True, exist_ok=True)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

@@ -14,7 +14,7 @@ from etils import epath
 from scipy import stats
 
 from jaxdistill import dist
-from jaxdistill.checkpoint import write_atomically
+from jaxdistill.checkpoint import check_writable, write_atomically
 from jaxdistill.config import Comparison, build, prepare
 from jaxdistill.loop import Loop
 from jaxdistill.plots.comparison import measured
@@ -45,8 +45,14 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   """Looks at what is there before anything runs.
 
   Raises:
-    ValueError: A folder holds a run of another config.
+    ValueError: A folder holds a run of another config, or nothing can be
+      written.
   """
+  try:
+    check_writable(root)
+  except OSError as e:
+    why = (e.strerror or str(e)).lower()
+    raise ValueError(f'--workdir {root} cannot be written: {why}') from None
   for arm, seed, folder in runs(comparison, root):
     if (folder / 'config.json').exists():
       Workdir(folder).claim(comparison.config(arm, seed).to_dict())

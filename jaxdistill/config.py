@@ -187,6 +187,7 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
     raise ConfigError(f'{path} is a comparison: jaxdistill compare runs it')
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+  _check_frame(config)
   override(config, overrides)
   _make_absolute(config)
   return config
@@ -217,6 +218,10 @@ def read_comparison(
   ):
     odd = sorted({*found.seeds} ^ {*found.arms})
     raise ConfigError(f'{path}: arms and seeds differ in {", ".join(odd)}')
+  overrides = list(overrides)
+  if any(key == 'seed' for key, _ in overrides):
+    raise ConfigError('config.seed: the seeds of a comparison are --seeds')
+  _check_frame(found.base)
   override(found.base, overrides)
   _make_absolute(found.base)
   if not found.base.tokens:
@@ -312,6 +317,7 @@ def check(config: Any) -> None:
   Raises:
     ConfigError: Names the key, the value and what it should be.
   """
+  _check_frame(config)
   flat = _flat(config)
   wanted = _flat(base_config(config.method.name))
   for key in flat:
@@ -331,6 +337,8 @@ def check(config: Any) -> None:
       continue
     if key.startswith('method.') and config.method.name.endswith('.py'):
       continue  # its own __post_init__ knows
+    if isinstance(value, int) and value >= 2**31 and key != 'seed':
+      raise ConfigError(f'config.{key} is {value}; it must be below 2**31')
     if not math.isfinite(value):
       raise ConfigError(f'config.{key} is {value}; it must be finite')
     if value < 0 and key != 'mesh.data':
@@ -345,6 +353,8 @@ def check(config: Any) -> None:
       raise ConfigError(f'config.{key} is {flat[key]}; it must be below 1')
   if not 0 <= config.seed < 2**32:
     raise ConfigError(f'config.seed is {config.seed}; it must be below 2**32')
+  if len(set(config.eval.splits)) < len(config.eval.splits):
+    raise ConfigError(f'config.eval.splits has one twice: {config.eval.splits}')
   for split in config.eval.splits or ('',):
     if split not in HELD_OUT:
       near = among(str(split), HELD_OUT)
@@ -358,7 +368,10 @@ def check(config: Any) -> None:
       raise ConfigError(f'config.{key} is {flat[key]!r}{near}')
   try:
     _deltas(config)
-    method = _method(config)
+    try:
+      method = _method(config)
+    except TypeError as e:  # what is in a tuple is of another type
+      raise ConfigError(f'config.method: {e}') from None
     OptimizerConfig(**config.optimizer).learning_rate()
     task = load_task(config.task)
     if config.method.name != 'sft' and task.name == 'small:corpus':
@@ -389,6 +402,17 @@ def check(config: Any) -> None:
     _check_lengths(config)
   except (ValueError, FileNotFoundError) as e:
     raise ConfigError(str(e)) from None
+
+
+def _check_frame(config: Any) -> None:
+  """Finds that what names the rest is not there, or no text."""
+  flat = _flat(config)
+  for key in ('method.name', 'task', 'model'):
+    if not isinstance(flat.get(key), str):
+      known = 'missing' if key not in flat else repr(flat[key])
+      raise ConfigError(
+        f'config.{key} is {known}; it must be str (base_config has every key)'
+      )
 
 
 def _check_lengths(config: Any) -> None:

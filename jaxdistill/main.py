@@ -65,7 +65,7 @@ def _start(args: argparse.Namespace) -> None:
   from jaxdistill import dist
 
   _cache_compilations()
-  if args.num_processes > 1 and args.process_id >= 0:
+  if 0 <= args.process_id < args.num_processes > 1:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with _one_line():
@@ -176,11 +176,43 @@ def _one_line() -> Iterator[None]:
     yield
   except ValueError as e:
     raise ConfigError(str(e)) from None
-  except FileNotFoundError as e:
-    raise ConfigError(str(e)) from None
+  except OSError as e:  # ours say it in words, the system's by a number
+    why = f'{e.filename}: {e.strerror.lower()}' if e.strerror else str(e)
+    raise ConfigError(why) from None
+
+
+def _check_out(path: str, kind: str) -> None:
+  """Refuses a file that cannot be written, or that is something else."""
+  from jaxdistill.checkpoint import check_writable
+  from jaxdistill.config import ConfigError
+
+  file = epath.Path(path)
+  if file.suffix != kind:
+    raise ConfigError(f'--out {path} must end in {kind}')
+  if file.is_dir():
+    raise ConfigError(f'--out {path} is a folder')
+  if not file.parent.exists():
+    raise ConfigError(f'--out {path}: there is no folder {file.parent}')
+  try:
+    check_writable(file.parent)
   except OSError as e:
     why = (e.strerror or str(e)).lower()
-    raise ConfigError(f'{e.filename or "a file"}: {why}') from None
+    raise ConfigError(f'--out {path} cannot be written: {why}') from None
+
+
+def _check_pass_at(path: str) -> None:
+  """Refuses to overwrite what `eval` has not written."""
+  import json
+
+  from jaxdistill.config import ConfigError
+
+  if epath.Path(path).exists():
+    try:
+      ours = 'of' in json.loads(epath.Path(path).read_text())
+    except (ValueError, TypeError):
+      ours = False
+    if not ours:
+      raise ConfigError(f'--out {path} is there and not from eval')
 
 
 def account(summary: dict, workdir: epath.PathLike) -> str:
@@ -215,14 +247,50 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
   return '\n'.join(lines)
 
 
+def _asked_config(args: argparse.Namespace) -> Any:
+  """The checked config of what a verb's options name."""
+  from ml_collections import ConfigDict
+
+  from jaxdistill import config as configs
+  from jaxdistill.workdir import read_config
+
+  if args.anchor and not args.workdir:
+    raise configs.ConfigError('--anchor needs --workdir')
+  if args.workdir:
+    with _one_line():
+      config: Any = ConfigDict(read_config(args.workdir), convert_dict=True)
+    config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
+  else:
+    config = configs.base_config('sft')
+    config.model, config.roles = args.model, 'shared'
+  configs.check(config)
+  if args.workdir:
+    with _one_line():
+      _check_stored(args.workdir, args.anchor)
+  return config
+
+
+def _check_stored(workdir: str, anchor: str | None) -> None:
+  """Finds that a version is not there, before a model is built."""
+  from jaxdistill.anchors import Bank
+
+  root = epath.Path(workdir)
+  if anchor:
+    known = Bank(root / 'anchors').listing()
+    if anchor not in known.split():
+      raise ValueError(
+        f'--anchor is {anchor!r}; it must be name@step, one of: '
+        f'{known or "none is there yet"}'
+      )
+  elif not ((root / 'checkpoints').is_dir() and (root / 'manifests').is_dir()):
+    raise ValueError(f'{workdir} has no whole checkpoint yet')
+
+
 @contextlib.contextmanager
 def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   """The run, the model and a player that a verb's options name."""
-  import json
-
   import jax
   from flax import nnx
-  from ml_collections import ConfigDict
 
   from jaxdistill import config as configs
   from jaxdistill import dist
@@ -230,23 +298,7 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
   from jaxdistill.step import Params, param_shardings, place, split_params
 
   _cache_compilations()
-  if args.anchor and not args.workdir:
-    raise configs.ConfigError('--anchor needs --workdir')
-  if args.workdir:
-    path = epath.Path(args.workdir) / 'config.json'
-    if not path.exists():
-      raise configs.ConfigError(f'{args.workdir} holds no run (no config.json)')
-    try:
-      stored = json.loads(path.read_text())
-    except ValueError as e:
-      raise configs.ConfigError(f'{path} is damaged: {e}') from None
-    config: Any = ConfigDict(stored, convert_dict=True)
-    config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
-  else:
-    config = configs.base_config('sft')
-    config.model, config.roles = args.model, 'shared'
-  configs.check(config)
-  run = configs.build(config)
+  run = configs.build(_asked_config(args))
   with jax.set_mesh(run.mesh):
     graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
     params = (*moving, frozen)
@@ -288,11 +340,6 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
   if anchor:
     bank = Bank(epath.Path(workdir) / 'anchors')
     name, _, step = anchor.partition('@')
-    if not step.isdecimal():
-      raise ValueError(
-        f'--anchor is {anchor!r}; it must be name@step, one of: '
-        f'{bank.listing()}'
-      )
     return bank.restore(name, int(step), like)
   checkpoints = Checkpoints(workdir)
   newest = checkpoints.newest()
@@ -307,6 +354,8 @@ def _eval(args: argparse.Namespace) -> None:
 
   from jaxdistill.checkpoint import write_atomically
   from jaxdistill.config import ConfigError
+  from jaxdistill.data.tasks import load_task
+  from jaxdistill.data.tokenizer import SymbolTokenizer
   from jaxdistill.run import evaluate
 
   if max(args.pass_k, default=0) > args.samples:
@@ -314,6 +363,12 @@ def _eval(args: argparse.Namespace) -> None:
       f'--pass_k {max(args.pass_k)} needs as many --samples; it has '
       f'{args.samples}'
     )
+  if args.out:
+    _check_out(args.out, '.json')
+    _check_pass_at(args.out)
+  if args.task:
+    with _one_line():
+      load_task(args.task).problems(args.split)
   with _asked(args) as (run, _, player):
     wanted = dataclasses.replace(
       run.eval,
@@ -324,7 +379,11 @@ def _eval(args: argparse.Namespace) -> None:
     )
     with _one_line():
       task = _task(args, run)
-      n = min(len(task.problems(args.split)), wanted.problems)
+      problems = task.problems(args.split)
+      n = min(len(problems), wanted.problems)
+      if isinstance(run.loaded.tokenizer, SymbolTokenizer):
+        for i in range(n):  # it may know no such symbol
+          run.loaded.tokenizer.encode(task.solver_prompt(problems[i]))
     run = dataclasses.replace(run, eval=wanted, task=task)
     print(
       f'{_named(args)}: {n} {args.split} problems of {task.name}, '
@@ -346,9 +405,13 @@ def _chat(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdistill import rewards
+  from jaxdistill.data.tasks import load_task
   from jaxdistill.rollout import Sampling
   from jaxdistill.types import Problem, Prompt
 
+  if args.task:
+    with _one_line():
+      load_task(args.task)
   with _asked(args) as (run, _, player):
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
@@ -392,6 +455,7 @@ def _chat(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
   from jaxdistill import plots
 
+  _check_out(args.out, '.png')
   with _one_line():
     plots.draw(args.paths, args.out)
   print(args.out)
@@ -399,11 +463,18 @@ def _plot(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
   from jaxdistill import models
+  from jaxdistill.checkpoint import check_writable
   from jaxdistill.config import ConfigError
+  from jaxdistill.models import store
 
   target = epath.Path(args.to)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ConfigError(f'--to {args.to} is there already; choose another')
+  with _one_line():
+    check_writable(args.to)
+  plain = (args.kind, args.dtype) == ('merged', 'bfloat16')
+  if not plain and store.is_own(_asked_config(args).model):
+    raise ConfigError('--kind and --dtype are for Hugging Face models')
   with _asked(args) as (run, model, _), _one_line():
     if run.loaded.source:
       models.export(
@@ -413,8 +484,6 @@ def _export(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         base=run.loaded.base,
       )
-    elif (args.kind, args.dtype) != ('merged', 'bfloat16'):
-      raise ConfigError('--kind and --dtype are for Hugging Face models')
     else:
       manifest = {'source': _named(args), 'role': args.role}
       merged = models.merge(model, args.role)

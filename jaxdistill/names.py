@@ -14,7 +14,7 @@ def among(name: str, known: Iterable[str]) -> str:
   """
   known = list(known)
   few = len(known) <= FEW
-  near = difflib.get_close_matches(name, known, 1, 0.5 if few else 0)
+  near = difflib.get_close_matches(name, known, 1, 0.51 if few else 0)
   listed = ', '.join(known)
   if not near:
     return f'; there are {listed}' if known else ''

@@ -363,14 +363,14 @@ def _add_hosts(parser: _Parser) -> None:
   )
   parser.add_argument(
     '--num_processes',
-    type=_whole,
+    type=_positive,
     default=0,
     metavar='N',
     help='how many processes, with --coordinator (default: one)',
   )
   parser.add_argument(
     '--process_id',
-    type=_whole,
+    type=_index,
     default=-1,
     metavar='I',
     help='which of them this is, from 0, with --coordinator',
@@ -441,6 +441,13 @@ def _positive(text: str) -> int:
   value = _whole(text)
   if value < 1:
     raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+  return value
+
+
+def _index(text: str) -> int:
+  value = _whole(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f'{value} must be at least 0')
   return value
 
 

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import tensorboardX
 from etils import epath
 
-from jaxdistill.checkpoint import write_atomically
+from jaxdistill.checkpoint import check_writable, write_atomically
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
@@ -25,7 +24,7 @@ class Workdir:
   """
 
   def __init__(self, path: epath.PathLike):
-    self.path = epath.Path(path)
+    self.path = _path(path)
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
     self._board = None
@@ -46,17 +45,15 @@ class Workdir:
           f'{self.path} holds a run of another config: {difference}; '
           'choose another --workdir'
         )
-      if self.writes and '://' not in str(self.path):
-        folder = self.path
-        while not (folder.exists() or folder == folder.parent):
-          folder = folder.parent
-        with tempfile.TemporaryDirectory(prefix='.jaxdistill-', dir=folder):
-          pass  # it can be written
+      if self.writes:
+        check_writable(self.path)
     except OSError as e:
       why = (e.strerror or str(e)).lower()
       raise ValueError(
         f'--workdir {self.path} cannot be written: {why}; choose another'
       ) from None
+    except ImportError as e:  # of an object store
+      raise ValueError(f'--workdir {self.path} is not reached: {e}') from None
 
   def claim(self, config: Mapping[str, Any]) -> None:
     """Writes `config.json`, or checks that the one there is the same.
@@ -151,11 +148,38 @@ class Workdir:
     write_atomically(self.path / 'metrics.jsonl', text)
 
 
-def _read_json(path: epath.Path) -> Any:
+def read_config(root: epath.PathLike) -> dict[str, Any]:
+  """What a run wrote to its `config.json`.
+
+  Raises:
+    ValueError: The folder holds no run, or the file is damaged.
+  """
+  path = _path(root) / 'config.json'
   try:
-    return json.loads(path.read_text())
+    if not path.exists():
+      raise ValueError(f'{root} holds no run (no config.json)')
+    return _read_json(path)
+  except ImportError as e:  # of an object store
+    raise ValueError(f'--workdir {root} is not reached: {e}') from None
+
+
+def _path(root: epath.PathLike) -> epath.Path:
+  try:
+    return epath.Path(root)
+  except KeyError:
+    raise ValueError(
+      f'{root} is in no store that is known, as gs:// is'
+    ) from None
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
   except ValueError as e:
     raise ValueError(f'{path} is damaged: {e}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is damaged: it is not a JSON object')
+  return found
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

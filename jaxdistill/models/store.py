@@ -79,7 +79,7 @@ def find(name: str) -> epath.Path:
       f'{name} is a run; make a model of it with jaxdistill export'
     )
   if path.is_dir():
-    raise FileNotFoundError(f'{name} is no model: it has no config.json')
+    raise FileNotFoundError(f'{name!r} is no model: it has no config.json')
   raise FileNotFoundError(
     f'no model {name!r}: not a directory, not hf:owner/name, and not a shipped '
     f'base{among(name, (*SHIPPED, FRESH))}'
@@ -117,6 +117,11 @@ def describe(name: str) -> DecoderConfig:
     return SMALL
   path = find(name)
   return _read_config(path) if _is_ours(path) else hub.read_config(path)
+
+
+def is_own(name: str) -> bool:
+  """Whether a model is of our own format, not Hugging Face's."""
+  return name == FRESH or _is_ours(find(name))
 
 
 def positions(name: str) -> int | None:

@@ -213,11 +213,16 @@ def _gib(size: float) -> str:
 def extras() -> Iterator[Finding]:
   """What some runs need and others do not."""
   for name, (module, purpose) in EXTRAS.items():
-    if importlib.util.find_spec(module):
+    if has(module):
       there = importlib.metadata.version(name)
       yield Finding(name, OK, f'{there}, for {purpose}')
     else:
       yield Finding(name, NOTE, f'missing, only for {purpose}', pip(name))
+
+
+def has(module: str) -> bool:
+  """Whether a module is installed; it is not imported."""
+  return importlib.util.find_spec(module) is not None
 
 
 def environment() -> Iterator[Finding]:
@@ -303,7 +308,7 @@ def unused(sign: str, kind: str) -> Finding:
   mend = mends[kind]
   if asked and asked.split(',')[0] == 'cpu':
     mend = f'JAX_PLATFORMS={asked} hides it: unset JAX_PLATFORMS'
-  elif any(map(importlib.util.find_spec, plugins[kind])):
+  elif any(map(has, plugins[kind])):
     mend = (
       'its plugin is installed but finds nothing: is the driver new enough, is '
       'another process using it? JAX_PLATFORMS=cuda or tpu shows the error'

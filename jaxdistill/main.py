@@ -181,6 +181,17 @@ def _one_line() -> Iterator[None]:
     raise ConfigError(why) from None
 
 
+@contextlib.contextmanager
+def _writing(option: str) -> Iterator[None]:
+  from jaxdistill.config import ConfigError
+
+  try:
+    yield
+  except OSError as e:
+    why = (e.strerror or str(e)).lower()
+    raise ConfigError(f'{option} cannot be written: {why}') from None
+
+
 def _check_out(path: str, kind: str) -> None:
   """Refuses a file that cannot be written, or that is something else."""
   from jaxdistill.checkpoint import check_writable
@@ -193,11 +204,8 @@ def _check_out(path: str, kind: str) -> None:
     raise ConfigError(f'--out {path} is a folder')
   if not file.parent.exists():
     raise ConfigError(f'--out {path}: there is no folder {file.parent}')
-  try:
+  with _writing(f'--out {path}'):
     check_writable(file.parent)
-  except OSError as e:
-    why = (e.strerror or str(e)).lower()
-    raise ConfigError(f'--out {path} cannot be written: {why}') from None
 
 
 def _check_pass_at(path: str) -> None:
@@ -470,7 +478,7 @@ def _export(args: argparse.Namespace) -> None:
   target = epath.Path(args.to)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ConfigError(f'--to {args.to} is there already; choose another')
-  with _one_line():
+  with _writing(f'--to {args.to}'):
     check_writable(args.to)
   plain = (args.kind, args.dtype) == ('merged', 'bfloat16')
   if not plain and store.is_own(_asked_config(args).model):

@@ -159,6 +159,8 @@ def python_file(path: str) -> types.ModuleType:
   )
   if not epath.Path(path).exists():
     raise ValueError(f'there is no file {path!r}')
+  if epath.Path(path).is_dir():
+    raise ValueError(f'{path!r} is a folder, not a Python file')
   if spec is None or spec.loader is None:
     raise ValueError(f'{path!r} is not a Python file')
   module = importlib.util.module_from_spec(spec)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -295,6 +296,25 @@ class Checkpoints:
       n += 1
       target = target.with_name(f'{name}.{n}')
     path.rename(target)
+
+
+def check_writable(folder: epath.PathLike) -> None:
+  """Tries to make a folder and a file in it, and leaves everything as it is.
+
+  Args:
+    folder: There or not; in an object store nothing is tried.
+
+  Raises:
+    OSError: It cannot be.
+  """
+  wanted = there = absolute(folder)
+  if '://' in str(wanted):
+    return
+  while not os.path.lexists(there):
+    there = there.parent
+  with tempfile.TemporaryDirectory(prefix='.jaxdistill-', dir=there) as made:
+    inside = epath.Path(made) / wanted.relative_to(there)
+    inside.mkdir(parents=True, exist_ok=True)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

@@ -15,7 +15,7 @@ from etils import epath
 from scipy import stats
 
 from jaxdistill import dist
-from jaxdistill.checkpoint import write_atomically
+from jaxdistill.checkpoint import check_writable, write_atomically
 from jaxdistill.config import Comparison, build, prepare
 from jaxdistill.loop import Loop
 from jaxdistill.plots.comparison import measured
@@ -50,7 +50,13 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
 
   Raises:
     RefusedError: A folder holds a run of another config.
+    ValueError: Nothing can be written.
   """
+  try:
+    check_writable(root)
+  except OSError as e:
+    why = (e.strerror or str(e)).lower()
+    raise ValueError(f'--workdir {root} cannot be written: {why}') from None
   for arm, seed, folder in runs(comparison, root):
     if (folder / 'config.json').exists():
       Workdir(folder).check(comparison.config(arm, seed).to_dict())

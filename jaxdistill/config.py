@@ -7,7 +7,6 @@ nearest right one.
 import ast
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import inspect
 import math
@@ -20,7 +19,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxdistill import dist, methods
+from jaxdistill import dist, memory, methods
 from jaxdistill.anchors import Best, Trust, parse_rule
 from jaxdistill.batch import Shapes
 from jaxdistill.data.tasks import (
@@ -34,6 +33,7 @@ from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer
 from jaxdistill.eval import METRICS, GuardConfig, alarms, parse_alarm
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load, store
+from jaxdistill.names import among
 from jaxdistill.run import EvalConfig, Run
 from jaxdistill.step import OptimizerConfig
 
@@ -102,7 +102,7 @@ def method_class(name: str) -> type:
     file = f'methods/{name}.py'
     module = importlib.import_module(f'jaxdistill.methods.{name}')
   else:
-    raise ConfigError(f'there is no method {name!r}{_nearest(name, names)}')
+    raise ConfigError(f'there is no method {name!r}{among(name, names)}')
   found = [
     value
     for value in vars(module).values()
@@ -130,7 +130,7 @@ def _python_file(path: str) -> Any:
   except ValueError as e:
     file = epath.Path(path)
     others = file.parent.glob('*.py') if not file.exists() else []
-    near = _nearest(path, [str(p) for p in others])
+    near = among(path, [str(p) for p in others])
     raise ConfigError(f'{e}{near}') from None
 
 
@@ -189,6 +189,7 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
     raise ConfigError(f'{path} is a comparison: jaxdistill compare runs it')
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+  _check_frame(config)
   override(config, overrides)
   _make_absolute(config)
   return config
@@ -219,6 +220,10 @@ def read_comparison(
   ):
     odd = sorted({*found.seeds} ^ {*found.arms})
     raise ConfigError(f'{path}: arms and seeds differ in {", ".join(odd)}')
+  overrides = list(overrides)
+  if any(key == 'seed' for key, _ in overrides):
+    raise ConfigError('config.seed: the seeds of a comparison are --seeds')
+  _check_frame(found.base)
   override(found.base, overrides)
   _make_absolute(found.base)
   if not found.base.tokens:
@@ -243,7 +248,7 @@ def _get_config(path: str) -> Any:
     return module.get_config()
   except ConfigError:
     raise
-  except Exception as e:  # it is the user's code: anything may be wrong in it
+  except (Exception, SystemExit) as e:  # it is the user's code
     raise ConfigError(f'{path}: {type(e).__name__}: {e}') from None
 
 
@@ -276,7 +281,7 @@ def _override(config: Any, key: str, text: Any) -> None:
     config[section][name] = text
     return
   if key not in flat:
-    raise ConfigError(f'there is no config key {key!r}{_nearest(key, flat)}')
+    raise ConfigError(f'there is no config key {key!r}{among(key, flat)}')
   default = flat[key]
   kind = type(default).__name__
   try:
@@ -301,11 +306,6 @@ def _flat(config: Any, prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-  near = difflib.get_close_matches(name, list(known), 1, 0)
-  return f'; the nearest is {near[0]!r}' if near else ''
-
-
 _NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
 
 # Besides the keys that are 0 by default, and the coefficients of methods.
@@ -322,13 +322,12 @@ def check(config: Any) -> None:
   Raises:
     ConfigError: Names the key, the value and what it should be.
   """
+  _check_frame(config)
   flat = _flat(config)
   wanted = _flat(base_config(config.method.name))
   for key in flat:
     if key not in wanted and key.partition('.')[0] not in _NAMED:
-      raise ConfigError(
-        f'there is no config key {key!r}{_nearest(key, wanted)}'
-      )
+      raise ConfigError(f'there is no config key {key!r}{among(key, wanted)}')
   for key, value in wanted.items():
     if key not in flat and key.partition('.')[0] not in _NAMED:
       raise ConfigError(f'config.{key} is missing')
@@ -343,6 +342,8 @@ def check(config: Any) -> None:
       continue
     if key.startswith('method.') and config.method.name.endswith('.py'):
       continue  # its own __post_init__ knows
+    if isinstance(value, int) and value >= 2**31 and key != 'seed':
+      raise ConfigError(f'config.{key} is {value}; it must be below 2**31')
     if not math.isfinite(value):
       raise ConfigError(f'config.{key} is {value}; it must be finite')
     if value < 0 and key != 'mesh.data':
@@ -357,20 +358,25 @@ def check(config: Any) -> None:
       raise ConfigError(f'config.{key} is {flat[key]}; it must be below 1')
   if not 0 <= config.seed < 2**32:
     raise ConfigError(f'config.seed is {config.seed}; it must be below 2**32')
+  if len(set(config.eval.splits)) < len(config.eval.splits):
+    raise ConfigError(f'config.eval.splits has one twice: {config.eval.splits}')
   for split in config.eval.splits or ('',):
     if split not in HELD_OUT:
-      near = _nearest(str(split), HELD_OUT)
+      near = among(str(split), HELD_OUT)
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
   for key, allowed in (
     ('trainable', ('full', 'lora')),
     ('dtype', ('float32', 'bfloat16')),
   ):
     if flat[key] not in allowed:
-      near = _nearest(flat[key], allowed)
+      near = among(flat[key], allowed)
       raise ConfigError(f'config.{key} is {flat[key]!r}{near}')
   try:
     _deltas(config)
-    method = _method(config)
+    try:
+      method = _method(config)
+    except TypeError as e:  # what is in a tuple is of another type
+      raise ConfigError(f'config.method: {e}') from None
     OptimizerConfig(**config.optimizer).learning_rate()
     task = load_task(config.task)
     if config.method.name != 'sft' and task.name == 'small:corpus':
@@ -402,8 +408,32 @@ def check(config: Any) -> None:
     for alarm in config.alarms.values():
       parse_alarm(alarm)
     store.check(config.model)
+    _check_lengths(config)
   except (ValueError, FileNotFoundError) as e:
     raise ConfigError(str(e)) from None
+
+
+def _check_frame(config: Any) -> None:
+  """Finds that what names the rest is not there, or no text."""
+  flat = _flat(config)
+  for key in ('method.name', 'task', 'model'):
+    if not isinstance(flat.get(key), str):
+      known = 'missing' if key not in flat else repr(flat[key])
+      raise ConfigError(
+        f'config.{key} is {known}; it must be str (base_config has every key)'
+      )
+
+
+def _check_lengths(config: Any) -> None:
+  """Finds answers that are longer than all that a model has positions for."""
+  most = store.positions(config.model)
+  for section in (config.method, config.eval):
+    for key, value in section.items():
+      if most and key.endswith('_tokens') and value > most:
+        name = 'eval' if section is config.eval else 'method'
+        raise ConfigError(
+          f'config.{name}.{key} is {value}; {config.model} has {most} positions'
+        )
 
 
 def _check_lines(task: JsonlTask, config: Any) -> None:
@@ -436,7 +466,7 @@ def _check_metric(rule: str, metric: str, config: Any) -> None:
   more_is_better = [n for n in METRICS if 'accuracy' in n]
   if split not in config.eval.splits or name not in more_is_better:
     measured = [f'{s}/{n}' for s in config.eval.splits for n in more_is_better]
-    near = _nearest(metric, measured)
+    near = among(metric, measured)
     if split in HELD_OUT and split not in config.eval.splits:
       near = f'; eval.splits, {tuple(config.eval.splits)}, lacks {split!r}'
     raise ConfigError(f'anchor rule {rule!r}: that is not measured{near}')
@@ -492,6 +522,7 @@ def prepare(config: Any) -> None:
   Raises:
     ConfigError: Says what does not fit.
   """
+  _check_memory(config, trains=True)
   task = load_task(config.task)
   if jax.process_index() == 0:
     with contextlib.suppress(ValueError):
@@ -510,8 +541,24 @@ def prepare(config: Any) -> None:
     raise ConfigError(str(e)) from None
 
 
+def _check_memory(config: Any, trains: bool) -> None:
+  try:
+    memory.check(
+      store.describe(config.model),
+      _deltas(config),
+      dist.make_mesh(**config.mesh),
+      trainable=config.trainable,
+      dtype=config.dtype,
+      trains=trains,
+      anchors=len(_method(config).anchors),
+    )
+  except ValueError as e:
+    raise ConfigError(str(e)) from None
+
+
 def build(config: Any) -> Run:
   """What a checked config describes; loads the model."""
+  _check_memory(config, trains=False)
   try:
     task = load_task(config.task)
     mesh = dist.make_mesh(**config.mesh)

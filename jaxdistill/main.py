@@ -15,7 +15,8 @@ from typing import Any
 
 from etils import epath
 
-_USAGE = 2  # exit code for bad input
+from jaxdistill import options
+
 _FAILED = 1  # of the machine: a full disk
 _STOPPED = 130  # by Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,15 +33,21 @@ class _Stopped(Exception):
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a verb; returns the exit code."""
-  args, rest = _parser().parse_known_args(argv)
+  try:
+    args = options.parse(sys.argv[1:] if argv is None else argv)
+  except SystemExit as e:  # help was asked for, or something is wrong
+    return int(e.code or 0)
+  if args.verb == 'doctor':
+    from jaxdistill import doctor
+
+    return doctor.main(as_json=args.json)
   from jaxdistill.config import ConfigError
 
   try:
-    args.overrides = _overrides(rest, args.verb)
-    args.run(args)
+    _RUN[args.verb](args)
   except ConfigError as e:
-    print(f'jaxdistill: {e}', file=sys.stderr)
-    return _USAGE
+    print('jaxdistill:', *str(e).splitlines(), file=sys.stderr)
+    return options.WRONG
   except _Stopped as e:
     print(f'jaxdistill: {e}; {_AGAIN}', flush=True)
   except _Failed as e:
@@ -53,195 +60,18 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='jaxdistill',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  verbs = parser.add_subparsers(dest='verb', required=True, metavar='VERB')
-
-  train = verbs.add_parser(
-    'train',
-    help='train a model as a config says; goes on where it stopped',
-    epilog='Any key of the config: --config.KEY=VALUE, for example '
-    '--config.method.samples=16',
-  )
-  train.add_argument('--config', required=True, help='a file of configs/')
-  train.add_argument('--workdir', required=True, help='where the run lives')
-  _add_hosts(train)
-  train.set_defaults(run=_train)
-
-  compare = verbs.add_parser(
-    'compare',
-    help='run arms over seeds under one budget; goes on where it stopped',
-    epilog='Any key of the base: --config.KEY=VALUE. Several of these commands '
-    'may share the work: give each its own --arms or --seeds.',
-  )
-  compare.add_argument(
-    '--config', required=True, help='a file of configs/ that gives a Comparison'
-  )
-  compare.add_argument('--workdir', required=True, help='where the runs live')
-  compare.add_argument(
-    '--arms', default='', help='only these, separated by commas'
-  )
-  compare.add_argument(
-    '--seeds', default='', help='only these, separated by commas'
-  )
-  _add_hosts(compare)
-  compare.set_defaults(run=_compare)
-
-  gap = verbs.add_parser(
-    'gap', help='will self-play help this model? measured before any training'
-  )
-  _add_model(gap)
-  gap.add_argument('--task', help="default: the run's own, or small")
-  gap.add_argument(
-    '--split', help='whose problems; default dev, or train where there is none'
-  )
-  gap.add_argument('--problems', type=_positive, default=128, help='at most')
-  gap.add_argument('--samples', type=_several, default=16, help='answers each')
-  gap.add_argument(
-    '--max_tokens',
-    type=_positive,
-    help="longest answer; default: the run's own, or 64",
-  )
-  gap.add_argument('--json', action='store_true', help='print one JSON object')
-  gap.set_defaults(run=_gap)
-
-  score = verbs.add_parser('eval', help='accuracy on held-out problems')
-  _add_model(score)
-  score.add_argument('--task', help="default: the run's own, or small")
-  score.add_argument('--split', choices=('dev', 'test', 'ood'), default='test')
-  score.add_argument(
-    '--samples', type=_positive, default=8, help='answers each'
-  )
-  score.add_argument(
-    '--problems', type=_positive, help="most problems; default: the run's own"
-  )
-  score.add_argument(
-    '--pass_k',
-    type=_positives,
-    default=(),
-    help='also the chance that any of K samples is right: 1,8,64',
-  )
-  score.add_argument(
-    '--max_tokens',
-    type=_positive,
-    help="longest answer; default: the run's own",
-  )
-  score.add_argument('--out', help='also write the figures to this JSON file')
-  score.set_defaults(run=_eval)
-
-  chat = verbs.add_parser('chat', help='ask a model; see how it votes')
-  _add_model(chat)
-  chat.add_argument('--role', choices=('solver', 'proposer'), default='solver')
-  chat.add_argument('--samples', type=_positive, default=8, help='answers each')
-  chat.add_argument('--task', help="default: the run's own, or small")
-  chat.add_argument('--temperature', type=float, default=1.0)
-  chat.set_defaults(run=_chat)
-
-  plot = verbs.add_parser(
-    'plot', help='draw the curves of runs, a comparison, or pass@k'
-  )
-  plot.add_argument(
-    'paths',
-    nargs='+',
-    help='folders of runs; or the summary.json of a comparison; or files of '
-    'eval --pass_k --out',
-  )
-  plot.add_argument('--out', default='curves.png')
-  plot.set_defaults(run=_plot)
-
-  export = verbs.add_parser('export', help='write a model to a directory')
-  _add_model(export)
-  export.add_argument(
-    '--role', choices=('solver', 'proposer'), default='solver'
-  )
-  export.add_argument('--to', required=True, help='directory to make')
-  export.add_argument(
-    '--kind',
-    choices=('merged', 'peft'),
-    default='merged',
-    help='of a Hugging Face model: whole weights, or only its LoRA for peft',
-  )
-  export.add_argument(
-    '--dtype', choices=('bfloat16', 'float32'), default='bfloat16'
-  )
-  export.set_defaults(run=_export)
-  return parser
-
-
-def _add_hosts(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--coordinator',
-    default='',
-    help='host:port of process 0, or auto on a cluster; default one process',
-  )
-  parser.add_argument('--num_processes', type=int, default=0)
-  parser.add_argument('--process_id', type=int, default=-1)
-
-
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 1')
-  return value
-
-
-def _several(text: str) -> int:
-  value = int(text)
-  if value < 2:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 2, for a vote')
-  return value
-
-
-def _positives(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(_positive(part) for part in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r} must be numbers separated by commas'
-    ) from None
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_mutually_exclusive_group(required=True)
-  group.add_argument('--workdir', help='of a run: its newest checkpoint')
-  group.add_argument(
-    '--model', help='a shipped base, a directory, or hf:owner/name'
-  )
-  parser.add_argument(
-    '--anchor', help='with --workdir: a past version, as name@step'
-  )
-
-
-def _overrides(rest: list[str], verb: str) -> list[tuple[str, str]]:
-  from jaxdistill.config import ConfigError
-
-  pairs = []
-  for text in rest:
-    key, equals, value = text.removeprefix('--config.').partition('=')
-    if verb not in ('train', 'compare'):
-      raise ConfigError(
-        f'{text!r} is not understood by {verb}; see jaxdistill {verb} --help'
-      )
-    if not text.startswith('--config.') or not equals:
-      raise ConfigError(
-        f'{text!r} is not understood; config keys are set as '
-        '--config.KEY=VALUE, and jaxdistill train --help lists the rest'
-      )
-    pairs.append((key, value))
-  return pairs
+def compile_cache() -> str:
+  """The folder of compiled programs."""
+  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+  own = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
+  return os.environ.get('JAX_COMPILATION_CACHE_DIR') or own
 
 
 def _cache_compilations() -> None:
   import jax
 
-  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-  folder = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_compilation_cache_dir', compile_cache())
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
@@ -250,7 +80,7 @@ def _start(args: argparse.Namespace) -> None:
   from jaxdistill import dist
 
   _cache_compilations()
-  if args.num_processes > 1 and args.process_id >= 0:
+  if 0 <= args.process_id < args.num_processes > 1:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with _one_line():
@@ -367,12 +197,22 @@ def _one_line() -> Iterator[None]:
     yield
   except ValueError as e:
     raise ConfigError(str(e)) from None
-  except FileNotFoundError as e:
-    raise ConfigError(str(e)) from None
+  except OSError as e:  # ours say it in words, the system's by a number
+    why = f'{e.filename}: {e.strerror.lower()}' if e.strerror else str(e)
+    raise ConfigError(why) from None
+
+
+@contextlib.contextmanager
+def _writing(option: str) -> Iterator[None]:
+  from jaxdistill.config import ConfigError
+
+  try:
+    yield
   except OSError as e:
     if e.errno in _FULL:
       raise _Failed(_told(e)) from None
-    raise ConfigError(_told(e)) from None
+    why = (e.strerror or str(e)).lower()
+    raise ConfigError(f'{option} cannot be written: {why}') from None
 
 
 def _told(e: OSError) -> str:
@@ -409,6 +249,37 @@ def _written() -> Iterator[None]:
     raise _Failed(f'{_told(e)}; make room, and {_AGAIN}') from None
 
 
+def _check_out(path: str, kind: str) -> None:
+  """Refuses a file that cannot be written, or that is something else."""
+  from jaxdistill.checkpoint import check_writable
+  from jaxdistill.config import ConfigError
+
+  file = epath.Path(path)
+  if file.suffix != kind:
+    raise ConfigError(f'--out {path} must end in {kind}')
+  if file.is_dir():
+    raise ConfigError(f'--out {path} is a folder')
+  if not file.parent.exists():
+    raise ConfigError(f'--out {path}: there is no folder {file.parent}')
+  with _writing(f'--out {path}'):
+    check_writable(file.parent)
+
+
+def _check_pass_at(path: str) -> None:
+  """Refuses to overwrite what `eval` has not written."""
+  import json
+
+  from jaxdistill.config import ConfigError
+
+  if epath.Path(path).exists():
+    try:
+      ours = 'of' in json.loads(epath.Path(path).read_text())
+    except (ValueError, TypeError):
+      ours = False
+    if not ours:
+      raise ConfigError(f'--out {path} is there and not from eval')
+
+
 def account(summary: dict, workdir: epath.PathLike) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
   lines = ['', f'{"":38}{"began":>8}{"ended":>8}{"best":>8}']
@@ -441,32 +312,58 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
   return '\n'.join(lines)
 
 
-@contextlib.contextmanager
-def _asked(args: argparse.Namespace) -> Iterator[tuple]:
-  """The run, the model and a player that a verb's options name."""
-  import jax
-  from flax import nnx
+def _asked_config(args: argparse.Namespace) -> Any:
+  """The checked config of what a verb's options name."""
   from ml_collections import ConfigDict
 
   from jaxdistill import config as configs
-  from jaxdistill import dist
-  from jaxdistill.run import make_player
-  from jaxdistill.step import Params, param_shardings, place, split_params
   from jaxdistill.workdir import read_config
 
-  _cache_compilations()
   if args.anchor and not args.workdir:
     raise configs.ConfigError('--anchor needs --workdir')
   if args.workdir:
     with _one_line():
-      stored = read_config(args.workdir)
-    config: Any = ConfigDict(stored, convert_dict=True)
+      config: Any = ConfigDict(read_config(args.workdir), convert_dict=True)
     config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}  # of this machine
   else:
     config = configs.base_config('sft')
     config.model, config.roles = args.model, 'shared'
   configs.check(config)
-  run = configs.build(config)
+  if args.workdir:
+    with _one_line():
+      _check_stored(args.workdir, args.anchor)
+  return config
+
+
+def _check_stored(workdir: str, anchor: str | None) -> None:
+  """Finds that a version is not there, before a model is built."""
+  from jaxdistill.anchors import Bank
+
+  root = epath.Path(workdir)
+  if anchor:
+    known = Bank(root / 'anchors').listing()
+    if anchor not in known.split():
+      raise ValueError(
+        f'--anchor is {anchor!r}; it must be name@step, one of: '
+        f'{known or "none is there yet"}'
+      )
+  elif not ((root / 'checkpoints').is_dir() and (root / 'manifests').is_dir()):
+    raise ValueError(f'{workdir} has no whole checkpoint yet')
+
+
+@contextlib.contextmanager
+def _asked(args: argparse.Namespace) -> Iterator[tuple]:
+  """The run, the model and a player that a verb's options name."""
+  import jax
+  from flax import nnx
+
+  from jaxdistill import config as configs
+  from jaxdistill import dist
+  from jaxdistill.run import make_player
+  from jaxdistill.step import Params, param_shardings, place, split_params
+
+  _cache_compilations()
+  run = configs.build(_asked_config(args))
   with jax.set_mesh(run.mesh):
     graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
     params = (*moving, frozen)
@@ -508,11 +405,6 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
   if anchor:
     bank = Bank(epath.Path(workdir) / 'anchors')
     name, _, step = anchor.partition('@')
-    if not step.isdecimal():
-      raise ValueError(
-        f'--anchor is {anchor!r}; it must be name@step, one of: '
-        f'{bank.listing()}'
-      )
     return bank.restore(name, int(step), like)
   checkpoints = Checkpoints(workdir)
   newest, damaged = checkpoints.find()
@@ -528,8 +420,12 @@ def _gap(args: argparse.Namespace) -> None:
   import json
 
   from jaxdistill import before
+  from jaxdistill.data.tasks import load_task
   from jaxdistill.run import asked_by
 
+  if args.task:
+    with _one_line():
+      before.problems_of(load_task(args.task), args.split, args.problems)
   with _asked(args) as (run, _, player):
     with _one_line():
       task = _task(args, run)
@@ -555,6 +451,8 @@ def _eval(args: argparse.Namespace) -> None:
 
   from jaxdistill.checkpoint import write_atomically
   from jaxdistill.config import ConfigError
+  from jaxdistill.data.tasks import load_task
+  from jaxdistill.data.tokenizer import SymbolTokenizer
   from jaxdistill.run import asked_by, evaluate
 
   if max(args.pass_k, default=0) > args.samples:
@@ -562,6 +460,12 @@ def _eval(args: argparse.Namespace) -> None:
       f'--pass_k {max(args.pass_k)} needs as many --samples; it has '
       f'{args.samples}'
     )
+  if args.out:
+    _check_out(args.out, '.json')
+    _check_pass_at(args.out)
+  if args.task:
+    with _one_line():
+      load_task(args.task).problems(args.split)
   with _asked(args) as (run, _, player):
     wanted = dataclasses.replace(
       run.eval,
@@ -573,7 +477,11 @@ def _eval(args: argparse.Namespace) -> None:
     with _one_line():
       task = _task(args, run)
       player = asked_by(task, player)
-      n = min(len(task.problems(args.split)), wanted.problems)
+      problems = task.problems(args.split)
+      n = min(len(problems), wanted.problems)
+      if isinstance(run.loaded.tokenizer, SymbolTokenizer):
+        for i in range(n):  # it may know no such symbol
+          run.loaded.tokenizer.encode(task.solver_prompt(problems[i]))
     run = dataclasses.replace(run, eval=wanted, task=task)
     print(
       f'{_named(args)}: {n} {args.split} problems of {task.name}, '
@@ -595,10 +503,14 @@ def _chat(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdistill import rewards
+  from jaxdistill.data.tasks import load_task
   from jaxdistill.rollout import Sampling
   from jaxdistill.run import asked_by
   from jaxdistill.types import Problem, Prompt
 
+  if args.task:
+    with _one_line():
+      load_task(args.task)
   with _asked(args) as (run, _, player):
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
@@ -643,6 +555,7 @@ def _chat(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
   from jaxdistill import plots
 
+  _check_out(args.out, '.png')
   with _one_line():
     plots.draw(args.paths, args.out)
   print(args.out)
@@ -650,11 +563,18 @@ def _plot(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
   from jaxdistill import models
+  from jaxdistill.checkpoint import check_writable
   from jaxdistill.config import ConfigError
+  from jaxdistill.models import store
 
   target = epath.Path(args.to)
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ConfigError(f'--to {args.to} is there already; choose another')
+  with _writing(f'--to {args.to}'):
+    check_writable(args.to)
+  plain = (args.kind, args.dtype) == ('merged', 'bfloat16')
+  if not plain and store.is_own(_asked_config(args).model):
+    raise ConfigError('--kind and --dtype are for Hugging Face models')
   with _asked(args) as (run, model, _), _one_line():
     if run.loaded.source:
       models.export(
@@ -664,13 +584,22 @@ def _export(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         base=run.loaded.base,
       )
-    elif (args.kind, args.dtype) != ('merged', 'bfloat16'):
-      raise ConfigError('--kind and --dtype are for Hugging Face models')
     else:
       manifest = {'source': _named(args), 'role': args.role}
       merged = models.merge(model, args.role)
       models.save(args.to, merged, run.loaded.tokenizer, manifest)
   print(args.to)
+
+
+_RUN = {
+  'train': _train,
+  'gap': _gap,
+  'chat': _chat,
+  'eval': _eval,
+  'plot': _plot,
+  'export': _export,
+  'compare': _compare,
+}
 
 
 def cli() -> None:

@@ -20,7 +20,11 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from jaxdistill.checkpoint import RefusedError, write_atomically
+from jaxdistill.checkpoint import (
+  RefusedError,
+  check_writable,
+  write_atomically,
+)
 from jaxdistill.eval.alarms import Fired
 
 # How a run is laid out, not what it does: a resumed run may change these.
@@ -40,7 +44,7 @@ class Workdir:
   """
 
   def __init__(self, path: epath.PathLike):
-    self.path = epath.Path(path)
+    self.path = _path(path)
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
     self._alarms: list[str] = []
@@ -81,28 +85,37 @@ class Workdir:
         self._lock = None
 
   def check(self, config: Mapping[str, Any]) -> None:
-    """Looks whether a run of this config may be here; writes nothing.
+    """Finds why a run cannot live here, and leaves everything as it is.
 
     Raises:
       RefusedError: The folder holds a run of another config, of which the first
-        difference is named; or something else.
+        difference is named; or something else; or nothing can be written there.
     """
     there = self.path / 'config.json'
-    if there.exists():
-      found = read_config(self.path)
-      if difference := _difference(found, config):
-        raise RefusedError(
-          f'{self.path} holds a run of another config: {difference}; '
-          'choose another --workdir'
-        )
-    elif self.path.exists():
-      names = sorted(x.name for x in self.path.iterdir())
-      foreign = [x for x in names if x not in _BEFORE_A_RUN]
-      if foreign and self.writes:
-        raise RefusedError(
-          f'{self.path} is not empty and holds no run (no config.json, but '
-          f'{foreign[0]!r}); choose another --workdir'
-        )
+    try:
+      if there.exists():
+        if difference := _difference(read_config(self.path), config):
+          raise RefusedError(
+            f'{self.path} holds a run of another config: {difference}; '
+            'choose another --workdir'
+          )
+      elif self.path.exists() and self.writes:
+        names = sorted(x.name for x in self.path.iterdir())
+        foreign = [x for x in names if x not in _BEFORE_A_RUN]
+        if foreign:
+          raise RefusedError(
+            f'{self.path} is not empty and holds no run (no config.json, but '
+            f'{foreign[0]!r}); choose another --workdir'
+          )
+      if self.writes:
+        check_writable(self.path)
+    except OSError as e:
+      why = (e.strerror or str(e)).lower()
+      raise RefusedError(
+        f'--workdir {self.path} cannot be written: {why}; choose another'
+      ) from None
+    except ImportError as e:  # of an object store
+      raise RefusedError(f'--workdir {self.path} is not reached: {e}') from None
 
   def claim(self, config: Mapping[str, Any]) -> None:
     """Locks the folder and writes `config.json`, or checks the one there.
@@ -255,26 +268,8 @@ def _event(step: int, **what: Any) -> Any:
   return make.Event(wall_time=time.time(), step=step, **what)
 
 
-def read_config(path: epath.PathLike) -> dict[str, Any]:
-  """The config of the run in a folder.
-
-  Raises:
-    RefusedError: There is none, or it is damaged.
-  """
-  file = epath.Path(path) / 'config.json'
-  if not file.exists():
-    raise RefusedError(f'{path} holds no run (no config.json)')
-  try:
-    config = json.loads(file.read_text())
-  except ValueError as e:
-    raise RefusedError(f'{file} is damaged: {e}') from None
-  if not isinstance(config, dict):
-    raise RefusedError(f'{file} is damaged: it is no config')
-  return config
-
-
 def read_lines(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:
-  """The whole lines of a `metrics.jsonl` or the like, as text and as what they say."""
+  """The whole lines of a log in JSON: as text, and as what they say."""
   out = []
   for text in epath.Path(path).read_bytes().split(b'\n'):
     with contextlib.suppress(ValueError):  # cut in the middle, or damaged
@@ -305,6 +300,35 @@ def _locked(path: epath.Path) -> IO | None:
     )
     return None
   return file
+
+
+def read_config(root: epath.PathLike) -> dict[str, Any]:
+  """What a run wrote to its `config.json`.
+
+  Raises:
+    RefusedError: The folder holds no run, or the file is damaged.
+  """
+  path = _path(root) / 'config.json'
+  try:
+    if not path.exists():
+      raise RefusedError(f'{root} holds no run (no config.json)')
+    config = json.loads(path.read_text())
+  except ImportError as e:  # of an object store
+    raise RefusedError(f'--workdir {root} is not reached: {e}') from None
+  except (UnicodeDecodeError, json.JSONDecodeError) as e:
+    raise RefusedError(f'{path} is damaged: {e}') from None
+  if not isinstance(config, dict):
+    raise RefusedError(f'{path} is damaged: it is not a JSON object')
+  return config
+
+
+def _path(root: epath.PathLike) -> epath.Path:
+  try:
+    return epath.Path(root)
+  except KeyError:
+    raise RefusedError(
+      f'{root} is in no store that is known, as gs:// is'
+    ) from None
 
 
 def _difference(old: Any, new: Any, name: str = '') -> str | None:

@@ -493,6 +493,26 @@ def test_templates_only_write_text(sources, tmp_path, capsys, template):
   assert 'xyzzy' not in line and not harmed.exists()
 
 
+def test_answers_longer_than_what_it_has_positions_for(
+  sources, tmp_path, capsys, compiled
+):
+  folder = checkpoints.copy_of(sources['whole'], tmp_path / 'model')
+  checkpoints.edit_config(folder, max_position_embeddings=40)
+  configs = pathlib.Path(__file__).parents[1] / 'configs'
+  said = main(
+    [
+      *('train', '--config', str(configs / 'sqlm_small.py')),
+      *('--workdir', str(tmp_path / 'w'), f'--config.model={folder}'),
+      *('--config.task=arithmetic:add:3,3', '--config.eval.max_tokens=40'),
+      *('--config.method.name=grpo', '--config.method.max_tokens=41'),
+    ]
+  )
+  err = capsys.readouterr().err
+  assert said == 2 and err.count('\n') == 1 and not compiled
+  assert f'method.max_tokens is 41; {folder} has 40 positions' in err
+  assert not (tmp_path / 'w').exists()
+
+
 def test_a_folder_that_is_not_there(tmp_path, capsys):
   line = refusal(tmp_path / 'nowhere', capsys)
   assert 'nowhere' in line

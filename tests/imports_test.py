@@ -13,6 +13,8 @@ ROOT = pathlib.Path(__file__).parents[1] / 'jaxdistill'
 # module only.
 TABLE = {
   '__init__': (),
+  'names': (),
+  'options': ('names',),
   'types': (),
   'dist': (),
   'losses': (),
@@ -20,14 +22,15 @@ TABLE = {
   'checkpoint': (),
   'batch': ('types', 'dist'),
   'rewards': ('types',),
-  'data': ('types', 'rewards'),
-  'models': ('dist', 'data.tokenizer', 'data.small_world'),
+  'data': ('types', 'rewards', 'names'),
+  'models': ('dist', 'data.tokenizer', 'data.small_world', 'names'),
   'workdir': ('checkpoint', 'eval.alarms'),
   'anchors': ('checkpoint', 'dist'),
   'stopping': ('dist',),
   'rollout': ('models', 'data', 'types', 'dist', 'batch'),
   'step': ('batch', 'models', 'dist'),
   'eval': ('rollout', 'rewards', 'data', 'types', 'dist.hosts'),
+  'memory': ('models', 'step'),
   'methods': ('data', 'rollout', 'rewards', 'losses', 'types', 'dist.hosts'),
   'run': (
     *('methods.method', 'step', 'batch', 'eval', 'rollout'),
@@ -40,7 +43,7 @@ TABLE = {
   ),
   'compare': ('config', 'loop', 'workdir', 'checkpoint', 'plots', 'dist'),
 }
-FREE = ('config', 'main')
+FREE = ('config', 'doctor', 'main')
 EXTRA = {'methods.method': ('batch', 'models')}
 
 # Every module by its name inside the package, e.g. `methods.sqlm`.

@@ -507,6 +507,8 @@ def test_compute_dtype_is_chosen_when_loading(tmp_path):
   ],
 )
 def test_an_unknown_model_names_the_nearest(asked, nearest):
-  with pytest.raises(FileNotFoundError, match=f"nearest: '{nearest}'") as error:
+  with pytest.raises(
+    FileNotFoundError, match=f"nearest is '{nearest}'"
+  ) as error:
     load(asked)
   assert repr(asked) in str(error.value)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdistill import rewards
 from jaxdistill.data import problems
+from jaxdistill.names import among
 from jaxdistill.types import Problem, Problems
 
 SIGNS = {'add': '+', 'sub': '-', 'mul': '*', 'div': '/'}
@@ -177,10 +178,9 @@ def read_name(name: str) -> ArithmeticTask:
   _, *parts = name.split(':')
   operation, digits, *more = [*parts, '', ''][: max(len(parts), 2)]
   if operation not in SIGNS:
-    near = problems.nearest(operation or 'add', SIGNS)
     raise ValueError(
-      f'task {name!r}: there is no operation {operation!r}; the nearest is '
-      f'{near!r} (as in arithmetic:{near}:3,3)'
+      f'task {name!r}: there is no operation {operation!r}'
+      f'{among(operation, SIGNS)} (as in arithmetic:add:3,3)'
     )
   if not re.fullmatch(r'([1-9]|1[0-2]),([1-9]|1[0-2])', digits):
     raise ValueError(

@@ -13,7 +13,8 @@ from etils import epath
 from jaxdistill.data import arithmetic, equations, examples, sources, words
 from jaxdistill.data import small_world as world
 from jaxdistill.data.files import JsonlTask
-from jaxdistill.data.problems import HELD_OUT, nearest, right
+from jaxdistill.data.problems import HELD_OUT, right
+from jaxdistill.names import among
 from jaxdistill.types import Problem, Problems, Task
 
 __all__ = [
@@ -131,10 +132,9 @@ def load_task(name: str) -> Task:
   family = name.partition(':')[0]
   if family in FAMILIES:
     return FAMILIES[family](name)
-  near = nearest(name, (*SMALL, *FAMILIES, 'examples'))
+  known = among(name, (*SMALL, *FAMILIES, 'examples'))
   raise ValueError(
-    f'there is no task {name!r}; the nearest is {near!r} (or a .jsonl, '
-    '.parquet or .py file)'
+    f'there is no task {name!r}{known} (or a .jsonl, .parquet or .py file)'
   )
 
 
@@ -162,12 +162,14 @@ def python_file(path: str) -> types.ModuleType:
   )
   if not epath.Path(path).exists():
     raise ValueError(f'there is no file {path!r}')
+  if epath.Path(path).is_dir():
+    raise ValueError(f'{path!r} is a folder, not a Python file')
   if spec is None or spec.loader is None:
     raise ValueError(f'{path!r} is not a Python file')
   module = importlib.util.module_from_spec(spec)
   sys.modules[spec.name] = module  # dataclasses look themselves up
   try:
     spec.loader.exec_module(module)
-  except Exception as e:  # anything may be wrong in it
+  except (Exception, SystemExit) as e:  # anything may be wrong in it
     raise ValueError(f'{path}: {type(e).__name__}: {e}') from None
   return module

@@ -37,7 +37,7 @@ def start_hosts(
     )
   if coordinator:
     host, _, port = coordinator.rpartition(':')
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) >= 2**16:
       raise ValueError(f'coordinator {coordinator!r} must be host:port or auto')
     if not 0 <= process_id < num_processes:
       raise ValueError(

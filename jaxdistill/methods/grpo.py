@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import losses, rewards
+from jaxdistill.methods.method import check_minibatches
 from jaxdistill.rollout import Sampling, fields, measure, policy_rows
 from jaxdistill.types import Collected, Prompt, RowSet, Update
 
@@ -58,6 +59,7 @@ class Grpo:
       raise ValueError(
         f'method.samples is {self.samples}; a comparison needs at least 2'
       )
+    check_minibatches(self.minibatches, self.problems * self.samples)
     losses.objective(self.objective)
     self.sampling()
 

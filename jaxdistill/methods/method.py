@@ -71,3 +71,15 @@ class Method(Protocol):
       batch: One microbatch.
     """
     ...
+
+
+def check_minibatches(count: int, rows: int) -> None:
+  """Refuses more optimizer steps per pass than there can be rows.
+
+  Raises:
+    ValueError: Names both numbers.
+  """
+  if count > rows:
+    raise ValueError(
+      f'method.minibatches is {count}; a step has {rows} rows at most'
+    )

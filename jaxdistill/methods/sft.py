@@ -7,6 +7,7 @@ step that other methods take on data of their own making.
 
 import dataclasses
 
+from jaxdistill.methods.method import check_minibatches
 from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
 
 
@@ -23,6 +24,9 @@ class Sft:
   problems: int = 128
   epochs: int = 1
   minibatches: int = 1
+
+  def __post_init__(self):
+    check_minibatches(self.minibatches, self.problems)
 
   @property
   def anchors(self):

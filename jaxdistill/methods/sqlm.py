@@ -31,6 +31,7 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import gather_texts
+from jaxdistill.methods.method import check_minibatches
 from jaxdistill.rollout import Sampling, fields, measure, policy_rows
 from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
 
@@ -152,6 +153,8 @@ class Sqlm:
         f'another writes (method.bank is {self.bank}, method.proposer is '
         f'{self.proposer!r})'
       )
+    asked = self.problems * self.proposals + self._given()
+    check_minibatches(self.minibatches, asked * self.samples)
     losses.objective(self.objective)
     self._sampling(self.samples, self.max_tokens)
     self._sampling(self.proposals, self.max_problem_tokens)

@@ -1,7 +1,6 @@
 """Models by name: shipped bases, our own directories, Hugging Face's."""
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.resources
 import json
@@ -24,6 +23,7 @@ from jaxdistill.models import hub
 from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig
 from jaxdistill.models.linear import Deltas, RoleDelta, SharedDelta, dense
 from jaxdistill.models.rope import Rope
+from jaxdistill.names import among
 
 SMALL = DecoderConfig(
   vocab_size=len(SYMBOLS),
@@ -79,12 +79,10 @@ def find(name: str) -> epath.Path:
       f'{name} is a run; make a model of it with jaxdistill export'
     )
   if path.is_dir():
-    raise FileNotFoundError(f'{name} is no model: it has no config.json')
-  known = (*SHIPPED, FRESH)
-  near = difflib.get_close_matches(name, known, 1, 0)[0]
+    raise FileNotFoundError(f'{name!r} is no model: it has no config.json')
   raise FileNotFoundError(
-    f'no model {name!r}: not a directory, not hf:owner/name, '
-    f'and not a shipped base (nearest: {near!r})'
+    f'no model {name!r}: not a directory, not hf:owner/name, and not a shipped '
+    f'base{among(name, (*SHIPPED, FRESH))}'
   )
 
 
@@ -106,6 +104,38 @@ def check(name: str) -> None:
   config = hub.read_config(path)
   hub.TensorFiles(path).check(config)
   _read_tokenizer(path, config)
+
+
+def describe(name: str) -> DecoderConfig:
+  """The sizes of a model, without its weights.
+
+  Raises:
+    FileNotFoundError: There is no such model.
+    ValueError: Its config is not understood.
+  """
+  if name == FRESH:
+    return SMALL
+  path = find(name)
+  return _read_config(path) if _is_ours(path) else hub.read_config(path)
+
+
+def is_own(name: str) -> bool:
+  """Whether a model is of our own format, not Hugging Face's."""
+  return name == FRESH or _is_ours(find(name))
+
+
+def positions(name: str) -> int | None:
+  """How long a text a model was made for; None where that is not said."""
+  if name == FRESH:
+    return None
+  values = hub.read_json(find(name) / 'config.json')
+  said = values.get('max_position_embeddings')
+  rope = values.get('rope_parameters') or values.get('rope_scaling')
+  # What is stretched may be said before or after the stretching.
+  factor = rope.get('factor') if isinstance(rope, dict) else None
+  if type(said) is not int or said < 1:
+    return None
+  return int(said * max(factor, 1)) if isinstance(factor, int | float) else said
 
 
 def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> TextTokenizer:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -29,13 +30,23 @@ def draw(paths: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     return draw_curves(paths, out)
   if len(files) < len(paths):
     raise ValueError('folders of runs and .json files are not drawn together')
+  found = {str(p): _read(p) for p in files}
+  name, first = next(iter(found.items()))
+  if 'arms' not in first:
+    return draw_pass_at(found, out)
+  if len(paths) > 1:
+    raise ValueError(f'{name} is a comparison: it is drawn by itself')
   try:
-    found = {str(p): json.loads(p.read_text()) for p in files}
-  except ValueError as e:
-    raise ValueError(f'a file is not JSON: {e}') from None
-  first = next(iter(found.values()))
-  if 'arms' in first:
-    if len(paths) > 1:
-      raise ValueError(f'{paths[0]} is a comparison: it is drawn by itself')
     return draw_comparison(first, out)
-  return draw_pass_at(found, out)
+  except (AttributeError, KeyError, TypeError) as e:
+    raise ValueError(f'{name} is damaged: {type(e).__name__} {e}') from None
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as e:
+    raise ValueError(f'{path} is not JSON: {e}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is not a JSON object')
+  return found

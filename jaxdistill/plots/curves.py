@@ -47,13 +47,20 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
 
   Raises:
     FileNotFoundError: The folder holds no run.
+    ValueError: A line is damaged.
   """
   path = epath.Path(workdir) / 'metrics.jsonl'
   if not path.exists():
     raise FileNotFoundError(f'{workdir} holds no run (no metrics.jsonl)')
-  lines = path.read_text().splitlines()
-  # A run that is being written, or that died, may end in half a line.
-  return [json.loads(line) for line in lines if line.endswith('}')]
+  try:
+    lines = path.read_text().splitlines()
+    # A run that is being written, or that died, may end in half a line.
+    found = [json.loads(line) for line in lines if line.endswith('}')]
+  except ValueError as e:
+    raise ValueError(f'{path} is damaged: {e}') from None
+  if not all(isinstance(line, dict) and 'step' in line for line in found):
+    raise ValueError(f'{path} is damaged: a line has no step')
+  return found
 
 
 def draw_curves(

@@ -31,7 +31,7 @@ def draw_pass_at(
     for name, value in record.items():
       _, _, rest = name.partition('eval/')
       split, _, k = rest.partition('/pass_at/')
-      if k:
+      if k.isdecimal() and isinstance(value, int | float):
         by_split.setdefault(split, {})[int(k)] = value
     if not by_split:
       raise ValueError(f'{path} has no pass@k; eval --pass_k writes it')

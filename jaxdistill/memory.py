@@ -1,0 +1,126 @@
+"""What a run needs at least, held against what there is.
+
+Only what is certain is counted (parameters, moments, gradient, anchors), so
+what is refused could not have run; what passes may still be too large, by its
+activations and by the keys and values of what it generates.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.step import split_params
+
+
+def check(
+  described: DecoderConfig,
+  deltas: Deltas,
+  mesh: Mesh,
+  *,
+  trainable: str,
+  dtype: str,
+  trains: bool,
+  anchors: int,
+) -> None:
+  """Refuses a model that cannot fit, before its weights are read.
+
+  Args:
+    described: Of the decoder.
+    deltas: Which it carries.
+    mesh: Where it goes.
+    trainable: `full` or `lora`.
+    dtype: Of a frozen trunk.
+    trains: Whether moments and a gradient are needed as well.
+    anchors: Past selves that a step keeps at hand.
+
+  Raises:
+    ValueError: Says what is needed, what there is, and what lowers it.
+  """
+  there = available(mesh)
+  if there is None:
+    return
+  parts = needed(described, deltas, trainable, dtype, trains, anchors)
+  # Each replica holds all of it; on a CPU all of them share one memory.
+  share = mesh.shape['fsdp'] * mesh.shape['tensor']
+  where = 'on each device'
+  if mesh.local_devices[0].platform == 'cpu':
+    share, where = share / len(mesh.local_devices), 'on this host'
+  needs = sum(parts.values()) / share
+  if needs <= there:
+    return
+  listed = ', '.join(
+    f'{name} {size / share / 2**30:.3g}' for name, size in parts.items() if size
+  )
+  ways = ['a smaller model']
+  if trains and trainable == 'full':
+    ways.append('trainable=lora')
+    ways.append('dtype=bfloat16 with it')
+  elif trains and dtype != 'bfloat16':
+    ways.append('dtype=bfloat16')
+  if trains and anchors:
+    ways.append('method.kl=0')
+  if trains and mesh.shape['data'] > 1:
+    ways.append('a larger mesh.fsdp')
+  raise ValueError(
+    f'the model needs {needs / 2**30:.3g} GiB {where}, besides '
+    f'activations ({listed}); there are {there / 2**30:.3g}; what lowers it: '
+    + ', '.join(ways)
+  )
+
+
+def needed(
+  described: DecoderConfig,
+  deltas: Deltas,
+  trainable: str,
+  dtype: str,
+  trains: bool,
+  anchors: int,
+) -> dict[str, int]:
+  """Bytes that a model takes at least, by what for; see `check`."""
+  abstract = nnx.eval_shape(
+    lambda: Decoder(described, deltas, rngs=nnx.Rngs(0))
+  )
+  _, moving, frozen = split_params(abstract, trainable)
+  moves = 4 * _count(moving)  # float32, as its moments are
+  still = np.dtype(dtype).itemsize * _count(frozen)
+  return {
+    'parameters': moves + still,
+    'moments': 2 * moves * trains,
+    'gradient': 4 * _count(moving.shared) * trains,
+    'anchors': anchors * moves * trains,
+  }
+
+
+def _count(tree: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def available(mesh: Mesh) -> int | None:
+  """Bytes of a device; of a CPU what the host has left; None: not known."""
+  device = mesh.local_devices[0]
+  if device.platform == 'cpu':
+    return host_memory()
+  return (device.memory_stats() or {}).get('bytes_limit')
+
+
+def host_memory() -> int | None:
+  """Bytes that this host could still give, swap included; None: not known."""
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    pairs = dict(line.split(':', 1) for line in lines)
+    kib = sum(int(pairs[n].split()[0]) for n in ('MemAvailable', 'SwapFree'))
+    limit = pathlib.Path('/sys/fs/cgroup/memory.max')
+    text = limit.read_text().strip() if limit.exists() else ''
+    return min(kib * 1024, int(text)) if text.isdecimal() else kib * 1024
+  except (OSError, KeyError, ValueError):
+    pass
+  try:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (OSError, ValueError, AttributeError):
+    return None

@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
   chat.set_defaults(run=_chat)
 
   plot = verbs.add_parser(
-    'plot', help='draw the curves of runs, a comparison, or pass@k'
+    'plot',
+    help='draw the curves of runs, a comparison, or pass@k; or write a report',
   )
   plot.add_argument(
     'paths',
@@ -117,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     help='folders of runs; or the summary.json of a comparison; or files of '
     'eval --pass_k --out',
   )
-  plot.add_argument('--out', default='curves.png')
+  plot.add_argument(
+    '--out',
+    default='curves.png',
+    help='a .png; or for one run an .html, its report',
+  )
   plot.set_defaults(run=_plot)
 
   export = verbs.add_parser('export', help='write a model to a directory')
@@ -240,9 +245,10 @@ def _train(args: argparse.Namespace) -> None:
       )
     summary = loop.train()
   if jax.process_index() == 0:
-    from jaxdistill.plots import draw_curves
+    from jaxdistill.plots import draw_curves, write_report
 
     draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
+    write_report(args.workdir)
     print(account(summary, args.workdir))
 
 
@@ -349,6 +355,7 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
     '',
     f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
     + (f', {skipped} updates skipped (not finite)' if skipped else ''),
+    f'The report:   {root / "report.html"}',
     f'The curves:   {root / "curves.png"}',
   ]
   if (root / 'rollouts').exists():

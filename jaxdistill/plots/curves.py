@@ -64,7 +64,9 @@ class Group(NamedTuple):
   """Runs that are drawn as one: one run, or the seeds of one config."""
 
   name: str
-  runs: list[list[dict[str, float]]]  # the lines of each run's metrics
+  runs: Sequence[
+    Sequence[Mapping[str, float]]
+  ]  # the lines of each run's metrics
 
 
 def group_runs(workdirs: Sequence[epath.PathLike]) -> list[Group]:
@@ -200,6 +202,7 @@ def panels_of(groups: Sequence[Group]) -> dict[str, list[tuple]]:
     for lines in group.runs
     for line in lines
     for name in line
+    if line[name] is not None
   }
   panels = {
     title: [s for s in series if s[0] in names]
@@ -309,7 +312,10 @@ def common_steps(
   steps = sorted(
     {x for points in runs for x, _ in points if first <= x <= last}
   )
-  rows = [np.interp(steps, *zip(*points, strict=True)) for points in runs]
+  rows = [
+    np.interp(steps, [x for x, _ in points], [y for _, y in points])
+    for points in runs
+  ]
   return np.array(steps), np.array(rows)
 
 
@@ -326,10 +332,13 @@ def _draw_marks(axis, marks):
     if names and step - free > 0.045 * (high - low):  # where it can be read
       axis.annotate(
         ', '.join(names),
-        *((step, 0.02), ('data', 'axes fraction'), (-1, 0), 'offset points'),
+        xy=(step, 0.02),
+        xycoords=('data', 'axes fraction'),
+        xytext=(-2, 0),
+        textcoords='offset points',
         rotation=90,
         ha='right',
         va='bottom',
-        fontsize=7,
+        fontsize=7.5,
       )
       free = step

@@ -61,27 +61,26 @@ ALARMS = {'warn': '#b8860b', 'rollback': '#c2185b', 'stop': '#c2185b'}
 
 
 class Group(NamedTuple):
-  """Runs that are drawn as one: one run, or the seeds of one config."""
+  """What is drawn as one: the metrics of a run, or of a config's seeds."""
 
   name: str
-  runs: Sequence[
-    Sequence[Mapping[str, float]]
-  ]  # the lines of each run's metrics
+  runs: Sequence[Sequence[Mapping[str, float]]]
 
 
 def group_runs(workdirs: Sequence[epath.PathLike]) -> list[Group]:
   """Runs whose configs differ only in the seed are one group.
 
   A group is named by those values of its config in which the groups differ,
-  where these are at most two; else, and where it is a single run beside other
-  single runs, by its folder.
+  where these are at most two, or by its folders; single runs beside no group
+  by their folders alone.
   """
   found: dict[str, list[epath.Path]] = {}
   configs: dict[str, dict[str, Any]] = {}
   for workdir in map(epath.Path, workdirs):
     config = _flat(read_json(workdir / 'config.json'))
-    seed = config.pop('seed', None)
-    key = json.dumps(config, sort_keys=True) if config else str(workdir)
+    key = str(workdir)
+    if (seed := config.pop('seed', None)) is not None:
+      key = json.dumps(config, sort_keys=True)
     seeds = [_seed(other) for other in found.get(key, [])]
     if seed in seeds:  # the same run twice is not two seeds
       key = str(workdir)
@@ -116,14 +115,12 @@ def _names(found, configs):
     for k in sorted(keys)
     if len({json.dumps(config.get(k)) for config in configs.values()}) > 1
   ]
-  parents = [{folder.parent for folder in group} for group in found.values()]
   names = {}
-  for i, (key, folders) in enumerate(found.items()):
-    others = set().union(*parents[:i], *parents[i + 1 :])
+  for key, folders in found.items():
     if 0 < len(apart) <= 2 and all(k in configs[key] for k in apart):
       name = ', '.join(f'{k}={_plain(configs[key][k])}' for k in apart)
-    elif len(folders) > 1 and len(parents[i]) == 1 and parents[i] - others:
-      name = folders[0].parent.name
+    elif all(folder.name.isdecimal() for folder in folders):
+      name = folders[0].parent.name  # runs of a comparison: ARM/SEED
     else:
       name = ', '.join(folder.name for folder in folders)
     count = len(folders)

@@ -11,7 +11,8 @@ CONFIDENCE = 0.95
 def half_width(values: np.ndarray) -> np.ndarray:
   """Half of Student's t interval of the mean, over the first axis."""
   n = len(values)
-  return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(values, axis=0)
+  t = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+  return np.asarray(t * stats.sem(values, axis=0))
 
 
 def estimate(values: Sequence[float]) -> tuple[float, list[float] | None]:

@@ -190,7 +190,7 @@ def _notes(config, metrics, alarms, summary):
   skipped = summary.get('skipped_updates', 0)
   warn(skipped, f'{skipped} updates were skipped because they were not finite.')
   bad = sum(1 for x in metrics if 'train/loss' in x and x['train/loss'] is None)
-  warn(bad, f'The loss was not finite in {bad} steps.')
+  warn(bad, f'The loss was not finite at {bad} of {len(metrics)} steps.')
   valid = _late(metrics, 'selfplay/valid')
   warn(
     valid is not None and valid < 0.5,

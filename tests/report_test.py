@@ -224,6 +224,16 @@ def test_what_the_alarms_did():
   assert verdict(CONFIG, [], [], {})['notes'] == []
 
 
+def test_a_guard_that_does_not_act_only_warns(report):
+  page = report(
+    evaluated((0.5, 0.9)),
+    config=CONFIG | {'guard': {'act': False}},
+    alarms=[ALARM],
+  )
+  assert 'Alarms went off once: 1 warning.' in page.text
+  assert 'rollback' not in page.text
+
+
 def test_the_whole_page(report):
   page = report(
     evaluated((0.5, 0.9), (0.8, 0.9)),
@@ -244,7 +254,12 @@ def test_the_whole_page(report):
   ]
   assert order == sorted(order)
   for told in (
-    *('40.4% to 59.6%', '+30.0', 'rose, beyond noise', 'greedy: rollback'),
+    *(
+      '40.4% to 59.6%',
+      '+30.0',
+      'rose, beyond noise',
+      'alarm greedy at step 1: rollback',
+    ),
     *('It is losing what it knew.', '0.41', '1 h 2 min', '12,345', '956ec249'),
     *('0.02', 'jax 0.10.2', 'Every problem of this run'),
   ):
@@ -297,6 +312,8 @@ def test_a_run_that_is_not_finished(report, tmp_path):
   assert 'The run is not finished: 2 of 4 steps are logged.' in page.text
   assert 'Transcripts' not in page.text and 'Alarms' not in page.text
   assert not page.json
+  ended = verdict(CONFIG, [{'step': 4}], [], {})
+  assert '4 of 4 steps are logged.' in ended['lead'][-1]
   # Half a line at the end of each file, and half a summary.
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 2, "a": {"b": 1}')
@@ -422,8 +439,8 @@ def test_alarms_are_named_on_the_curve_of_their_metric():
   titles = re.findall('<title>(.*?)</title>', loss, re.S)
   assert titles == [
     'step 0\nloss: 0.1',
-    'step 1\nloss: 0.1\ngreedy: rollback',
-    'step 2\nloss: 0.1\nloss: warn',
+    'step 1\nloss: 0.1\nalarm greedy at step 1: rollback',
+    'step 2\nloss: 0.1\nalarm loss at step 2: warn',
     'step 3\nloss: 0.1',
   ]
   assert '#1f77b4' not in held_out and '<metadata' not in held_out

@@ -41,6 +41,7 @@ PANELS = {
     ('probe/accuracy_sampled', 'sampled', '-'),
     ('probe/accuracy_greedy', 'greedy', '--'),
     ('probe/vote_accuracy', 'vote of the samples', ':'),
+    ('probe/overconfidence', 'overconfidence', '-.'),
   ),
   'Reward': (('train/reward', 'reward', '-'),),
   'KL to the anchor (nats per token)': (

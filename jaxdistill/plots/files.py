@@ -35,10 +35,15 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
 
 
 def read_alarms(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """The alarms that went off in a run, in the order of its steps."""
+  """The alarms that went off in a run, in the order of its steps.
+
+  Where the guard was told not to act, each was no more than a warning.
+  """
   found = read_lines(epath.Path(workdir) / 'alarms.jsonl')
+  guard = read_json(epath.Path(workdir) / 'config.json').get('guard', {})
+  only = {'action': 'warn'} if guard.get('act') is False else {}
   return sorted(
-    (x for x in found if isinstance(x.get('step'), int)),
+    (x | only for x in found if isinstance(x.get('step'), int)),
     key=lambda alarm: alarm['step'],
   )
 

@@ -43,7 +43,7 @@ _COLOURS = {
   '#4d4d4d': 'currentColor',
   **{
     f'#{c}': f'var(--c{i})'
-    for i, c in enumerate(('1f77b4', 'ff7f0e', '2ca02c'))
+    for i, c in enumerate(('1f77b4', 'ff7f0e', '2ca02c', 'd62728'))
   },
   ALARMS['warn']: 'var(--warn)',
   ALARMS['rollback']: 'var(--alarm)',
@@ -213,7 +213,8 @@ def _strips(
   steps = sorted(found)[::every]
   for alarm in alarms:
     nearest = min(steps, key=lambda x, at=alarm['step']: abs(x - at))
-    found[nearest].append(f'{alarm.get("alarm")}: {alarm.get("action")}')
+    name, action = alarm.get('alarm'), alarm.get('action')
+    found[nearest].append(f'alarm {name} at step {alarm["step"]}: {action}')
   height = axis.figure.bbox.height
   box = axis.bbox
   places = [axis.transData.transform((step, 0))[0] for step in steps]

@@ -147,10 +147,12 @@ def _lead(rows, config, metrics, finished):
       words += f' ({how}); ended at its best.'
     said.append(words)
   if not finished:
-    steps = metrics[-1]['step'] + 1 if metrics else 0
+    # After its last step a run logs a line more.
+    done, steps = metrics[-1]['step'] + 1 if metrics else 0, config.get('steps')
+    of = '' if steps is None else f' of {steps}'
     said.append(
-      f'The run is not finished: {steps} of {config.get("steps", "?")} steps '
-      'are logged.'
+      f'The run is not finished: {min(done, steps or done)}{of} steps are '
+      'logged.'
     )
   return said
 

@@ -452,3 +452,9 @@ def test_plot_writes_the_report_of_one_run(report, tmp_path):
   assert 'measured only once' in (tmp_path / 'other.html').read_text()
   with pytest.raises(ValueError, match='is a report, which is of one run'):
     draw([tmp_path, tmp_path], tmp_path / 'both.html')
+
+
+def test_an_alarm_of_few_words(report):
+  page = report([{'step': 0}], alarms=[{'step': 0}] * 30)
+  assert 'Alarms went off 30 times: 30 warnings.' in page.text
+  assert 'the 10 later ones' in page.text

@@ -329,12 +329,13 @@ def _draw_marks(axis, marks):
   for step, names in sorted(named.items()):
     if names and step - free > 0.045 * (high - low):  # where it can be read
       axis.annotate(
-        ', '.join(names),
+        ', '.join(names)[:40],  # longer ones leave no room for the curves
         xy=(step, 0.02),
         xycoords=('data', 'axes fraction'),
         xytext=(-2, 0),
         textcoords='offset points',
         rotation=90,
+        parse_math=False,
         ha='right',
         va='bottom',
         fontsize=7.5,

@@ -10,6 +10,11 @@ from etils import epath
 
 # The text of transcripts that a report holds, in characters.
 MOST_TEXT = 6_000_000
+# What an alarm has; older ones may have less.
+_ALARM = {
+  **{'alarm': '', 'metric': '', 'action': 'warn', 'said': ''},
+  **{'seen': None, 'limit': None},
+}
 
 
 def read_lines(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -43,7 +48,7 @@ def read_alarms(workdir: epath.PathLike) -> list[dict[str, Any]]:
   guard = read_json(epath.Path(workdir) / 'config.json').get('guard', {})
   only = {'action': 'warn'} if guard.get('act') is False else {}
   return sorted(
-    (x | only for x in found if isinstance(x.get('step'), int)),
+    (_ALARM | x | only for x in found if isinstance(x.get('step'), int)),
     key=lambda alarm: alarm['step'],
   )
 

@@ -12,17 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from scipy import stats
 
 from jaxdistill import dist
 from jaxdistill.checkpoint import check_writable, write_atomically
 from jaxdistill.config import Comparison, build, prepare
 from jaxdistill.loop import Loop
 from jaxdistill.plots.comparison import measured
-from jaxdistill.plots.curves import read_metrics
+from jaxdistill.plots.files import read_metrics
+from jaxdistill.plots.intervals import estimate
 from jaxdistill.workdir import Workdir
 
-CONFIDENCE = 0.95
 GRID = 21  # points of a curve
 COSTS = ('tokens', 'optimizer_steps', 'wall_s')
 
@@ -91,7 +90,8 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
     both have: `mean` and `interval`.
 
   `curves` has for each arm, of accuracies and of what self-play measures, the
-  mean and interval over seeds at equal numbers of generated tokens.
+  mean and interval over seeds at equal numbers of generated tokens, and
+  `by_seed` the values of each.
   """
   logged: dict[str, dict[int, list[dict]]] = {a: {} for a in comparison.arms}
   records: dict[str, list[dict]] = {arm: [] for arm in comparison.arms}
@@ -188,12 +188,15 @@ def _curves(by_seed):
   curves = {}
   names = {n for lines in by_seed.values() for line in lines for n in line}
   for name in sorted(n for n in names if 'accuracy' in n or 'selfplay/' in n):
-    points = [_by_tokens(lines, name) for lines in by_seed.values()]
-    points = [p for p in points if p]
-    end = max(p[-1][0] for p in points)
+    points = {s: _by_tokens(lines, name) for s, lines in by_seed.items()}
+    points = {s: p for s, p in points.items() if p}
+    end = max(p[-1][0] for p in points.values())
     grid = np.linspace(0, end, GRID)
     values = np.array(
-      [np.interp(grid, [x for x, _ in p], [y for _, y in p]) for p in points]
+      [
+        np.interp(grid, [x for x, _ in p], [y for _, y in p])
+        for p in points.values()
+      ]
     )
     estimates = [estimate(column) for column in values.T.tolist()]
     curves[name] = {
@@ -202,6 +205,7 @@ def _curves(by_seed):
       'interval': [
         bounds and [round(x, 4) for x in bounds] for _, bounds in estimates
       ],
+      'by_seed': dict(zip(points, values.round(4).tolist(), strict=True)),
     }
   return curves
 
@@ -214,17 +218,6 @@ def _by_tokens(lines, name):
       out.append((before, line[name]))
     before = line['rollout/tokens']
   return out
-
-
-def estimate(values: Sequence[float]) -> tuple[float, list[float] | None]:
-  """Mean and the 95% interval of Student's t; no interval for one value."""
-  mean = float(np.mean(values))
-  if len(values) < 2:
-    return mean, None
-  spread = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(
-    values
-  )
-  return mean, [mean - float(spread), mean + float(spread)]
 
 
 def _mean(values) -> float:

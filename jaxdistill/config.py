@@ -365,6 +365,7 @@ def check(config: Any) -> None:
       near = among(str(split), HELD_OUT)
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
   for key, allowed in (
+    ('guard.split', ('train', *HELD_OUT)),
     ('trainable', ('full', 'lora')),
     ('dtype', ('float32', 'bfloat16')),
   ):

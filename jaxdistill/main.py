@@ -118,9 +118,10 @@ def _train(args: argparse.Namespace) -> None:
       )
     summary = loop.train()
     if jax.process_index() == 0:
-      from jaxdistill.plots import draw_curves
+      from jaxdistill.plots import draw_curves, write_report
 
       draw_curves([args.workdir], epath.Path(args.workdir) / 'curves.png')
+      write_report(args.workdir)
       print(account(summary, args.workdir))
 
 
@@ -249,14 +250,14 @@ def _written() -> Iterator[None]:
     raise _Failed(f'{_told(e)}; make room, and {_AGAIN}') from None
 
 
-def _check_out(path: str, kind: str) -> None:
+def _check_out(path: str, *kinds: str) -> None:
   """Refuses a file that cannot be written, or that is something else."""
   from jaxdistill.checkpoint import check_writable
   from jaxdistill.config import ConfigError
 
   file = epath.Path(path)
-  if file.suffix != kind:
-    raise ConfigError(f'--out {path} must end in {kind}')
+  if file.suffix not in kinds:
+    raise ConfigError(f'--out {path} must end in {" or ".join(kinds)}')
   if file.is_dir():
     raise ConfigError(f'--out {path} is a folder')
   if not file.parent.exists():
@@ -304,6 +305,7 @@ def account(summary: dict, workdir: epath.PathLike) -> str:
     '',
     f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
     + (f', {skipped} updates skipped (not finite)' if skipped else ''),
+    f'The report:   {root / "report.html"}',
     f'The curves:   {root / "curves.png"}',
   ]
   if (root / 'rollouts').exists():
@@ -555,7 +557,7 @@ def _chat(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
   from jaxdistill import plots
 
-  _check_out(args.out, '.png')
+  _check_out(args.out, '.png', '.html')
   with _one_line():
     plots.draw(args.paths, args.out)
   print(args.out)

@@ -300,9 +300,12 @@ Next: jaxdistill plot p.json, or jaxdistill export --help""",
     'draw the curves of runs, a comparison, or pass@k',
     """\
 Draws what runs have left: the curves of folders, or one comparison's
-summary.json, or pass@k of files that eval --pass_k --out wrote.
+summary.json, or pass@k of files that eval --pass_k --out wrote; or writes the
+report of one run. Runs that differ only in their seed are drawn as their mean
+with its interval.
 
   jaxdistill plot runs/a runs/b --out runs/both.png
+  jaxdistill plot runs/a --out runs/a/report.html
   jaxdistill plot runs/late/summary.json --out runs/late.png""",
   )
   plot.add_argument(
@@ -317,7 +320,8 @@ summary.json, or pass@k of files that eval --pass_k --out wrote.
     type=_text,
     default='curves.png',
     metavar='FILE.png',
-    help='the figure to write (default: %(default)s)',
+    help='the figure to write, or for one run FILE.html, its report (default: '
+    '%(default)s)',
   )
 
   export = add(

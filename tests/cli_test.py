@@ -48,7 +48,8 @@ def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
   said = capsys.readouterr().out
   assert 'accuracy held out, sampled' in said and 'jaxdistill chat' in said
   left = {p.name for p in (tmp_path / 'run').iterdir()}
-  assert {'config.json', 'metrics.jsonl', 'summary.json', 'curves.png'} <= left
+  assert {'config.json', 'metrics.jsonl', 'summary.json'} <= left
+  assert {'curves.png', 'report.html'} <= left
   assert {'checkpoints', 'anchors', 'manifests'} <= left
   png = (tmp_path / 'run/curves.png').read_bytes()
   assert png.startswith(b'\x89PNG') and len(png) > 10_000

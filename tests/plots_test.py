@@ -22,11 +22,15 @@ def drawn(tmp_path, monkeypatch):
   kept = []
   monkeypatch.setattr(curves.plt, 'close', kept.append)
 
-  def draw(**runs):
+  def draw(configs=None, alarms=(), **runs):
     for name, lines in runs.items():
       (tmp_path / name).mkdir()
-      text = ''.join(json.dumps(line) + '\n' for line in lines)
-      (tmp_path / name / 'metrics.jsonl').write_text(text)
+      for file, found in (('metrics', lines), ('alarms', alarms)):
+        text = ''.join(json.dumps(line) + '\n' for line in found)
+        (tmp_path / name / f'{file}.jsonl').write_text(text)
+      if configs:
+        text = json.dumps(configs[name])
+        (tmp_path / name / 'config.json').write_text(text)
     draw_curves([tmp_path / name for name in runs], tmp_path / 'out.png')
     assert (tmp_path / 'out.png').read_bytes().startswith(b'\x89PNG')
     (figure,) = kept
@@ -72,6 +76,101 @@ def test_colours_tell_runs_and_styles_tell_series(drawn):
     )
   }
   assert named == {'first': shown[0.1][0], 'second': shown[0.3][0]}
+
+
+def seeds(*names, **more):
+  return {name: {'seed': i} | more for i, name in enumerate(names)}
+
+
+def test_three_seeds_are_a_mean_and_student_s_interval(drawn):
+  runs = {
+    name: [{'step': 0, 'train/loss': first}, {'step': 4, 'train/loss': last}]
+    for name, first, last in (('a', 1, 4), ('b', 2, 4), ('c', 3, 4))
+  }
+  figure, panels = drawn(configs=seeds(*runs), **runs)
+  axis = panels['Training loss']
+  (mean,) = axis.lines
+  assert points(mean) == [(0, 2.0), (4, 4.0)]
+  (band,) = axis.collections
+  # Mean 2, standard error 1 / sqrt(3), Student's t of 2 degrees 4.302653.
+  found = {tuple(p) for p in band.get_paths()[0].vertices.round(5).tolist()}
+  half = 4.302653 / 3**0.5
+  assert {(0, round(2 - half, 5)), (0, round(2 + half, 5)), (4, 4)} <= found
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == ['a, b, c (3 seeds)']
+
+
+def test_two_seeds_are_a_mean_and_thin_lines(drawn):
+  _, panels = drawn(
+    configs=seeds('a', 'b'),
+    a=[{'step': 0, SAMPLED: 0.2}, {'step': 4, SAMPLED: 0.6}],
+    b=[{'step': 0, SAMPLED: 0.4}, {'step': 2, SAMPLED: 0.8}],
+  )
+  axis = panels['Held-out accuracy']
+  mean, *thin = axis.lines
+  # As far as both reach; at step 2 the first is half-way between its own.
+  assert points(mean) == [(0, pytest.approx(0.3)), (2, pytest.approx(0.6))]
+  assert [points(line) for line in thin] == [
+    [(0, 0.2), (2, pytest.approx(0.4))],
+    [(0, 0.4), (2, 0.8)],
+  ]
+  assert all(line.get_linewidth() < mean.get_linewidth() for line in thin)
+  assert {line.get_color() for line in axis.lines} == {'C0'}
+  assert not axis.collections
+
+
+def test_groups_are_named_by_what_differs(drawn):
+  lines = [{'step': 0, SAMPLED: 0.2}]
+  configs = seeds('a', 'b', 'c', method={'samples': 8, 'kl': 0.1})
+  configs |= seeds('d', 'e', method={'samples': 4, 'kl': 0.1})
+  configs |= {'f': {'seed': 0, 'method': {'samples': 2, 'kl': 0.1}}}
+  figure, panels = drawn(configs=configs, **{name: lines for name in configs})
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == [
+    'method.samples=8 (3 seeds)',
+    'method.samples=4 (2 seeds)',
+    'method.samples=2 (1 seed)',
+  ]
+  colours = [h.get_color() for h in legend.legend_handles]
+  lines = panels['Held-out accuracy'].lines
+  assert [x.get_color() for x in lines] == [colours[i] for i in (0, 1, 1, 1, 2)]
+
+
+def test_groups_that_differ_in_much_are_named_by_their_folder(tmp_path):
+  for arm, config in (('x', {'a': 1, 'b': 1, 'c': 1}), ('y', {})):
+    for seed in range(2):
+      folder = tmp_path / arm / str(seed)
+      folder.mkdir(parents=True)
+      (folder / 'metrics.jsonl').write_text('{"step": 0}\n')
+      text = json.dumps({'seed': seed, 'd': 1} | config)
+      (folder / 'config.json').write_text(text)
+  folders = [tmp_path / arm / str(seed) for arm in 'xy' for seed in range(2)]
+  names = [group.name for group in curves.group_runs(folders)]
+  assert names == ['x (2 seeds)', 'y (2 seeds)']
+  twice = curves.group_runs([folders[0], folders[0]])
+  assert [len(group.runs) for group in twice] == [1, 1]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_apart(drawn):
+  configs = {'a': {'seed': 0, 'lr': 1}, 'b': {'seed': 1, 'lr': 2}}
+  lines = [{'step': 0, SAMPLED: 0.2}]
+  figure, panels = drawn(configs=configs, a=lines, b=lines)
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == ['a', 'b']
+  assert len(panels['Held-out accuracy'].lines) == 2
+
+
+def test_alarms_are_marked_on_a_single_run(drawn):
+  alarm = {'step': 1, 'alarm': 'greedy', 'metric': GREEDY, 'action': 'rollback'}
+  odd = {'step': 2, 'alarm': 'odd', 'metric': 'no/such', 'action': 'warn'}
+  lines = [{'step': i, GREEDY: 0.5, 'train/loss': 1.0} for i in range(4)]
+  _, panels = drawn(alarms=[odd, alarm], run=lines)
+  held_out, loss = panels['Held-out accuracy'], panels['Training loss']
+  assert [t.get_text() for t in held_out.texts] == ['greedy', 'odd']
+  assert [t.xy[0] for t in held_out.texts] == [1, 2]
+  assert not loss.texts
+  assert [x.get_xdata()[0] for x in held_out.lines[1:]] == [1, 2]
+  assert [x.get_xdata()[0] for x in loss.lines[1:]] == [1]  # it changed the run
 
 
 def test_nothing_to_draw_is_said(drawn):
@@ -174,5 +273,15 @@ def test_a_comparison_shows_every_arm_s_end_and_interval(tmp_path, monkeypatch):
   assert [(0.78, 0), (0.82, 0)] in drawn  # the seeds
   low, high = below.get_xlim()
   assert low < 0.4 and high > 0.82
+  # Of two seeds a thin line each, in the place of the band.
+  summary['curves']['sqlm'][GREEDY]['by_seed'] = {
+    '0': [0.5, 0.78],
+    '1': [0.5, 0.82],
+  }
+  draw_comparison(summary, tmp_path / 'out.png')
+  above = kept[1].axes[0]
+  assert [(0, 0.5), (100, 0.78)] in [points(line) for line in above.lines]
+  assert [(0, 0.5), (100, 0.82)] in [points(line) for line in above.lines]
+  assert not above.collections
   with pytest.raises(ValueError, match='nothing to draw: no run'):
     draw_comparison({'arms': {}, 'curves': {}}, tmp_path / 'out.png')

@@ -117,7 +117,7 @@ def few_problems():
 @pytest.fixture(autouse=True)
 def without_figures(monkeypatch):
   """They take longer than the runs, and are tested elsewhere."""
-  for name in ('draw_curves', 'draw_comparison'):
+  for name in ('draw_curves', 'draw_comparison', 'write_report'):
     monkeypatch.setattr(f'jaxdistill.plots.{name}', lambda *args: None)
 
 

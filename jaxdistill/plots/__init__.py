@@ -1,4 +1,4 @@
-"""Figures from the files of a run. Never imports JAX."""
+"""Figures and reports from the files of a run. Never imports JAX."""
 
 import json
 from collections.abc import Sequence
@@ -9,23 +9,35 @@ from etils import epath
 from jaxdistill.plots.comparison import draw_comparison
 from jaxdistill.plots.curves import draw_curves
 from jaxdistill.plots.pass_at import draw_pass_at
+from jaxdistill.plots.report import write_report
 
-__all__ = ['draw', 'draw_comparison', 'draw_curves', 'draw_pass_at']
+__all__ = [
+  'draw',
+  'draw_comparison',
+  'draw_curves',
+  'draw_pass_at',
+  'write_report',
+]
 
 
 def draw(paths: Sequence[epath.PathLike], out: epath.PathLike) -> None:
-  """Draws what the paths hold: runs, a comparison, or pass@k.
+  """Draws what the paths hold: runs, a comparison, or pass@k; or a report.
 
   Args:
     paths: Folders of runs; or one `summary.json` of a comparison; or files
       that `jaxdistill eval --pass_k --out` wrote.
-    out: The PNG file to write.
+    out: The PNG file to write; or for one run an `.html` file, its report.
 
   Raises:
     ValueError: A file is none of these.
     FileNotFoundError: It is not there, or a folder holds no run.
   """
   files = [p for p in map(epath.Path, paths) if p.suffix == '.json']
+  if str(out).endswith('.html'):
+    if len(paths) > 1 or files:
+      raise ValueError(f'{out} is a report, which is of one run')
+    write_report(paths[0], out)
+    return
   if not files:
     return draw_curves(paths, out)
   if len(files) < len(paths):

@@ -55,7 +55,8 @@ def measured(
 def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
   """Draws a comparison's `summary.json`.
 
-  Above, the mean over seeds by generated tokens, with its 95% interval; below,
+  Above, the mean over seeds by generated tokens, with its 95% interval (of two
+  seeds, whose interval would fill the panel, a thin line each instead); below,
   for each arm its last value with the interval, the single seeds, and (hollow)
   the best and the dev-selected value. The dashed line is where the first arm
   began.
@@ -113,7 +114,11 @@ def _draw_curves(axis, name, curves, colours):
     curve = found[name]
     axis.plot(curve['tokens'], curve['mean'], color=colours[arm], lw=1.6)
     bounds = [b for b in curve['interval'] if b is not None]
-    if len(bounds) == len(curve['mean']):
+    seeds = curve.get('by_seed', {})
+    if len(seeds) == 2:
+      for values in seeds.values():
+        axis.plot(curve['tokens'], values, color=colours[arm], lw=0.6)
+    elif len(bounds) == len(curve['mean']):
       low, high = zip(*bounds, strict=True)
       axis.fill_between(
         curve['tokens'], low, high, color=colours[arm], alpha=0.12, lw=0

@@ -1,15 +1,20 @@
-"""The curves of one or more runs."""
+"""The curves of one or more runs, by step; runs of several seeds as one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt
+import numpy as np
 from etils import epath
 from matplotlib.lines import Line2D
+
+from jaxdistill.plots.files import read_alarms, read_json, read_metrics
+from jaxdistill.plots.intervals import half_width
 
 # Panel title -> what it shows: metric, label, line style.
 PANELS = {
@@ -32,35 +37,108 @@ PANELS = {
     ('selfplay/distinct', 'distinct', '--'),
     ('selfplay/proposer_reward', 'proposer reward', ':'),
   ),
+  'The probe: a few held-out problems': (
+    ('probe/accuracy_sampled', 'sampled', '-'),
+    ('probe/accuracy_greedy', 'greedy', '--'),
+    ('probe/vote_accuracy', 'vote of the samples', ':'),
+    ('probe/overconfidence', 'overconfidence', '-.'),
+  ),
   'Reward': (('train/reward', 'reward', '-'),),
   'KL to the anchor (nats per token)': (
     ('train/kl_base', 'solver', '-'),
     ('train/proposer_kl_base', 'proposer', '--'),
   ),
   'Response length (tokens)': (('rollout/length', 'length', '-'),),
+  'Entropy (nats per token)': (('rollout/entropy', 'entropy', '-'),),
+  'Doubt words per response': (('rollout/markers', 'doubt words', '-'),),
   'Training loss': (('train/loss', 'loss', '-'),),
+  'The guard': (
+    ('guard/rollbacks', 'rollbacks', '-'),
+    ('guard/lr_scale', 'learning rate x', '--'),
+  ),
 }
+# What an alarm did -> the colour of its mark.
+ALARMS = {'warn': '#b8860b', 'rollback': '#c2185b', 'stop': '#c2185b'}
 
 
-def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of a run's `metrics.jsonl`.
+class Group(NamedTuple):
+  """What is drawn as one: the metrics of a run, or of a config's seeds."""
 
-  Raises:
-    FileNotFoundError: The folder holds no run.
-    ValueError: A line is damaged.
+  name: str
+  runs: Sequence[Sequence[Mapping[str, float]]]
+
+
+def group_runs(workdirs: Sequence[epath.PathLike]) -> list[Group]:
+  """Runs whose configs differ only in the seed are one group.
+
+  A group is named by those values of its config in which the groups differ,
+  where these are at most two, or by its folders; single runs beside no group
+  by their folders alone.
   """
-  path = epath.Path(workdir) / 'metrics.jsonl'
-  if not path.exists():
-    raise FileNotFoundError(f'{workdir} holds no run (no metrics.jsonl)')
-  try:
-    lines = path.read_text().splitlines()
-    # A run that is being written, or that died, may end in half a line.
-    found = [json.loads(line) for line in lines if line.endswith('}')]
-  except ValueError as e:
-    raise ValueError(f'{path} is damaged: {e}') from None
-  if not all(isinstance(line, dict) and 'step' in line for line in found):
-    raise ValueError(f'{path} is damaged: a line has no step')
-  return found
+  found: dict[str, list[epath.Path]] = {}
+  configs: dict[str, dict[str, Any]] = {}
+  for workdir in map(epath.Path, workdirs):
+    config = _flat(read_json(workdir / 'config.json'))
+    key = str(workdir)
+    if (seed := config.pop('seed', None)) is not None:
+      key = json.dumps(config, sort_keys=True)
+    seeds = [_seed(other) for other in found.get(key, [])]
+    if seed in seeds:  # the same run twice is not two seeds
+      key = str(workdir)
+    configs[key] = config
+    found.setdefault(key, []).append(workdir)
+  if len(found) == sum(map(len, found.values())):
+    folders = _folders([folder for (folder,) in found.values()])
+    names = dict(zip(found, folders, strict=True))
+  else:
+    names = _names(found, configs)
+  return [
+    Group(names[key], [read_metrics(folder) for folder in folders])
+    for key, folders in found.items()
+  ]
+
+
+def _seed(workdir):
+  return read_json(workdir / 'config.json').get('seed')
+
+
+def _folders(folders):
+  names = [folder.name for folder in folders]
+  if len({*names}) < len(names):  # runs of a comparison: by arm and seed
+    names = ['/'.join(folder.parts[-2:]) for folder in folders]
+  return names
+
+
+def _names(found, configs):
+  keys = {k for config in configs.values() for k in config}
+  apart = [
+    k
+    for k in sorted(keys)
+    if len({json.dumps(config.get(k)) for config in configs.values()}) > 1
+  ]
+  names = {}
+  for key, folders in found.items():
+    if 0 < len(apart) <= 2 and all(k in configs[key] for k in apart):
+      name = ', '.join(f'{k}={_plain(configs[key][k])}' for k in apart)
+    elif all(folder.name.isdecimal() for folder in folders):
+      name = folders[0].parent.name  # runs of a comparison: ARM/SEED
+    else:
+      name = ', '.join(folder.name for folder in folders)
+    count = len(folders)
+    names[key] = f'{name} ({count} seed{"s" if count > 1 else ""})'
+  return names
+
+
+def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  out = {}
+  for key, value in config.items():
+    inner = isinstance(value, Mapping)
+    out |= _flat(value, f'{prefix}{key}.') if inner else {prefix + key: value}
+  return out
+
+
+def _plain(value):
+  return value if isinstance(value, str) else json.dumps(value)
 
 
 def draw_curves(
@@ -68,19 +146,22 @@ def draw_curves(
 ) -> None:
   """Draws the panels for which some run has values.
 
+  Runs that differ only in their seed are drawn as their mean, with the 95%
+  interval of Student's t as a band; two of them as the mean and a thin line
+  each. The alarms of a single run are marked at their steps.
+
   Args:
-    workdirs: Folders of runs; one colour each where there are several.
+    workdirs: Folders of runs; one colour each, or each group of seeds, where
+      there are several.
     out: The PNG file to write.
   """
-  runs = {str(w): read_metrics(w) for w in workdirs}
-  names = {k for lines in runs.values() for line in lines for k in line}
-  panels = {
-    title: [s for s in series if s[0] in names]
-    for title, series in PANELS.items()
-  }
-  panels = {title: series for title, series in panels.items() if series}
+  groups = group_runs(workdirs)
+  panels = panels_of(groups)
   if not panels:
-    raise ValueError(f'nothing to draw yet in {", ".join(runs)}')
+    raise ValueError(f'nothing to draw yet in {", ".join(map(str, workdirs))}')
+  marks = {}
+  if len(workdirs) == 1:
+    marks = marks_of(read_alarms(workdirs[0]), panels)
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
   figure, axes = plt.subplots(
@@ -92,45 +173,171 @@ def draw_curves(
   )
   for axis in axes.flat[len(panels) :]:
     axis.axis('off')
-  for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
-    _draw_panel(axis, title, series, runs)
-  colours = [Line2D([], [], color=f'C{i}', lw=3) for i in range(len(runs))]
-  if len(runs) > 1:
-    names = [epath.Path(run).name for run in runs]
-    if len({*names}) < len(names):  # runs of a comparison: by arm and seed
-      names = ['/'.join(epath.Path(run).parts[-2:]) for run in runs]
+  for axis, title in zip(axes.flat, panels, strict=False):
+    draw_panel(axis, title, panels[title], groups, marks.get(title, ()))
+  if len(workdirs) > 1:
+    many = len(groups) > 1
+    handles = [
+      Line2D([], [], color=f'C{i}' if many else '0.3', lw=3)
+      for i in range(len(groups))
+    ]
     figure.legend(
-      colours, names, loc='outside upper center', ncols=min(len(runs), 6)
+      handles,
+      [group.name for group in groups],
+      loc='outside upper center',
+      ncols=min(len(groups), 6),
     )
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=130)
   plt.close(figure)
 
 
-def _draw_panel(axis, title, series, runs):
-  many = len(runs) > 1
-  for i, lines in enumerate(runs.values()):
+def panels_of(groups: Sequence[Group]) -> dict[str, list[tuple]]:
+  """The panels, and of each the series, for which some run has values."""
+  names = {
+    name
+    for group in groups
+    for lines in group.runs
+    for line in lines
+    for name in line
+    if line[name] is not None
+  }
+  panels = {
+    title: [s for s in series if s[0] in names]
+    for title, series in PANELS.items()
+  }
+  return {title: series for title, series in panels.items() if series}
+
+
+def marks_of(
+  alarms: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[tuple]]
+) -> dict[str, list[tuple[int, str, str]]]:
+  """What is marked in each panel: `(step, name, action)`.
+
+  An alarm is named in the panel of its metric, or in the first. One that
+  changed the run is a line in all others, too, without its name.
+  """
+  marks: dict[str, list] = {title: [] for title in panels}
+  shown = {s[0]: title for title, series in panels.items() for s in series}
+  for alarm in alarms:
+    action = alarm.get('action', 'warn')
+    own = shown.get(alarm.get('metric', ''), next(iter(panels), None))
+    for title, found in marks.items():
+      if title == own or action != 'warn':
+        name = str(alarm.get('alarm', '')) if title == own else ''
+        found.append((alarm['step'], name, action))
+  return marks
+
+
+def draw_panel(
+  axis: Any,
+  title: str,
+  series: Sequence[tuple[str, str, str]],
+  groups: Sequence[Group],
+  marks: Sequence[tuple[int, str, str]] = (),
+) -> None:
+  """Draws one panel.
+
+  Args:
+    axis: Where.
+    title: Its title.
+    series: Metric, label and line style of each.
+    groups: Whose; with several, colours tell groups and styles tell series.
+    marks: Step, name and action of what is marked.
+  """
+  many = len(groups) > 1
+  for i, group in enumerate(groups):
     for j, (name, _, style) in enumerate(series):
-      points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
-      if not points:
-        continue
-      axis.plot(
-        *zip(*points, strict=True),
-        style,
-        color=f'C{i if many else j}',
-        marker='o' if len(points) < 15 else None,
-        markersize=3.5,
-      )
+      runs = [points for x in group.runs if (points := points_of(x, name))]
+      if runs:
+        _draw_runs(axis, runs, style, f'C{i if many else j}')
   axis.set_title(title, fontsize=11)
   axis.set_xlabel('step')
   axis.xaxis.get_major_locator().set_params(integer=True)
-  if 'accuracy' in title or 'Self-play' in title:
+  if any(x in title for x in ('accuracy', 'Self-play', 'probe')):
     axis.set_ylim(-0.03, 1.03)
   axis.grid(alpha=0.3)
-  # With several runs, colours tell runs and styles tell series apart.
+  _draw_marks(axis, marks)
   styles = [
     Line2D([], [], color='0.3' if many else f'C{j}', ls=style)
     for j, (_, _, style) in enumerate(series)
   ]
   labels = [label for _, label, _ in series]
   axis.legend(styles, labels, fontsize=8, framealpha=0.6)
+
+
+def points_of(
+  lines: Sequence[Mapping[str, float]], name: str
+) -> list[tuple[float, float]]:
+  """Step and value of a metric, wherever it has one."""
+  return [(x['step'], x[name]) for x in lines if x.get(name) is not None]
+
+
+def _draw_runs(axis, runs, style, color):
+  line = {'linestyle': style, 'color': color}
+  if len(runs) == 1:
+    marker = 'o' if len(runs[0]) < 15 else None
+    axis.plot(
+      *zip(*runs[0], strict=True), **line, marker=marker, markersize=3.5
+    )
+    return
+  steps, values = common_steps(runs)
+  axis.plot(steps, values.mean(0), **line)
+  if len(runs) == 2:
+    for row in values:
+      axis.plot(steps, row, **line, lw=0.6)
+  elif len(steps):
+    mean, half = values.mean(0), half_width(values)
+    axis.fill_between(
+      steps, mean - half, mean + half, color=color, alpha=0.15, lw=0
+    )
+
+
+def common_steps(
+  runs: Sequence[Sequence[tuple[float, float]]],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Runs at the same steps: all that any has, as far as each of them reaches.
+
+  Args:
+    runs: Points of each.
+
+  Returns:
+    The steps, and a row of values for each run; in between its own steps a run
+    is interpolated.
+  """
+  first = max(points[0][0] for points in runs)
+  last = min(points[-1][0] for points in runs)
+  steps = sorted(
+    {x for points in runs for x, _ in points if first <= x <= last}
+  )
+  rows = [
+    np.interp(steps, [x for x, _ in points], [y for _, y in points])
+    for points in runs
+  ]
+  return np.array(steps), np.array(rows)
+
+
+def _draw_marks(axis, marks):
+  named: dict[int, list[str]] = {}
+  for step, name, action in marks:
+    color = ALARMS.get(action, ALARMS['warn'])
+    axis.axvline(step, color=color, lw=0.9, ls=(0, (2, 2)), zorder=1)
+    if name and name not in named.setdefault(step, []):
+      named[step].append(name)
+  low, high = axis.get_xlim()
+  free = -np.inf
+  for step, names in sorted(named.items()):
+    if names and step - free > 0.045 * (high - low):  # where it can be read
+      axis.annotate(
+        ', '.join(names)[:40],  # longer ones leave no room for the curves
+        xy=(step, 0.02),
+        xycoords=('data', 'axes fraction'),
+        xytext=(-2, 0),
+        textcoords='offset points',
+        rotation=90,
+        parse_math=False,
+        ha='right',
+        va='bottom',
+        fontsize=7.5,
+      )
+      free = step

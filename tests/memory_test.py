@@ -32,7 +32,7 @@ def test_parameters_and_moments_are_counted_to_the_byte(one_device, trainable):
   parts = memory.needed(TINY, deltas(trainable), trainable, 'float32', True, 1)
   assert parts['parameters'] == nbytes((params, frozen))
   counts = [x for x in jax.tree.leaves(state) if x.dtype == 'int32']
-  moments = nbytes(state) - nbytes(params) - nbytes(counts)
+  moments = nbytes(state) - nbytes((params, counts, state.scale))
   assert parts['moments'] == moments
   assert parts['anchors'] == nbytes(params)
   assert parts['gradient'] == nbytes(params.shared)

@@ -153,7 +153,8 @@ class Sqlm:
         f'another writes (method.bank is {self.bank}, method.proposer is '
         f'{self.proposer!r})'
       )
-    asked = self.problems * self.proposals + self._given()
+    beside = self._beside(self.known) + self._beside(self.replay)
+    asked = self.problems * self.proposals + beside
     check_minibatches(self.minibatches, asked * self.samples)
     losses.objective(self.objective)
     self._sampling(self.samples, self.max_tokens)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from config_files import SMALL
 
+from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.main import main
 
@@ -25,6 +26,7 @@ SMALLEST = {
   'checkpoint_every': 1,
   'method.problems': 2,
   'eval.problems': 4,
+  'guard.problems': 4,
   'eval.samples': 2,
   'batch.sequences': 4,
 }
@@ -61,11 +63,12 @@ def test_every_comparison_takes_two_steps(mesh, tmp_path, capsys, config):
   smallest = SMALLEST | {'method.problems': 13, 'method.samples': 2}
   sets = [f'--config.{k}={v}' for k, v in smallest.items()]
   paths = ['--config', str(config), '--workdir', str(tmp_path)]
-  assert main(['compare', *paths, *sets, '--arms=sqlm', '--seeds=0']) == 0
+  arm = next(iter(configs.read_comparison(str(config), ()).arms))
+  assert main(['compare', *paths, *sets, f'--arms={arm}', '--seeds=0']) == 0
   said = capsys.readouterr().out
-  assert '1 of 1: sqlm, seed 0' in said and '| held out, greedy |' in said
+  assert f'1 of 1: {arm}, seed 0' in said and '| held out, greedy |' in said
   left = {p.name for p in tmp_path.iterdir()}
-  assert left == {'sqlm', 'table.md', 'compare.png', 'summary.json'}
+  assert left == {arm, 'table.md', 'compare.png', 'summary.json'}
   figure = str(tmp_path / 'again.png')
   assert main(['plot', str(tmp_path / 'summary.json'), '--out', figure]) == 0
   assert pathlib.Path(figure).read_bytes().startswith(b'\x89PNG')

@@ -19,7 +19,7 @@ def get_config():
   base.method.problems, base.method.samples = 2, 2
   base.eval.splits = ('dev', 'test')
   base.eval.problems, base.eval.samples = 4, 2
-  base.batch.sequences = 4
+  base.guard.problems, base.batch.sequences = 4, 4
   arms = {'plain': {}, 'dapo': {'method.objective': 'dapo'}}
   return Comparison(base, arms, {'plain': (0, 1), 'dapo': (1,)})
 """

@@ -51,7 +51,8 @@ def test_a_method_is_one_file_and_one_config(here):
   found = blocks('docs/adding_a_method.md', 'A whole method')
   assert found.keys() == {'best_of_n.py', 'best_of_n_small.py', ''}
   write(found, here)
-  small = ('--config.steps=2', '--config.eval.problems=4')
+  small = ['--config.steps=2', '--config.eval.problems=4']
+  small.append('--config.guard.problems=4')
   run = ('--config', 'best_of_n_small.py', '--workdir', 'run')
   assert main(['train', *run, *small]) == 0
   first, second, last = lines(here / 'run')
@@ -73,7 +74,8 @@ def test_the_readme_s_own_task_trains(here):
   write(found, here)
   command = found[''].replace('configs/', f'{ROOT}/configs/')
   argv = shlex.split(command.replace('\\\n', ''))[1:]
-  small = ('--config.steps=2', '--config.method.problems=4')
+  small = ['--config.steps=2', '--config.method.problems=4']
+  small.append('--config.guard.problems=4')
   assert main([*argv, *small]) == 0
   workdir = here / argv[argv.index('--workdir') + 1]
   assert all('train/reward' in x for x in lines(workdir)[:-1])

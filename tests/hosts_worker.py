@@ -98,6 +98,7 @@ def uneven(workdir: str) -> list[dict]:
   config.method.propose_every, config.method.archive = 1, 1000
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples = 4
+  config.guard.problems, config.guard.samples = 8, 2
   config.batch.sequences = 4
   configs.prepare(config)
   run, out = configs.build(config), []
@@ -120,6 +121,7 @@ def stopped(workdir: str) -> list[int]:
   config.model, config.steps, config.eval_every = 'small-fresh', 4, 4
   config.method.problems, config.batch.sequences = 4, 4
   config.eval.splits, config.eval.problems = ('test',), 2
+  config.guard.problems = 2
   run, first = configs.build(config), []
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())

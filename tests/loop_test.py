@@ -214,6 +214,7 @@ def test_a_run_does_not_go_on_from_another_base(mesh, tmp_path):
   config = small('sft')
   config.steps = 2
   loop = start(config, tmp_path)
+  loop._refresh_anchors(1, {})
   loop._save(1)
   loop.checkpoints.close()
   loop.workdir.close()

@@ -380,7 +380,8 @@ def test_a_lost_line_of_metrics_is_told(tmp_path, capsys):
 
 def train(folder, *more):
   sets = ('steps=2', 'eval.problems=2', 'task=small', 'method.problems=2')
-  sets = [f'--config.{x}' for x in (*sets, 'checkpoint_every=1', *more)]
+  sets = (*sets, 'guard.problems=2', 'checkpoint_every=1', *more)
+  sets = [f'--config.{x}' for x in sets]
   return main(
     ['train', '--config', str(CONFIG), '--workdir', str(folder), *sets]
   )

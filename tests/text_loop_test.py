@@ -29,6 +29,7 @@ SMALLEST = {
   'checkpoint_every': 2,
   'eval.splits': "('test',)",
   'eval.problems': 2,
+  'guard.problems': 2,
   'eval.samples': 2,
   'eval.max_tokens': 4,
   'max_prompts': 1,  # few programs
@@ -210,6 +211,7 @@ def test_both_roles_learn_from_text(mesh, model, tmp_path, name, roles):
     'model': str(model),
     'roles': roles,
     'task': str(tmp_path / 'anything.py'),
+    'guard.act': False,
     'method.known': 0.0,
     'method.problems': 4,
     'method.band': '(0.0, 1.0)',

@@ -26,6 +26,9 @@ DRAWS = 16  # of so many samples, from which a smaller vote is estimated
 # log-odds that a majority of eight is right, by the share that agrees with it:
 # fitted by `launch/reproduce/gap.py` to the pairs in `results/gap`.
 INTERCEPT, SLOPE = -1.5, 4.0
+# Between where greedy accuracy was lost (.48 right) and where it was won first
+# and lost later (.7): `results/guard`.
+WRONG = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,10 +269,10 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
       'problems',
       'an easier task, or supervised training (method sft) first',
     )
-  if right < 0.5:
+  if right < WRONG:
     return _said(
       'does not help',
-      f'{often}: most of what it would learn is wrong',
+      f'{often}: too much of what it would learn is wrong',
       'learn from known answers (method grpo) or responses (sft), or begin '
       'with an easier task',
     )

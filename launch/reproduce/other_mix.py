@@ -1,21 +1,27 @@
 """A small world of another operation mix, and bases pretrained on it.
 
   python launch/reproduce/other_mix.py --workdir runs/other
+  jaxdistill compare --config launch/reproduce/other_mix.py \\
+    --workdir runs/guard_other
 
 Trains from another seed than the shipped bases on a corpus with a third of
 their subtractions and twice their products (25 minutes on two cores), and
 writes `WORKDIR/weak` (the last snapshot whose vote is right in at most .40 of
 the dev problems) and `WORKDIR/healthy` (the last one). As a task
 (`--config.task=launch/reproduce/other_mix.py`) it is the problems of that mix.
+The second command tries the guard on it: is it silent on the healthy base and
+does it go off on the weak one, with ten seeds each?
 """
 
 import argparse
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import numpy as np
 
+from jaxdistill.config import Comparison, read_config
 from jaxdistill.data import small_world as world
 from jaxdistill.data.tasks import SmallTask
 from jaxdistill.types import Problem
@@ -86,6 +92,20 @@ class _Documents:
 
 
 task = OtherMix()
+
+
+def get_config():
+  here = pathlib.Path(__file__).resolve()
+  root = here.parents[2]
+  base = read_config(str(root / 'configs' / 'sqlm_small.py'), ())
+  base.task, base.tokens = str(here), 10_000_000  # more than the steps take
+  base.steps, base.eval_every = 20, 20
+  base.eval.splits, base.eval.problems = ('test',), 200
+  arms = {
+    'healthy': {'model': f'{root}/runs/other/healthy'},
+    'weak': {'model': f'{root}/runs/other/weak', 'steps': 8},
+  }
+  return Comparison(base, arms, tuple(range(10)))
 
 
 def main():

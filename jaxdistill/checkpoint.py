@@ -231,6 +231,8 @@ class Checkpoints:
     """
     for later in self._manager.all_steps():
       if later > step:
+        if jax.process_index() == 0:  # first: one without is what died
+          self._manifest(later).unlink(missing_ok=True)
         self._manager.delete(later)
     if jax.process_index() == 0:
       for path in self._folder.iterdir():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxdistill import dist
 from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
-from jaxdistill.checkpoint import Checkpoints, RefusedError
+from jaxdistill.checkpoint import Checkpoints, RefusedError, abstract
 from jaxdistill.eval import Alarms
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import (
@@ -208,29 +208,39 @@ class Loop:
     guard, metrics, by_problem = self.run.guard, {}, {}
     if guard.every and (last or step % guard.every == 0):
       metrics, by_problem = probe(self.run, self.player(self.state.params))
+    if GUARD not in self.anchors.held:
+      self.anchors.move(GUARD, step, self.state.params, keep=1)
+      if by_problem:
+        self.alarms.improved(by_problem)
     stepped = {
       name: value
       for name, value in self._seen.items()
-      if not name.startswith(('eval/', 'probe/'))
+      if not name.startswith('probe/')
     }
     fired = self.alarms.look(stepped | metrics, by_problem)
-    done = {'warn': 'a warning'}
-    if not guard.act:
-      fired = [dataclasses.replace(f, action='warn') for f in fired]
-      done = {'warn': 'a warning: guard.act is off'}
+    done, acts = {'warn': 'a warning'}, guard.act and bool(self.alarms.best)
+    if not acts:
+      why = 'there is no probe to tell the best version by'
+      done['warn'] += f': {why if guard.act else "guard.act is off"}'
+      fired = [
+        dataclasses.replace(f, action='warn')
+        if f.action == 'rollback' or not guard.act
+        else f
+        for f in fired
+      ]
     asked = {f.action for f in fired}
+    if 'stop' in asked:
+      self.stopped = ', '.join(f.alarm for f in fired if f.action == 'stop')
+      done['stop'] = 'the run ends'
     if 'rollback' in asked:
       done['rollback'] = self._go_back(step, last)
     elif by_problem and self.alarms.improved(by_problem):
       self.anchors.move(GUARD, step, self.state.params, keep=1)
-    elif by_problem and last and guard.act:
+    elif acts and (last or self.stopped):
       self._become_best(step)
-    if 'stop' in asked:
-      self.stopped = ', '.join(f.alarm for f in fired if f.action == 'stop')
-      done['stop'] = 'the run ends'
     for f in fired:
       self.workdir.alarm(step, f, done[f.action])
-    if last and guard.every and guard.act:
+    if acts and (last or self.stopped):
       metrics['guard/kept'] = self.anchors.held[GUARD]
     if fired or self.rollbacks:
       metrics |= {
@@ -242,13 +252,13 @@ class Loop:
 
   def _become_best(self, step: int) -> int:
     """The policy becomes the guard's; returns which step's that is."""
-    to = self.anchors.held[GUARD]
-    params = self.anchors.bank.restore(GUARD, to, self.state.params)
-    fresh = init_state(params, self.run.optimizer, self.run.mesh)
-    was = self.state
-    self.state = fresh._replace(
-      step=was.step, skipped=was.skipped, scale=was.scale
-    )
+    to, was = self.anchors.held[GUARD], self.state
+    like = abstract(was.params)
+    kept = {'step': was.step, 'skipped': was.skipped, 'scale': was.scale}
+    del self.state, was  # there may not be room for both
+    params = self.anchors.bank.restore(GUARD, to, like)
+    self.state = init_state(params, self.run.optimizer, self.run.mesh)
+    self.state = self.state._replace(**kept)
     self.anchors.went_back(step, to, self.state.params)
     self.alarms.went_back()
     return to

@@ -97,6 +97,8 @@ def evaluate(
 ) -> dict[str, float]:
   """Metrics `eval/<split>/<name>` of a player; the same draws every time.
 
+  `eval/<split>/problems` is how many they are measured on.
+
   Args:
     run: Says what is measured.
     player: Who answers.
@@ -106,16 +108,17 @@ def evaluate(
   out = {}
   for split in run.eval.splits:
     held_out = run.task.problems(split)
+    n = min(len(held_out), run.eval.problems)
     observed = accuracy(
       player,
-      share(held_out.__getitem__, min(len(held_out), run.eval.problems)),
+      share(held_out.__getitem__, n),
       samples=run.eval.samples,
       max_tokens=run.eval.max_tokens,
       key=key,
       pass_k=pass_k,
     )
     named = {f'eval/{split}/{k}': v for k, v in observed.items()}
-    out |= reduce_metrics(named)
+    out |= reduce_metrics(named) | {f'eval/{split}/problems': n}
   return out
 
 
@@ -130,7 +133,8 @@ def probe(
 
   Returns:
     Metrics `probe/<name>`, and those of `PROBED` by problem; the same on every
-    host. `probe/overconfidence` is the agreement less the vote accuracy.
+    host. `probe/overconfidence` is the share of the samples that are in a
+    majority, less the vote accuracy: votes without a winner count in neither.
   """
   problems = run.task.problems(run.guard.split)
   n = min(len(problems), run.guard.problems)
@@ -142,17 +146,18 @@ def probe(
     max_tokens=run.eval.max_tokens,
     key=jax.random.fold_in(jax.random.key(run.seed), PROBE),
   )
-  names = (*PROBED, 'agreement')
+  names = (*PROBED, 'agreement', 'vote_share')
   values = np.zeros((len(names), n))
   for i, name in enumerate(names):
     # As many observations of each problem as there are samples, or one.
-    by_problem = np.array(observed[name]).reshape(len(mine), -1)
-    values[i, [p.row for p in mine]] = by_problem.mean(1) if mine else []
+    if mine:
+      by_problem = np.array(observed[name]).reshape(len(mine), -1)
+      values[i, [p.row for p in mine]] = by_problem.mean(1)
   values = dist.sum_over_hosts(values)
   found = dict(zip(names, values.tolist(), strict=True))
   metrics = {f'probe/{k}': float(np.mean(v)) for k, v in found.items()}
   metrics['probe/overconfidence'] = (
-    metrics['probe/agreement'] - metrics['probe/vote_accuracy']
+    metrics['probe/vote_share'] - metrics['probe/vote_accuracy']
   )
   return metrics, {name: found[name] for name in PROBED}
 

@@ -50,6 +50,11 @@ def test_figures_by_hand():
   assert found['pass_at'][4] == 1
   errors = np.std([1, 0, 1, 0], ddof=1) / 2
   assert found['errors']['greedy'] == pytest.approx(errors)
+  # The vote is right in 1, 0, 0, 1; greedy answers in 1, 0, 1, 0.
+  paired = np.std([0, 0, -1, 1], ddof=1) / 2
+  assert found['errors']['vote_minus_greedy'] == pytest.approx(paired)
+  paired = np.std([0, -1 / 4, -2 / 4, 2 / 4], ddof=1) / 2
+  assert found['errors']['vote_minus_sampled'] == pytest.approx(paired)
 
 
 def test_a_smaller_vote_is_the_mean_over_all_subsets(monkeypatch):
@@ -63,8 +68,7 @@ def test_a_smaller_vote_is_the_mean_over_all_subsets(monkeypatch):
     some = sum(x is not None for x in leaders) / len(subsets)
     assert found['vote'][k] == pytest.approx(right, abs=0.03)
     assert found['majority'][k] == pytest.approx(some, abs=0.03)
-  assert found['vote'][1] == pytest.approx(3 / 8, abs=0.03)
-  assert found['majority'][1] == pytest.approx(7 / 8, abs=0.03)
+  assert found['vote'][1] == 3 / 8 and found['majority'][1] == 7 / 8
 
 
 def test_without_known_answers_there_is_a_guess():
@@ -80,8 +84,8 @@ def test_without_known_answers_there_is_a_guess():
   assert mixed['agreement'] == pytest.approx((4 + 1) / 8)
 
 
-def figures(right, *, greedy=0.5, sampled=0.4, vote=0.6, **more):
-  errors = {'vote_minus_sampled': 0.01, 'vote_minus_greedy': 0.01}
+def figures(right, *, greedy=0.5, sampled=0.4, vote=0.6, error=0.01, **more):
+  errors = {'vote_minus_sampled': error, 'vote_minus_greedy': error}
   return {
     'samples': 16,
     'cut': 0.0,
@@ -105,6 +109,8 @@ def figures(right, *, greedy=0.5, sampled=0.4, vote=0.6, **more):
     (figures(0.6), 'risky', 'right in 60%'),
     (figures(0.59), 'does not help', 'too much of what it would learn'),
     (figures(0.95, sampled=0.59), 'does not help', 'nothing to teach'),
+    (figures(0.95, error=0.11), 'does not help', 'nothing to teach'),
+    (figures(0.95, greedy=0.7, error=0.06), 'helps', 'right in 95%'),
     (figures(0.95, cut=0.6), 'does not help', '60% of the answers are cut'),
     (figures(0.9, majority={8: 0.05}), 'does not help', 'only 5%'),
     (
@@ -121,7 +127,7 @@ def test_the_verdict(found, verdict, why):
 
 def test_a_guessed_verdict():
   found = {'samples': 8, 'cut': 0.0, 'majority': {8: 0.9}, 'agreement': 0.7}
-  assert gap.verdict(found | {'guess': 0.95})['verdict'] == 'helps'
+  assert gap.verdict(found | {'guess': 0.92})['verdict'] == 'helps'
   assert gap.verdict(found | {'guess': 0.7})['verdict'] == 'risky'
   assert gap.verdict(found | {'guess': 0.3})['verdict'] == 'does not help'
   sure = found | {'guess': 0.95, 'agreement': 0.98}

@@ -53,6 +53,7 @@ def test_alarms_are_read(text, parts):
     *('', 'on', 'a/b < 0.5', 'a/b = 1: warn', 'a/b < -1: warn', 'ab < 1: warn'),
     *('a/b < x: warn', 'a/b < 1: explode', 'a/b < 1 x last: warn'),
     *('a/b falls .1: warn', 'probe/agreement falls .1: warn'),
+    *('time/step_s > 9: warn', 'rollout/tokens_per_s < 9: stop'),
     'probe/accuracy_greedy falls .1 x first: warn',
   ],
 )
@@ -219,8 +220,8 @@ def arrays(tree):
 
 def test_a_rollback_takes_the_best_version_and_a_smaller_step(mesh, tmp_path):
   # The window is three steps: seen at the end, before what would be step 3.
-  sets = {'steps': 3, 'guard.every': 0, 'alarms.x': ALWAYS + 'rollback'}
-  loop = guarded(tmp_path, **sets)
+  sets = {'steps': 3, 'guard.every': 9, 'anchors.past': 'every:3'}
+  loop = guarded(tmp_path, **sets, **{'alarms.x': ALWAYS + 'rollback'})
   before = arrays(loop.state.params)
   summary = loop.train()
   (only,) = fired(tmp_path)
@@ -233,6 +234,8 @@ def test_a_rollback_takes_the_best_version_and_a_smaller_step(mesh, tmp_path):
   # What was evaluated, saved, and what `past` became, is what was gone back to.
   kept = loop.checkpoints.restore(3, {'params': loop.state.params})[0]
   assert same(kept['params'], before)
+  assert loop.anchors.held['past'] == 3
+  assert same(loop.anchors.bank.restore('past', 3, kept['params']), before)
   last = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[-1])
   assert last['guard/rollbacks'] == 1 and last['guard/lr_scale'] == 0.5
 
@@ -268,11 +271,38 @@ def test_alarms_that_do_not_act_only_warn(mesh, tmp_path):
   assert summary['rollbacks'] == 0 and not summary['stopped']
 
 
+def test_what_goes_off_at_the_first_step_has_somewhere_to_go(mesh, tmp_path):
+  unsure = 'probe/agreement > 0: rollback'
+  loop = guarded(tmp_path, **{'steps': 1, 'alarms.x': unsure})
+  before = arrays(loop.state.params)
+  loop.train()
+  assert [f['step'] for f in fired(tmp_path)] == [0, 1]
+  assert same(loop.state.params, before)
+
+
+def test_without_a_probe_nothing_goes_back(mesh, tmp_path):
+  loud = {'guard.window': 1, 'alarms.x': ALWAYS + 'rollback', 'steps': 2}
+  loop = guarded(tmp_path, **{'guard.every': 0}, **loud)
+  before = arrays(loop.state.params)
+  assert loop.train()['rollbacks'] == 0 and not same(loop.state.params, before)
+  (only,) = fired(tmp_path)
+  assert only['action'] == 'warn' and 'there is no probe' in only['said']
+
+
+def test_held_out_accuracy_can_be_watched(mesh, tmp_path):
+  high = 'eval/test/accuracy_sampled > 0.1: stop'
+  loop = guarded(tmp_path, **{'alarms.x': high, 'eval_every': 1})
+  assert loop.train()['stopped'] == 'x'
+  assert [f['step'] for f in fired(tmp_path)] == [1]
+
+
 def test_stop_ends_the_run_for_good(mesh, tmp_path):
   sets = {'guard.window': 1, 'alarms.y': ALWAYS + 'stop', 'checkpoint_every': 1}
   loop = guarded(tmp_path, **sets)
+  before = arrays(loop.state.params)
   summary = loop.train()
   assert summary['stopped'] == 'y'
+  assert same(loop.state.params, before)  # the best that the probe has seen
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(x)['step'] for x in lines] == [0, 1]
   assert 'eval/test/accuracy_greedy' in json.loads(lines[-1])
@@ -319,11 +349,16 @@ def test_the_guard_is_taken_when_the_probe_is_best(mesh, tmp_path, monkeypatch):
 
 
 def test_followers_of_a_policy_that_was_left_are_taken_along(mesh, tmp_path):
-  sets = {'method.reference': 'ema:0.5', 'guard.every': 0, 'steps': 3}
-  loop = guarded(tmp_path, **sets, **{'alarms.x': ALWAYS + 'rollback'})
+  """But for those that have chosen for themselves."""
+  sets = {'method.reference': 'ema:0.5', 'guard.every': 9, 'steps': 3}
+  best = {'anchors.best': 'best:test/accuracy_greedy', 'eval_every': 1}
+  loop = guarded(tmp_path, **sets, **best, **{'alarms.x': ALWAYS + 'rollback'})
   before = arrays(loop.state.params)
+  measured = iter((0.1, 0.2, 0.1, 0.1))
+  loop._evaluate = lambda: {'eval/test/accuracy_greedy': next(measured)}
   loop.train()
   assert same(loop.anchors.params['base'], before)
+  assert loop.anchors.held['best'] == 1
 
 
 def test_a_run_that_went_back_resumes_exactly(mesh, tmp_path, monkeypatch):
@@ -362,7 +397,7 @@ def test_a_probe_asks_the_same_of_everyone(mesh, tmp_path):
   assert {len(v) for v in by_problem.values()} == {8}
   for name, values in by_problem.items():
     assert metrics[f'probe/{name}'] == pytest.approx(np.mean(values))
-  gap = metrics['probe/agreement'] - metrics['probe/vote_accuracy']
+  gap = metrics['probe/vote_share'] - metrics['probe/vote_accuracy']
   assert metrics['probe/overconfidence'] == pytest.approx(gap)
 
 

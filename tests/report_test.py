@@ -177,6 +177,14 @@ def test_the_verdict_is_of_the_test_split():
   assert found['rows'][1]['way'] == 'down'
 
 
+def test_a_split_says_how_many_problems_it_has():
+  metrics = [{'step': s, GREEDY: v} for s, v in ((0, 0.5), (1, 0.6))]
+  metrics[1]['eval/test/problems'] = 2000
+  few = verdict(CONFIG, [metrics[0], {'step': 1, GREEDY: 0.6}], [], SUMMARY)
+  many = verdict(CONFIG, metrics, [], SUMMARY)
+  assert few['rows'][0]['way'] == 'flat' and many['rows'][0]['way'] == 'up'
+
+
 def test_without_a_number_of_problems_noise_is_unknown():
   found = verdict({}, evaluated((0.1, 0.1), (0.9, 0.9)), [], SUMMARY)
   assert (

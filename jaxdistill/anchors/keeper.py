@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from jaxdistill.anchors.bank import Bank
-from jaxdistill.anchors.rules import League, Rule
+from jaxdistill.anchors.rules import Best, League, Rule
 
 
 class Anchors:
@@ -84,7 +84,9 @@ class Anchors:
       policy: Its parameters.
     """
     for name, rule in self.rules.items():
-      if not isinstance(rule, League) and (rule.blends or self.held[name] > to):
+      if isinstance(rule, League | Best) or name not in self.held:
+        continue  # their choice stands, or they have made none yet
+      if rule.blends or self.held[name] > to:
         self.move(name, step, policy)
 
   def _take(

@@ -12,7 +12,7 @@ from jaxdistill.types import Problem, Prompt
 
 METRICS = (
   *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
-  *('agreement', 'length', 'cut'),
+  *('agreement', 'vote_share', 'length', 'cut'),
 )
 
 
@@ -38,7 +38,8 @@ def accuracy(
   Returns:
     One list per metric: `accuracy_greedy`, `accuracy_sampled`,
     `vote_accuracy` (a tie or a singleton is wrong), `agreement` (share of the
-    samples that agree with the majority), `length` (tokens), `cut`, and
+    samples that give the most frequent answer), `vote_share` (the same, 0 where
+    no answer has a majority), `length` (tokens), `cut`, and
     `pass_at/K` for every K (whether any of K samples is right).
   """
   prompts = [
@@ -58,6 +59,7 @@ def accuracy(
     out['accuracy_sampled'] += right_G
     out['vote_accuracy'].append(_right(vote.answer, problem))
     out['agreement'].append(vote.count / samples)
+    out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
     for k in pass_k:

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 ACTIONS = ('warn', 'rollback', 'stop')
-# What is watched by default. `tests/guard_test.py` and `results/guard` say how
-# these thresholds were come by.
+# What is watched by default; `results/guard` has what these thresholds did.
 DEFAULTS = {
   'greedy': 'probe/accuracy_greedy falls 0.03: rollback',
   'sampled': 'probe/accuracy_sampled falls 0.03: rollback',
@@ -159,6 +158,8 @@ def parse_alarm(text: str) -> Alarm | None:
       f'alarm {text!r}: only what is seen on the probe falls: '
       + ', '.join(f'probe/{name}' for name in PROBED)
     )
+  if metric.startswith('time/') or metric.endswith('_per_s'):
+    raise ValueError(f'alarm {text!r}: every process has its own {metric}')
   value = float(level or fall)
   return Alarm(metric, sign or 'falls', value, bool(of_first), action)
 
@@ -276,7 +277,7 @@ class Alarms:
     )
     said = (
       f'{_words(rule.metric)} on {n} held-out problems is {now:.3f}, '
-      f'{fall:.3f} below the best version ({_times(fall, error)}): '
+      f'{fall:.3f} below the best ({_times(fall, error)}): '
       f'{_WHY[rule.metric]}{self._blame()}'
     )
     return Fired(name, rule.metric, now, before - rule.value, rule.action, said)

@@ -212,13 +212,17 @@ def _votes(answers_P: Sequence[Answers], k: int) -> dict[str, np.ndarray]:
     `won` (an answer leads), `right` (and it is the known one) and `share` (of
     the k that agree with it).
   """
-  draws = 1 if k == len(answers_P[0].sampled_G) else DRAWS
-  rng = np.random.default_rng(k)
-  out = np.zeros((3, len(answers_P), draws))
+  n, rng = len(answers_P[0].sampled_G), np.random.default_rng(k)
+  if k == 1:  # each of them
+    draws = np.arange(n)[None, :, None].repeat(len(answers_P), 0)
+  else:
+    once = [1 if k == n else DRAWS, n]
+    draws = np.broadcast_to(np.arange(n), (len(answers_P), *once))
+    draws = rng.permuted(draws, axis=-1)[..., :k]
+  out = np.zeros((3, len(answers_P), draws.shape[1]))
   for p, a in enumerate(answers_P):
-    n = len(a.sampled_G)
-    for d in range(draws):
-      drawn = [a.sampled_G[i] for i in rng.choice(n, k, replace=False)]
+    for d, chosen in enumerate(draws[p]):
+      drawn = [a.sampled_G[i] for i in chosen]
       if k == 1:
         leader, share = drawn[0], float(drawn[0] is not None)
       else:

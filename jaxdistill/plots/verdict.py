@@ -36,7 +36,7 @@ def verdict(
   rows = [
     row
     for split in _splits(config, metrics)
-    for row in _rows(split, metrics, n)
+    for row in _rows(split, metrics, _measured_on(split, metrics) or n)
   ]
   headline, tone = _headline(rows, bool(summary))
   return {
@@ -52,6 +52,12 @@ def verdict(
 def _number(config, section, key):
   value = config.get(section, {}).get(key)
   return value if isinstance(value, int) and value > 0 else None
+
+
+def _measured_on(split, metrics):
+  """How many problems of a split there were; runs of before do not say."""
+  points = points_of(metrics, f'eval/{split}/problems')
+  return int(points[-1][1]) if points else None
 
 
 def _splits(config, metrics):

@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,7 +57,7 @@ class OtherMix(SmallTask):
 
   name: str = 'small:other'
 
-  def problems(self, split):
+  def problems(self, split: str) -> Any:
     return _problems(self, split)
 
 
@@ -74,13 +75,13 @@ def _problems(task, split):
 class Corpus(OtherMix):
   """Its documents, to pretrain on."""
 
-  def problems(self, split):
+  def problems(self, split: str) -> Any:
     return _Documents(self) if split == 'train' else _problems(self, split)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Documents:
-  task: Corpus
+  task: Any
 
   def __len__(self):
     return 400_000
@@ -97,7 +98,7 @@ task = OtherMix()
 def get_config():
   here = pathlib.Path(__file__).resolve()
   root = here.parents[2]
-  base = read_config(str(root / 'configs' / 'sqlm_small.py'), ())
+  base: Any = read_config(str(root / 'configs' / 'sqlm_small.py'), ())
   base.task, base.tokens = str(here), 10_000_000  # more than the steps take
   base.steps, base.eval_every = 20, 20
   base.eval.splits, base.eval.problems = ('test',), 200
@@ -140,7 +141,8 @@ def main():
       model = nnx.merge(loop.graphdef, *params)
       manifest = {'recipe': __file__, 'seed': SEED, 'step': step}
       target = f'{workdir}/{name}'
-      models.save(target, model, run.loaded.tokenizer, manifest)
+      tokenizer: Any = run.loaded.tokenizer
+      models.save(target, model, tokenizer, manifest)
       print(f'{target}: step {step}')
 
 

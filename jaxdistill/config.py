@@ -406,8 +406,16 @@ def check(config: Any) -> None:
         )
     if 'guard' in {**config.anchors, **method.anchors}:
       raise ConfigError("the anchor 'guard' is the guard's own")
-    for alarm in config.alarms.values():
-      parse_alarm(alarm)
+    for name, alarm in config.alarms.items():
+      if parse_alarm(alarm) is None and name not in alarms.DEFAULTS:
+        raise ConfigError(
+          f'config.alarms.{name} is off, and there is no such alarm'
+          + among(name, alarms.DEFAULTS)
+        )
+    if config.guard.every and config.guard.samples < 2:
+      raise ConfigError(
+        f'config.guard.samples is {config.guard.samples}; a vote needs 2'
+      )
     store.check(config.model)
     _check_lengths(config)
   except (ValueError, FileNotFoundError) as e:

@@ -223,7 +223,8 @@ class Workdir:
     """Writes and returns `summary.json`.
 
     For every `eval/...` metric its first and last value, of accuracies also
-    the best; the versions of the libraries, and `facts`.
+    the best; `kept_step`, whose version the run ends with; the versions of the
+    libraries, and `facts`.
     """
     lines = self.metrics()
     names = {k for line in lines for k in line if k.startswith('eval/')}
@@ -235,6 +236,9 @@ class Workdir:
       summary[name] = {'first': series[0], 'last': series[-1]}
       if 'accuracy' in name:
         summary[name]['best'] = max(series)
+    if lines:
+      last = lines[-1]
+      summary['kept_step'] = int(last.get('guard/kept', last['step']))
     libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
     versions = {name: importlib.metadata.version(name) for name in libraries}
     summary |= {'versions': versions} | dict(facts)

@@ -268,7 +268,8 @@ class Alarms:
     if metric not in self.best:
       return None
     fall, error = _paired(self.best[metric], probed[metric])
-    if fall <= max(rule.value, self._errors * error):
+    most = max(rule.value, self._errors * error)
+    if fall <= most:
       return None
     n = len(probed[metric])
     now, before = (
@@ -280,7 +281,7 @@ class Alarms:
       f'{fall:.3f} below the best ({_times(fall, error)}): '
       f'{_WHY[rule.metric]}{self._blame()}'
     )
-    return Fired(name, rule.metric, now, before - rule.value, rule.action, said)
+    return Fired(name, rule.metric, now, before - most, rule.action, said)
 
   def _blame(self) -> str:
     """Whether a fall is the vote's fault or the step's, where that is known."""

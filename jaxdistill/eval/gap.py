@@ -25,7 +25,7 @@ VOTERS = 8  # of a vote in self-play, where no other number is asked for
 DRAWS = 16  # of so many samples, from which a smaller vote is estimated
 # log-odds that a majority of eight is right, by the share that agrees with it:
 # fitted by `launch/reproduce/gap.py` to the pairs in `results/gap`.
-INTERCEPT, SLOPE = -1.5, 4.0
+INTERCEPT, SLOPE = -3.26, 7.93
 # Between where greedy accuracy was lost (.48 right) and where it was won first
 # and lost later (.7): `results/guard`.
 WRONG = 0.6

@@ -224,6 +224,9 @@ def _alarm_notes(config, alarms):
     'rollback': ('rollback', 'rollbacks'),
     'warn': ('warning', 'warnings'),
   }
+  # Alarms of one step share a rollback.
+  steps = {x['step'] for x in alarms if x.get('action') == 'rollback'}
+  did['rollback'] = len(steps)
   counts = ', '.join(
     f'{did[action]} {words[action][did[action] > 1]}'
     for action in words

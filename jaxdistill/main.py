@@ -236,7 +236,8 @@ def _written() -> Iterator[None]:
 
   # What Orbax fails of is raised as well, once; and what it was about to write
   # then finds its event loop closed, which its C++ tells this hook.
-  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   sys.unraisablehook = _but_closed_loops
   try:
     yield

@@ -65,7 +65,7 @@ SETS = {
 }
 TIMED = ('time', '_per_s')
 LAST = SETS['steps']
-BAR = re.compile(r'^ *\d+%\|.*\]$')
+BAR = re.compile(r'^ *\d+%\|.*\] *$')
 
 
 def command(workdir):

@@ -29,7 +29,7 @@ from jaxdistill.data.tasks import (
   python_file,
   right,
 )
-from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer
+from jaxdistill.data.tokenizer import SymbolTokenizer, ending_for
 from jaxdistill.eval import METRICS, GuardConfig, alarms, parse_alarm
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas, load, store
@@ -584,11 +584,8 @@ def build(config: Any) -> Run:
       )
     if isinstance(loaded.tokenizer, SymbolTokenizer):
       _check_symbols(task, loaded.tokenizer, config)
-    elif isinstance(loaded.tokenizer, TextTokenizer) and (
-      ends := getattr(task, 'ends', '')
-    ):
-      tokenizer = loaded.tokenizer.ending_at(ends)
-      loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
+    tokenizer = ending_for(task, loaded.tokenizer)
+    loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
   except ValueError as e:
     raise ConfigError(str(e)) from None
   return Run(

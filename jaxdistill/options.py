@@ -487,25 +487,23 @@ def _whole(text: str) -> int:
   return _number(int, text, 'a whole number')
 
 
-def _positive(text: str) -> int:
+def _at_least(least: int, text: str, why: str = '') -> int:
   value = _whole(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+  if value < least:
+    raise argparse.ArgumentTypeError(f'{value} must be at least {least}{why}')
   return value
+
+
+def _positive(text: str) -> int:
+  return _at_least(1, text)
 
 
 def _several(text: str) -> int:
-  value = _whole(text)
-  if value < 2:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 2, for a vote')
-  return value
+  return _at_least(2, text, ', for a vote')
 
 
 def _index(text: str) -> int:
-  value = _whole(text)
-  if value < 0:
-    raise argparse.ArgumentTypeError(f'{value} must be at least 0')
-  return value
+  return _at_least(0, text)
 
 
 def _positives(text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tokenizer import TextTokenizer
+from jaxdistill.data.tokenizer import ending_for
 from jaxdistill.eval import PROBED, Alarm, GuardConfig, accuracy
 from jaxdistill.methods.method import Method
 from jaxdistill.models.store import Loaded
@@ -85,10 +85,7 @@ def make_player(
 
 def asked_by(task: Task, player: Player) -> Player:
   """A player whose responses end where a task says that they do."""
-  ends = getattr(task, 'ends', '')
-  if not ends or not isinstance(player.tokenizer, TextTokenizer):
-    return player
-  tokenizer = player.tokenizer.ending_at(ends)
+  tokenizer = ending_for(task, player.tokenizer)
   return dataclasses.replace(player, tokenizer=tokenizer)
 
 

@@ -299,6 +299,14 @@ class TextTokenizer:
     return _frame(self.library, self.render, self.source)
 
 
+def ending_for(task: object, tokenizer: Tokenizer) -> Tokenizer:
+  """A tokenizer of text whose responses end where a task says that they do."""
+  ends = getattr(task, 'ends', '')
+  if not ends or not isinstance(tokenizer, TextTokenizer):
+    return tokenizer
+  return tokenizer.ending_at(ends)
+
+
 class _Frame(NamedTuple):
   """What a template puts around a question: head before QUESTION after tail.
 

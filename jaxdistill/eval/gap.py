@@ -132,7 +132,8 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
   samples = len(answers_P[0].sampled_G)
   voters = min(VOTERS, samples)
   votes = [rewards.majority(a.sampled_G) for a in answers_P]
-  told = [a for a in answers_P if a.known is not None]
+  known = [i for i, a in enumerate(answers_P) if a.known is not None]
+  told = [answers_P[i] for i in known]
   by_size = {k: _votes(answers_P, k) for k in _sizes(samples)}
   shares = by_size[voters]['share']
   out: dict[str, Any] = {
@@ -145,7 +146,10 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
   }
   if not told:
     return out
-  by_size = {k: _votes(told, k) for k in _sizes(samples)}
+  by_size = {
+    k: {name: values[known] for name, values in votes.items()}
+    for k, votes in by_size.items()
+  }
   greedy = [_right(a.greedy, a.known) for a in told]
   right_PG = np.array([[_right(x, a.known) for x in a.sampled_G] for a in told])
   sampled_P, vote_P = right_PG.mean(1), np.mean(by_size[voters]['right'], 1)

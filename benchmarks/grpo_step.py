@@ -134,8 +134,8 @@ def _write(args: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
 def make_job(args: argparse.Namespace) -> dict:
   """What both sides are to do; the prompts as texts and as ids."""
   from jaxdistill.config import read_config
-  from jaxdistill.data.tasks import load_task
-  from jaxdistill.data.tokenizer import TextTokenizer
+  from jaxdistill.data.tasks.load import load_task
+  from jaxdistill.data.text.tokenizer import TextTokenizer
 
   overrides = {
     'method.name': 'grpo',
@@ -299,7 +299,7 @@ def run_ours(job: dict) -> dict:
 
   import jaxdistill  # noqa: F401  # its imports are part of loading
   from jaxdistill import config as configs
-  from jaxdistill.loop import Loop
+  from jaxdistill.run.loop import Loop
 
   compiling = [0.0]
 

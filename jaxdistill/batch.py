@@ -41,6 +41,7 @@ class Batch:
     role: Index of the role that is trained.
     total: Denominator, summed over all rows of all hosts and microbatches.
     microbatches: How many of the `M` microbatches hold rows.
+    kind: Of the row set; static.
   """
 
   tokens: Int[Array, '*M B T']
@@ -55,6 +56,7 @@ class Batch:
   role: Int[Array | np.ndarray, '']
   total: Float[Array | np.ndarray, '']
   microbatches: Int[Array | np.ndarray, '']
+  kind: str = dataclasses.field(default='', metadata={'static': True})
 
   def microbatch(self, i: Int[Array, '']) -> 'Batch':
     """Microbatch `i`, without the leading axis."""
@@ -217,6 +219,7 @@ def make_batch(
     role=number(role, np.int32),
     total=number(total),
     microbatches=number(count, np.int32),
+    kind=row_set.kind,
   )
   return batch, places
 

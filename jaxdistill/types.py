@@ -8,6 +8,7 @@ Ragged axes are named by suffix: `_P` problems, `_G` samples of one problem,
 `_T` tokens.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -26,35 +27,65 @@ class Problems(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-  """Where problems come from, how they are asked, and how answers are read."""
+  """Where problems come from, how they are asked, and how answers are read.
+
+  A class that names it as its base has what is given here where it says
+  nothing else.
+  """
 
   @property
-  def name(self) -> str: ...
+  @abc.abstractmethod
+  def name(self) -> str:
+    """As `config.task` says it."""
+    ...
 
+  @property
+  def asks(self) -> bool:
+    """Whether its train split has problems to ask, not documents to read."""
+    return True
+
+  @property
+  def ends(self) -> str:
+    """If not empty, the first token that holds this text ends a response."""
+    return ''
+
+  @abc.abstractmethod
   def problems(self, split: str) -> 'Problems':
     """Problems (or documents) of a split, read by index."""
     ...
 
+  @abc.abstractmethod
   def solver_prompt(self, problem: 'Problem') -> str:
     """The text that asks the solver head for an answer."""
     ...
 
   def proposer_prompt(self, topic: 'Problem') -> str:
-    """The text that asks the proposer head for a problem on `topic`."""
-    ...
+    """The text that asks the proposer head for a problem on `topic`.
+
+    Raises:
+      ValueError: The task's problems are given, none is written.
+    """
+    raise ValueError(
+      f'task {self.name} has no proposer prompt: its problems are given '
+      '(method grpo)'
+    )
 
   def parse_problem(self, text: str) -> 'Problem | None':
     """A proposal read back, or None if malformed."""
-    ...
+    del text
+    return None
 
   def held_out(self, problem: 'Problem') -> bool:
     """Whether a problem belongs to a held-out split: never to be trained on."""
-    ...
+    del problem
+    return False
 
+  @abc.abstractmethod
   def parse_answer(self, text: str) -> str | None:
     """The final answer in a response, or None if there is none."""
     ...
 
+  @abc.abstractmethod
   def reward(
     self, problem: 'Problem', answers_G: Sequence[str | None]
   ) -> Sequence[float]:
@@ -96,6 +127,16 @@ class Prompt:
   role: str
   text: str
   row: int = 0
+
+  @classmethod
+  def solve(cls, problem: Problem) -> 'Prompt':
+    """What asks the solver for an answer."""
+    return cls('solver', problem.task.solver_prompt(problem), problem.row)
+
+  @classmethod
+  def propose(cls, topic: Problem) -> 'Prompt':
+    """What asks the proposer for a problem."""
+    return cls('proposer', topic.task.proposer_prompt(topic), topic.row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,12 +232,16 @@ class RowSet:
     fields: Names of the fields, per response token; given here because a host
       with no rows must still agree on them.
     coefficients: Numbers that the loss reads (clip range, KL weight, ...).
+    kind: What tells the sets of a method apart: a loss reads it as
+      `batch.kind`, and the set's metrics are `train/KIND_NAME`; `train/NAME` if
+      it is empty.
   """
 
   role: str
   rows: Sequence[Row]
   fields: tuple[str, ...] = ()
   coefficients: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  kind: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +257,11 @@ class Update:
   sets: tuple[RowSet, ...]
   epochs: int = 1
   minibatches: int = 1
+
+  def __post_init__(self):
+    kinds = [row_set.kind for row_set in self.sets]
+    if len({*kinds}) < len(kinds):
+      raise ValueError(f'two sets of one update are of one kind: {kinds}')
 
 
 class Collected(NamedTuple):

@@ -24,7 +24,7 @@ from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.checkpoint import pure
 from jaxdistill.methods.sft import Sft
 from jaxdistill.models import Decoder, Deltas
-from jaxdistill.step import (
+from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
   make_step,

@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from jaxdistill import config as configs
-from jaxdistill import loop
-from jaxdistill import main as command
+from jaxdistill.cli import main as command
+from jaxdistill.run import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
@@ -259,12 +259,12 @@ def here(tmp_path, monkeypatch):
   text = json.dumps(other | {'steps': 7})
   (tmp_path / 'other' / 'config.json').write_text(text)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(command, '_cache_compilations', lambda: None)
+  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
 
   def never(*args, **kwargs):
     raise AssertionError('it was taken')
 
-  monkeypatch.setattr(configs, 'load', never)
+  monkeypatch.setattr('jaxdistill.config.building.load', never)
   monkeypatch.setattr(loop.Loop, 'train', never)
   return tmp_path
 

@@ -16,7 +16,7 @@ from config_files import SMALL
 
 from jaxdistill import config as configs
 from jaxdistill import models
-from jaxdistill.main import main
+from jaxdistill.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMPARISONS = [p for p in SMALL if p.stem.startswith('compare')]
@@ -141,7 +141,7 @@ def test_ctrl_c_ends_in_one_line(mesh, tmp_path, capsys, monkeypatch):
   def stopped(self):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr('jaxdistill.loop.Loop.train', stopped)
+  monkeypatch.setattr('jaxdistill.run.loop.Loop.train', stopped)
   assert train(ROOT / 'configs/sqlm_small.py', tmp_path / 'run') == 130
   (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
   assert line == (
@@ -169,7 +169,7 @@ def test_the_shipped_bases_are_what_their_manifests_say():
 
 def test_help_needs_no_config():
   done = subprocess.run(
-    [sys.executable, '-m', 'jaxdistill.main', '--help'],
+    [sys.executable, '-m', 'jaxdistill.cli.main', '--help'],
     capture_output=True,
     text=True,
   )

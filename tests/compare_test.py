@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jaxdistill import compare, loop
 from jaxdistill import config as configs
-from jaxdistill.main import main
+from jaxdistill.cli.main import main
+from jaxdistill.run import compare, loop
 
 GREEDY, SAMPLED = 'eval/test/accuracy_greedy', 'eval/test/accuracy_sampled'
 ARMS = """

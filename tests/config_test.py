@@ -10,18 +10,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxdistill import config as configs
-from jaxdistill import loop
-from jaxdistill import main as command
+from jaxdistill import methods
+from jaxdistill.cli import main as command
 from jaxdistill.data.tasks import load_task
 from jaxdistill.methods.sqlm import Sqlm
-from jaxdistill.workdir import Workdir
+from jaxdistill.run import loop
+from jaxdistill.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
 METHODS = sorted(
   path.stem
   for path in (ROOT / 'jaxdistill' / 'methods').glob('*.py')
-  if path.stem not in ('__init__', 'method')
+  if path.stem not in ('__init__', 'method', 'policy_gradient')
 )
 
 
@@ -42,7 +43,7 @@ def small_world():
 def here(tmp_path, monkeypatch):
   """A folder of its own, and no run that really trains."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(command, '_cache_compilations', lambda: None)
+  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
 
   def train(self):
     raise AssertionError('it trains')
@@ -75,7 +76,7 @@ def refused_keys(refused, monkeypatch):
   def load(*args, **kwargs):
     raise AssertionError('the config was taken')
 
-  monkeypatch.setattr(configs, 'load', load)
+  monkeypatch.setattr('jaxdistill.config.building.load', load)
 
   def run(*keys):
     return refused(
@@ -244,10 +245,10 @@ LINES = '{"question": "1 + 1?", "answer": "2", "source": "x", "more": 1}'
     (
       'sqlm',
       'own.jsonl',
-      """method sqlm asks for a "topic"; {} has none for""",
+      """method sqlm asks for a "topic"; own.jsonl has none for""",
     ),
     ('sqlm', 'gym:chain_sum', 'task gym:chain_sum has no proposer prompt'),
-    ('sft', 'equations:1', 'method sft needs responses; task equations:1 has'),
+    ('sft', 'equations:1', 'method sft needs responses'),
     ('grpo', 'gym:chain_sum', "gym:chain_sum has no problem of split 'ood'"),
   ],
 )
@@ -302,10 +303,12 @@ def test_a_method_s_fields_are_config_keys(name):
   (method,) = (
     value
     for value in vars(module).values()
-    if dataclasses.is_dataclass(value) and value.__module__ == module.__name__
+    if dataclasses.is_dataclass(value) and hasattr(value, 'collect')
   )
   keys = configs.base_config(name).method.to_dict()
   fields = {f.name: f.default for f in dataclasses.fields(method)}
+  if policy := fields.pop('policy', None):
+    fields |= dataclasses.asdict(policy)
   assert keys == {'name': name} | fields
   assert configs.method_class(name) is method
 
@@ -346,13 +349,14 @@ def test_overrides():
 WHOLE = """
 import dataclasses
 
+from jaxdistill.methods.method import Method
+
 @dataclasses.dataclass(frozen=True)
-class Mine:
+class Mine(Method):
   problems: int = 8
   wrong: float = -1.0
   hold: int = 3
   anchors = {'teacher': 'trust:0.1'}
-  def init(self): ...
   def collect(self): ...
   def loss(self): ...
 """
@@ -364,15 +368,13 @@ class Mine:
     ('', '', None),
     ('int = 8', 'int', 'problems needs a default'),
     ('def loss', 'def lost', "has no 'loss'"),
-    ('def collect', 'def collected', 'one dataclass with `collect`; it has 0'),
+    ('def collect', 'def collected', "has no 'collect'"),
     ('@dataclasses', '# @', 'one dataclass with `collect`; it has 0'),
   ],
 )
 def test_a_method_of_one_s_own_is_checked(monkeypatch, here, old, new, said):
   (here / 'mine.py').write_text(WHOLE.replace(old, new))
-  monkeypatch.setattr(
-    configs.methods, '__path__', [*configs.methods.__path__, str(here)]
-  )
+  monkeypatch.setattr(methods, '__path__', [*methods.__path__, str(here)])
   monkeypatch.delitem(sys.modules, 'jaxdistill.methods.mine', raising=False)
   importlib.invalidate_caches()
   if said is None:
@@ -551,7 +553,7 @@ def test_claim_knows_its_own_config_again(here):
 
 @pytest.mark.parametrize(
   ('method', 'said'),
-  [('grpo', "has none for '1+1'"), ('sft', 'needs a "response"')],
+  [('grpo', "has none for '1+1'"), ('sft', 'a "response" in each line')],
 )
 def test_lines_must_have_what_the_method_reads(refused, here, method, said):
   line = '{"text": "1+1"}\n{"text": "2+2", "answer": 4, "split": "test"}\n'

@@ -9,8 +9,9 @@ import re
 import numpy as np
 import pytest
 
-from jaxdistill.data import builders, tasks
+from jaxdistill.data import builders
 from jaxdistill.data import small_world as world
+from jaxdistill.data.tasks import load_task, small
 
 OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul}
 NAMES = {'+': 'add', '-': 'sub', '*': 'mul'}
@@ -280,9 +281,9 @@ def data_dir(tmp_path_factory):
     patch.setattr(builders.SmallWorld, 'DOCUMENTS', 300)
     here = functools.partial(builders.SmallWorld, data_dir=root)
     patch.setattr(builders, 'SmallWorld', here)
-    tasks._problems.cache_clear()
+    small._problems.cache_clear()
     yield root
-    tasks._problems.cache_clear()
+    small._problems.cache_clear()
 
 
 @pytest.fixture(scope='module')
@@ -374,7 +375,7 @@ def test_fingerprint_is_of_the_data(data_dir):
 
 
 def test_task_reads_problems(data_dir):
-  task = tasks.load_task('small')
+  task = load_task('small')
   found = task.problems('test')
   assert len(found) == 500
   for i in (0, 250, 499):
@@ -388,7 +389,7 @@ def test_task_reads_problems(data_dir):
 
 
 def test_task_reads_the_corpus(data_dir):
-  task = tasks.load_task('small:corpus')
+  task = load_task('small:corpus')
   found = task.problems('train')
   pairs = {found[i].demonstration for i in range(len(found))}
   assert pairs == {(d['prompt'], d['response']) for d in documents(300)}
@@ -398,7 +399,7 @@ def test_task_reads_the_corpus(data_dir):
 
 
 def test_held_out_problems_are_known_as_such():
-  task = tasks.load_task('small')
+  task = load_task('small')
   for texts in held_out().values():
     assert all(task.held_out(task.parse_problem(t)) for t in texts)
   texts = [str(s) for s in random_sums(200)]
@@ -411,12 +412,12 @@ def test_held_out_problems_are_known_as_such():
 
 
 def test_load_task_names_the_nearest():
-  assert tasks.load_task('small').name == 'small'
-  assert tasks.load_task('small:corpus').name == 'small:corpus'
+  assert load_task('small').name == 'small'
+  assert load_task('small:corpus').name == 'small:corpus'
   with pytest.raises(ValueError, match=r"'smal'.*'small'"):
-    tasks.load_task('smal')
+    load_task('smal')
   with pytest.raises(ValueError, match=r"'corpus'.*'small:corpus'"):
-    tasks.load_task('corpus')
+    load_task('corpus')
 
 
 def test_tokenizer_round_trip():

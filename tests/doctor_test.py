@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jaxdistill import doctor
-from jaxdistill.main import main
+from jaxdistill.cli import doctor
+from jaxdistill.cli.main import main
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from jaxdistill.main import main
+from jaxdistill.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ from etils import epath
 from flax import nnx
 
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, from_pretrained, hub, load
 from jaxdistill.rollout import Player, Sampling
 from jaxdistill.types import Prompt

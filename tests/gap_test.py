@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdistill.cli.main import main
 from jaxdistill.data.tasks import SmallTask
 from jaxdistill.eval import gap
 from jaxdistill.eval.gap import Answers
-from jaxdistill.main import main
 from jaxdistill.rewards import majority
 from jaxdistill.rollout.player import Player
 from jaxdistill.types import Problem, Rollout

@@ -10,8 +10,8 @@ import pytest
 from jaxdistill import config as configs
 from jaxdistill.eval import Alarms, parse_alarm
 from jaxdistill.eval.alarms import DEFAULTS
-from jaxdistill.loop import Loop
-from jaxdistill.run import probe
+from jaxdistill.run.ask import probe
+from jaxdistill.run.loop import Loop
 
 
 def alarms(window=1, errors=2.0, **texts):
@@ -330,7 +330,7 @@ def test_the_guard_is_taken_when_the_probe_is_best(mesh, tmp_path, monkeypatch):
     found = probed(next(scores), of=8)
     return {f'probe/{k}': float(np.mean(v)) for k, v in found.items()}, found
 
-  monkeypatch.setattr('jaxdistill.loop.probe', scripted)
+  monkeypatch.setattr('jaxdistill.run.loop.probe', scripted)
   loop = guarded(tmp_path, **{'steps': 4, 'keep_checkpoints': 1})
   taken = {}
   move = loop.anchors.move

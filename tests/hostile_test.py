@@ -15,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 
 from jaxdistill import models
-from jaxdistill.main import main
+from jaxdistill.cli.main import main
 
 NORM = 'model.norm.weight'
 GATE = 'model.layers.1.mlp.gate_proj.weight'

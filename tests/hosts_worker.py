@@ -18,8 +18,9 @@ from jaxdistill import dist, rollout
 from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.data import tasks
 from jaxdistill.methods.grpo import Grpo
+from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
-from jaxdistill.step import (
+from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
   make_step,
@@ -60,7 +61,7 @@ def stored_rows() -> list[Row]:
 def replay(steps: int = 5) -> dict:
   """Five steps on stored rollouts, each process with its share of them."""
   mesh = dist.make_mesh()
-  method = Grpo(kl=0.1)
+  method = Grpo(policy=PolicyGradient(kl=0.1))
   optimizer = OptimizerConfig(lr=1e-2, eps=1e-3)
   host, hosts = jax.process_index(), jax.process_count()
   rows = stored_rows()
@@ -90,7 +91,7 @@ def uneven(workdir: str) -> list[dict]:
   jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
   if jax.process_index() == 1:
     tasks.SmallTask.parse_problem = lambda self, text: None
-  from jaxdistill.loop import Loop
+  from jaxdistill.run.loop import Loop
 
   config = configs.base_config('sqlm')
   config.eval_every, config.checkpoint_every = 2, 2
@@ -114,8 +115,8 @@ def uneven(workdir: str) -> list[dict]:
 def stopped(workdir: str) -> list[int]:
   """A run whose process 1 is asked to stop in step 1; then it goes on."""
   jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
-  from jaxdistill.loop import Loop
-  from jaxdistill.stopping import Stopped
+  from jaxdistill.run.loop import Loop
+  from jaxdistill.run.stopping import Stopped
 
   config = configs.base_config('sft')
   config.model, config.steps, config.eval_every = 'small-fresh', 4, 4

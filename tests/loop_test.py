@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import config as configs
-from jaxdistill.loop import Loop
-from jaxdistill.run import evaluate
+from jaxdistill.run.ask import evaluate
+from jaxdistill.run.loop import Loop
 
 TIMED = ('time', '_per_s')
 

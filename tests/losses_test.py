@@ -9,7 +9,14 @@ import pytest
 
 from jaxdistill import losses
 from jaxdistill.batch import Shapes, make_batch
-from jaxdistill.losses.objective import by_longest, by_sequence, by_token
+from jaxdistill.methods.policy_gradient import (
+  OBJECTIVES,
+  PolicyGradient,
+  by_longest,
+  by_sequence,
+  by_token,
+)
+from jaxdistill.rewards import advantage as advantages
 from jaxdistill.rollout import FIELDS, Player, policy_rows
 from jaxdistill.types import Prompt, Rollout, RowSet
 
@@ -19,7 +26,7 @@ LOSSES = {
   'k3': lambda x, y, a: losses.k3(x, y),
 }
 every_loss = pytest.mark.parametrize('name', LOSSES)
-every_objective = pytest.mark.parametrize('name', losses.OBJECTIVES)
+every_objective = pytest.mark.parametrize('name', OBJECTIVES)
 RATIOS = (
   losses.token_ratio,
   losses.sequence_ratio,
@@ -281,22 +288,22 @@ def test_k3_is_the_exact_divergence_in_expectation():
 
 
 def test_group_normalised_by_hand():
-  found = losses.group_normalised(np.array([1.0, 0.0, 0.0, 1.0]), eps=0.0)
+  found = advantages.group_normalised(np.array([1.0, 0.0, 0.0, 1.0]), eps=0.0)
   np.testing.assert_allclose(found, [1, -1, -1, 1], rtol=1e-12)
-  found = losses.group_normalised(np.array([[1.0, 2.0, 3.0, 6.0]]), eps=0.0)
+  found = advantages.group_normalised(np.array([[1.0, 2.0, 3.0, 6.0]]), eps=0.0)
   root = np.sqrt(3.5)
   np.testing.assert_allclose(
     found, [[-2 / root, -1 / root, 0, 3 / root]], rtol=1e-12
   )
-  found = losses.group_normalised(np.array([1.0, 0.0]), eps=0.5)
+  found = advantages.group_normalised(np.array([1.0, 0.0]), eps=0.5)
   np.testing.assert_allclose(found, [0.5, -0.5], rtol=1e-12)
-  found = losses.group_normalised(np.array([1.0, 0.0]))
+  found = advantages.group_normalised(np.array([1.0, 0.0]))
   np.testing.assert_allclose(found, [0.5 / 0.5001, -0.5 / 0.5001], rtol=1e-12)
 
 
 def test_group_normalised_reference():
   rewards = np.random.default_rng(0).normal(3, 2, (5, 3, 7))
-  found = losses.group_normalised(rewards, eps=1e-3)
+  found = advantages.group_normalised(rewards, eps=1e-3)
   for index in np.ndindex(5, 3):
     group = [float(r) for r in rewards[index]]
     mean = sum(group) / 7
@@ -307,52 +314,58 @@ def test_group_normalised_reference():
 
 def test_groups_are_independent():
   rewards = np.random.default_rng(0).integers(0, 2, (6, 4)).astype(float)
-  found = losses.group_normalised(rewards)
+  found = advantages.group_normalised(rewards)
   for i in range(6):
-    np.testing.assert_array_equal(found[i], losses.group_normalised(rewards[i]))
+    np.testing.assert_array_equal(
+      found[i], advantages.group_normalised(rewards[i])
+    )
   rewards[0] += [5.0, 0.0, 0.0, 0.0]
-  np.testing.assert_array_equal(losses.group_normalised(rewards)[1:], found[1:])
+  np.testing.assert_array_equal(
+    advantages.group_normalised(rewards)[1:], found[1:]
+  )
 
 
 @pytest.mark.parametrize('reward', [0.0, 1.0, 0.1, 0.3, 1 / 3, -0.7, 1e6 / 7])
 def test_an_all_equal_group_is_exactly_zero(reward):
   for size in range(1, 17):
-    found = losses.group_normalised(np.full((2, size), reward))
+    found = advantages.group_normalised(np.full((2, size), reward))
     assert found.shape == (2, size)
     assert not found.any(), size
 
 
 def test_group_normalised_takes_integers_and_no_groups():
-  found = losses.group_normalised(np.array([[0, 1], [1, 1]]), eps=1e-12)
+  found = advantages.group_normalised(np.array([[0, 1], [1, 1]]), eps=1e-12)
   np.testing.assert_allclose(found, [[-1, 1], [0, 0]], atol=1e-9)
-  assert losses.group_normalised(np.zeros((0, 4))).shape == (0, 4)
+  assert advantages.group_normalised(np.zeros((0, 4))).shape == (0, 4)
 
 
 def test_group_normalised_ignores_scale_and_shift():
   rewards = np.array([[0.0, 1.0, 1.0, 0.0, 1.0]])
-  found = losses.group_normalised(rewards, eps=0.0)
+  found = advantages.group_normalised(rewards, eps=0.0)
   np.testing.assert_allclose(
-    losses.group_normalised(5 * rewards - 2, eps=0.0), found, rtol=1e-12
+    advantages.group_normalised(5 * rewards - 2, eps=0.0), found, rtol=1e-12
   )
   np.testing.assert_allclose(found.sum(), 0, atol=1e-12)
   np.testing.assert_allclose((found**2).mean(), 1, rtol=1e-12)
 
 
 def test_centred_by_hand():
-  found = losses.centred(np.array([[1.0, 2.0, 3.0, 6.0], [0, 0, 0, 1]]))
+  found = advantages.centred(np.array([[1.0, 2.0, 3.0, 6.0], [0, 0, 0, 1]]))
   wanted = [[-2, -1, 0, 3], [-0.25, -0.25, -0.25, 0.75]]
   np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_leave_one_out_by_hand():
-  found = losses.leave_one_out(np.array([[1.0, 2.0, 3.0, 6.0], [0, 0, 0, 1]]))
+  found = advantages.leave_one_out(
+    np.array([[1.0, 2.0, 3.0, 6.0], [0, 0, 0, 1]])
+  )
   wanted = [[-8 / 3, -4 / 3, 0, 4], [-1 / 3, -1 / 3, -1 / 3, 1]]
   np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_leave_one_out_is_the_reward_less_the_mean_of_the_others():
   rewards = np.random.default_rng(0).normal(3, 2, (5, 3, 7))
-  found = losses.leave_one_out(rewards)
+  found = advantages.leave_one_out(rewards)
   assert found.shape == rewards.shape
   for *group, i in np.ndindex(5, 3, 7):
     others = [float(rewards[*group, j]) for j in range(7) if j != i]
@@ -362,18 +375,18 @@ def test_leave_one_out_is_the_reward_less_the_mean_of_the_others():
 
 def test_all_equal_by_hand():
   rewards = [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.1, 0.2, 0.1]]
-  found = losses.all_equal(np.array(rewards).reshape(2, 2, 3))
+  found = advantages.all_equal(np.array(rewards).reshape(2, 2, 3))
   np.testing.assert_array_equal(found, [[True, False], [True, False]])
-  assert losses.all_equal(np.array([[0.3], [-1.0]])).all()
-  assert not losses.all_equal(np.array([1.0, 1.0 + 1e-15]))
+  assert advantages.all_equal(np.array([[0.3], [-1.0]])).all()
+  assert not advantages.all_equal(np.array([1.0, 1.0 + 1e-15]))
 
 
 @pytest.mark.parametrize('reward', [0.0, 1.0, 0.1, 0.3, 1 / 3, -0.7, 1e6 / 7])
 def test_every_advantage_of_an_all_equal_group_is_exactly_zero(reward):
   for size in range(2, 40):
     rewards = np.full((2, size), reward)
-    assert losses.all_equal(rewards).all()
-    for advantage in (losses.centred, losses.leave_one_out):
+    assert advantages.all_equal(rewards).all()
+    for advantage in (advantages.centred, advantages.leave_one_out):
       found = advantage(rewards)
       assert found.shape == (2, size)
       assert not found.any(), size
@@ -383,23 +396,23 @@ def test_an_all_equal_group_is_one_whose_mean_rounds():
   # What the exact zero is there for: 0.1 is not the mean of six times 0.1.
   rewards = np.full(6, 0.1)
   assert (rewards - rewards.mean()).any()
-  assert not losses.centred(rewards).any()
+  assert not advantages.centred(rewards).any()
 
 
 def test_a_group_of_two_is_a_comparison():
   rewards = np.array([[3.0, 1.0], [0.0, 1.0], [5.0, 5.0]])
   difference = np.array([[2.0, -2.0], [-1.0, 1.0], [0.0, 0.0]])
-  np.testing.assert_allclose(losses.centred(rewards), difference / 2)
-  np.testing.assert_allclose(losses.leave_one_out(rewards), difference)
-  found = losses.group_normalised(rewards, eps=1e-300)
+  np.testing.assert_allclose(advantages.centred(rewards), difference / 2)
+  np.testing.assert_allclose(advantages.leave_one_out(rewards), difference)
+  found = advantages.group_normalised(rewards, eps=1e-300)
   np.testing.assert_allclose(found, np.sign(difference))
-  np.testing.assert_array_equal(losses.all_equal(rewards), [0, 0, 1])
+  np.testing.assert_array_equal(advantages.all_equal(rewards), [0, 0, 1])
 
 
 def test_leave_one_out_of_many_is_centred():
   rewards = np.random.default_rng(0).normal(0, 1, 10**5)
-  centred = losses.centred(rewards)
-  found = losses.leave_one_out(rewards)
+  centred = advantages.centred(rewards)
+  found = advantages.leave_one_out(rewards)
   np.testing.assert_allclose(found, centred, rtol=2e-5)
   assert (
     found[np.abs(centred) > 1e-3] != centred[np.abs(centred) > 1e-3]
@@ -407,14 +420,15 @@ def test_leave_one_out_of_many_is_centred():
 
 
 @pytest.mark.parametrize(
-  'advantage', [losses.centred, losses.leave_one_out, losses.group_normalised]
+  'advantage',
+  [advantages.centred, advantages.leave_one_out, advantages.group_normalised],
 )
 def test_advantages_sum_to_zero_and_take_no_groups(advantage):
   found = advantage(np.array([[0.1, 0.7, 0.3], [4.0, -1.0, 9.5]]))
   np.testing.assert_allclose(found.sum(-1), 0, atol=1e-12)
   assert np.abs(found).max(-1).min() > 0.2
   assert advantage(np.zeros((0, 4))).shape == (0, 4)
-  assert losses.all_equal(np.zeros((0, 4))).shape == (0,)
+  assert advantages.all_equal(np.zeros((0, 4))).shape == (0,)
 
 
 def packed():
@@ -478,9 +492,7 @@ def test_weights_of_tokens_by_hand():
 
 def test_an_unknown_objective_is_refused_with_the_nearest():
   with pytest.raises(ValueError, match=r"'grpp' is none of.*'grpo'"):
-    losses.objective('grpp')
-  for name, wanted in losses.OBJECTIVES.items():
-    assert losses.objective(name) is wanted
+    PolicyGradient(objective='grpp')
 
 
 class Case:
@@ -544,8 +556,8 @@ class Anchor(Player):
 
 def ours(name, case, coefficients, mesh):
   """The objective of a padded `logp_NL`, through rows and packed batches."""
-  objective = losses.objective(name)
-  dropped = losses.all_equal(case.rewards_PG) * objective.drops_equal
+  objective = OBJECTIVES[name]
+  dropped = advantages.all_equal(case.rewards_PG) * objective.drops_equal
   rows = policy_rows(
     case.rollouts(),
     objective.advantage(case.rewards_PG).ravel(),
@@ -659,7 +671,7 @@ def test_the_objective_is_the_published_one(name, one_device):
 def test_objectives_differ():
   case = Case()
   x = np.float64(case.logp_NL)
-  values = [published(n, case, COEFFICIENTS, x)[0] for n in losses.OBJECTIVES]
+  values = [published(n, case, COEFFICIENTS, x)[0] for n in OBJECTIVES]
   apart = np.abs(np.subtract.outer(values, values))
   assert apart[~np.eye(5, dtype=bool)].min() > 1e-3
 

@@ -6,11 +6,12 @@ from config_files import ROOT
 from flax import nnx
 from tiny import TINY
 
-from jaxdistill import config as configs
-from jaxdistill import dist, memory
-from jaxdistill import main as command
+from jaxdistill import dist
+from jaxdistill.cli import main as command
 from jaxdistill.models import Decoder, Deltas
-from jaxdistill.step import OptimizerConfig, init_state, split_params
+from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.run import memory
+from jaxdistill.run.step import init_state, split_params
 
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
 
@@ -82,9 +83,9 @@ def test_refused_before_weights_are_read(tmp_path, capsys, monkeypatch, verb):
   def load(*args, **kwargs):
     raise AssertionError('weights are read')
 
-  monkeypatch.setattr(configs, 'load', load)
+  monkeypatch.setattr('jaxdistill.config.building.load', load)
   monkeypatch.setattr(memory, 'host_memory', lambda: 2**20)
-  monkeypatch.setattr(command, '_cache_compilations', lambda: None)
+  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
   what = ['--config', CONFIG, '--workdir', str(tmp_path / 'w')]
   what = ['--model', 'small-late'] if verb == 'eval' else what
   assert command.main([verb, *what]) == 2

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jaxdistill import rewards
+from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import right
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.rollout import measure
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Problem, Prompt, Rollout
+from jaxdistill.types import Problem, Prompt, Rollout, Task
 
 KEY = jax.random.key(0)
 EPS = 1e-4  # of the group's standard deviation
@@ -21,8 +22,10 @@ CUT = '<cut>'  # at the end of a scripted response: the length limit cut it
 
 
 @dataclasses.dataclass(frozen=True)
-class Sums:
-  name: str = 'sums'
+class Sums(Task):
+  @property
+  def name(self):
+    return 'sums'
 
   def problems(self, split):
     raise AssertionError(f'no method reads a split, {split} neither')
@@ -128,7 +131,7 @@ SCRIPT = {
 
 
 def collect(step=4, state=None, topics=TOPICS, script=SCRIPT, **changes):
-  method = Sqlm(**{'problems': 2, 'proposals': 3, 'samples': 4} | changes)
+  method = filled(Sqlm, {'problems': 2, 'proposals': 3, 'samples': 4} | changes)
   policy, anchor = Scripted(script), Anchor()
   players = {'policy': policy, 'base': anchor}
   state = method.init() if state is None else state
@@ -492,7 +495,7 @@ def test_a_past_self_can_propose():
   assert len(collected.updates) == 1
   for other in ({'proposer': 'league:5'}, {'bank': 8}):
     with pytest.raises(ValueError, match='it must be 0 where another'):
-      Sqlm(**other)
+      filled(Sqlm, dict(other))
 
 
 def test_dapo_drops_groups_that_teach_nothing():
@@ -536,7 +539,7 @@ def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match='lowest, highest'):
       Sqlm(band=band)
   with pytest.raises(ValueError, match="nearest is 'dapo'"):
-    Sqlm(objective='dappo')
+    filled(Sqlm, {'objective': 'dappo'})
 
 
 def test_grpo_pays_for_the_known_answer():
@@ -567,7 +570,7 @@ def test_grpo_pays_for_the_known_answer():
 def test_without_a_divergence_there_is_no_anchor(method):
   told = {'problems': 2, 'samples': 4}
   told |= {'proposals': 3} if method is Sqlm else {}
-  plain, held = method(**told, kl=0.0), method(**told, kl=0.1)
+  plain, held = (filled(method, told | {'kl': kl}) for kl in (0.0, 0.1))
   assert plain.anchors == {} and held.anchors == {'base': 'frozen'}
   given = TOPICS
   if method is Grpo:
@@ -592,4 +595,4 @@ def test_without_a_divergence_there_is_no_anchor(method):
 def test_what_cannot_be_sampled_is_refused(method):
   for wrong in ({'samples': 0}, {'temperature': -1.0}, {'top_p': 0.0}):
     with pytest.raises(ValueError):
-      method(**wrong)
+      filled(method, dict(wrong))

@@ -12,7 +12,7 @@ import safetensors.numpy
 import tiny
 from flax import nnx
 
-from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.models import (
   Decoder,
   Deltas,

@@ -269,7 +269,7 @@ def test_the_past_matters_only_where_it_is_repeated():
 
 
 def pay(name, answers, seed=0):
-  task = Paying('small')
+  task = Paying()
   return rewards.SOLVER_REWARDS[name](
     Problem('5+7', task, answer='12'),
     answers,

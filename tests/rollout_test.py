@@ -10,14 +10,14 @@ from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.batch import Shapes
-from jaxdistill.data.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
 from jaxdistill.models.rope import Rope
 from jaxdistill.rollout import FIELDS, Player, Sampling, engine, policy_rows
 from jaxdistill.rollout.engine import generate, lay_out
 from jaxdistill.rollout.player import _prefix
 from jaxdistill.rollout.samplers import draw, keep_top_k, keep_top_p
-from jaxdistill.step import split_params
+from jaxdistill.run.step import split_params
 from jaxdistill.types import Prompt
 
 TOKENIZER = SymbolTokenizer(

@@ -18,9 +18,10 @@ from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.checkpoint import Checkpoints, pure
 from jaxdistill.methods.grpo import Grpo
+from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.methods.sft import Sft
 from jaxdistill.models import Decoder, Deltas
-from jaxdistill.step import (
+from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
   make_step,
@@ -38,7 +39,7 @@ NO_ROLES = Deltas(per_role='shared')
 # parameter by a whole learning rate, and no two layouts would agree.
 OPTIMIZER = OptimizerConfig(lr=1e-3, warmup=2, eps=1e-4, weight_decay=0.1)
 RATES = (0.0, 5e-4, 1e-3, 1e-3, 1e-3)
-METHODS = {'sft': Sft(), 'grpo': Grpo(temperature=0.8)}
+METHODS = {'sft': Sft(), 'grpo': Grpo(policy=PolicyGradient(temperature=0.8))}
 FIELDS = {'sft': (), 'grpo': ('advantage', 'old_logp', 'anchor_logp')}
 COEFFICIENTS = {
   'sft': {},

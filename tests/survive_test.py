@@ -22,9 +22,9 @@ from jaxdistill.checkpoint import (
   RefusedError,
   failing_as_os_error,
 )
-from jaxdistill.main import main
-from jaxdistill.stopping import Stopped
-from jaxdistill.workdir import Workdir
+from jaxdistill.cli.main import main
+from jaxdistill.run.stopping import Stopped
+from jaxdistill.run.workdir import Workdir
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs/pretrain_small.py'
 
@@ -283,7 +283,7 @@ def orbax_full(*args, **kwargs):
 
 
 FULL = {
-  'events': ('jaxdistill.workdir.EventsWriter.write_event', full),
+  'events': ('jaxdistill.run.workdir.EventsWriter.write_event', full),
   'hashes': ('jaxdistill.anchors.bank.write_atomically', full),
   'manifest': ('jaxdistill.checkpoint.write_atomically', full),
   'orbax': ('orbax.checkpoint.CheckpointManager.save', orbax_full),
@@ -331,7 +331,7 @@ def test_only_a_full_disk_is_one():
 def test_a_lock_goes_with_its_process(tmp_path):
   hold = (
     'import sys, time\n'
-    'from jaxdistill.workdir import Workdir\n'
+    'from jaxdistill.run.workdir import Workdir\n'
     'held = Workdir(sys.argv[1])\n'
     'held.lock()\n'
     'print("held", flush=True)\n'
@@ -407,7 +407,7 @@ def test_a_foreign_folder_is_refused_before_a_model_is_loaded(
 
 
 def test_a_comparison_says_who_is_at_work(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr('jaxdistill.compare.build', None)
+  monkeypatch.setattr('jaxdistill.config.build', None)
   (tmp_path / 'arms.py').write_text(ARMS)
   held = Workdir(tmp_path / 'w/dapo/1')
   held.lock()
@@ -437,7 +437,7 @@ def test_each_end_of_a_run_is_one_line(mesh, tmp_path, capsys, monkeypatch):
     return {}
 
   with monkeypatch.context() as patch:
-    patch.setattr('jaxdistill.loop.Loop._train_step', asked)
+    patch.setattr('jaxdistill.run.loop.Loop._train_step', asked)
     assert train(run) == 0
   *_, line = capsys.readouterr().out.splitlines()
   assert line == (

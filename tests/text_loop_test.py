@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from jaxdistill import config as configs
 from jaxdistill import dist
 from jaxdistill.checkpoint import Checkpoints
-from jaxdistill.data import arithmetic, chat, equations
-from jaxdistill.data.tasks import python_file
-from jaxdistill.loop import Loop
-from jaxdistill.main import main
+from jaxdistill.cli.main import main
+from jaxdistill.data.tasks import arithmetic, equations, python_file
+from jaxdistill.data.text import chat
+from jaxdistill.run.loop import Loop
 
 COMPARISONS = [p for p in TEXT if p.stem.startswith('compare')]
 RUNS = [p for p in TEXT if p not in COMPARISONS]
@@ -49,7 +49,7 @@ SMALLEST = {
 # Whatever is proposed can be asked: it counts as the last digit of its length,
 # so that all prompts are equally long. So are answers read.
 ANYTHING = """
-from jaxdistill.data.problems import right
+from jaxdistill.data.tasks.problems import right
 from jaxdistill.types import Problem
 
 

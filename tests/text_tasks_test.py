@@ -13,10 +13,9 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdistill.data import sources
-from jaxdistill.data.files import JsonlTask
-from jaxdistill.data.problems import BOXED, draw_different, split_of
-from jaxdistill.data.tasks import load_task
+from jaxdistill.data.tasks import load_task, sources
+from jaxdistill.data.tasks.files import JsonlTask
+from jaxdistill.data.tasks.problems import BOXED, draw_different, split_of
 from jaxdistill.types import Problem, Task
 
 MADE = (

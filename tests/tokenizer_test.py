@@ -15,8 +15,9 @@ from tokenizers import (
   trainers,
 )
 
-from jaxdistill.data import chat, small_world
-from jaxdistill.data.tokenizer import TextTokenizer, Tokenizer
+from jaxdistill.data import small_world
+from jaxdistill.data.text import chat
+from jaxdistill.data.text.tokenizer import TextTokenizer, Tokenizer
 
 CORPUS = [
   'What is 12 + 7? The answer is 19.\n\nSolve 47+85:\n132\n',

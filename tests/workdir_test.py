@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdistill.workdir import Workdir
+from jaxdistill.run.workdir import Workdir
 
 
 @pytest.fixture

@@ -42,9 +42,7 @@ def accuracy(
     no answer has a majority), `length` (tokens), `cut`, and
     `pass_at/K` for every K (whether any of K samples is right).
   """
-  prompts = [
-    Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in problems
-  ]
+  prompts = [Prompt.solve(p) for p in problems]
   # Prompts are read once for both: the first response is the greedy one.
   sampling = Sampling(1 + samples, max_tokens, greedy=1)
   responses_PG = player.generate(prompts, sampling, key)
@@ -53,11 +51,14 @@ def accuracy(
   for problem, (first, *sampled_G) in zip(problems, responses_PG, strict=True):
     (greedy,) = rewards.answers(problem.task, [first])
     sampled = rewards.answers(problem.task, sampled_G)
-    right_G = [_right(answer, problem) for answer in sampled]
     vote = rewards.majority(sampled)
-    out['accuracy_greedy'].append(_right(greedy, problem))
+    first_right, vote_right, *right_G = (
+      float(rewards.is_right(answer, problem.answer))
+      for answer in (greedy, vote.answer, *sampled)
+    )
+    out['accuracy_greedy'].append(first_right)
     out['accuracy_sampled'] += right_G
-    out['vote_accuracy'].append(_right(vote.answer, problem))
+    out['vote_accuracy'].append(vote_right)
     out['agreement'].append(vote.count / samples)
     out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
@@ -88,10 +89,3 @@ def pass_at(k: int, samples: int, right: int) -> float:
   # Factors of the quotient, each at most 1: no large binomials.
   i = np.arange(wrong + 1, samples + 1)
   return float(1 - np.prod(1 - k / i))
-
-
-def _right(answer: str | None, problem: Problem) -> float:
-  assert problem.answer is not None, f'{problem.text} has no known answer'
-  return float(
-    answer is not None and rewards.equal(answer, problem.answer) is True
-  )

@@ -65,9 +65,7 @@ def ask(
     max_tokens: Longest response; one that is cut has no answer.
     key: The same key gives the same draws.
   """
-  prompts = [
-    Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in problems
-  ]
+  prompts = [Prompt.solve(p) for p in problems]
   sampling = Sampling(1 + samples, max_tokens, greedy=1)
   out = []
   for problem, (first, *sampled) in zip(
@@ -97,9 +95,7 @@ def propose(
     max_tokens: Longest proposal.
     key: The same key gives the same draws.
   """
-  prompts = [
-    Prompt('proposer', p.task.proposer_prompt(p), row=p.row) for p in topics
-  ]
+  prompts = [Prompt.propose(t) for t in topics]
   written = player.generate(prompts, Sampling(proposals, max_tokens), key)
   found = [
     topic.task.parse_problem(r.text) if r.finish == 'stop' else None
@@ -150,8 +146,10 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
     k: {name: values[known] for name, values in votes.items()}
     for k, votes in by_size.items()
   }
-  greedy = [_right(a.greedy, a.known) for a in told]
-  right_PG = np.array([[_right(x, a.known) for x in a.sampled_G] for a in told])
+  greedy = [float(rewards.is_right(a.greedy, a.known)) for a in told]
+  right_PG = np.array(
+    [[rewards.is_right(x, a.known) for x in a.sampled_G] for a in told], float
+  )
   sampled_P, vote_P = right_PG.mean(1), np.mean(by_size[voters]['right'], 1)
   return out | {
     'known': len(told),
@@ -232,14 +230,9 @@ def _votes(answers_P: Sequence[Answers], k: int) -> dict[str, np.ndarray]:
       else:
         vote = rewards.majority(drawn)
         leader, share = vote.answer, vote.share
-      right = a.known is not None and _right(leader, a.known)
+      right = rewards.is_right(leader, a.known)
       out[:, p, d] = leader is not None, right, share
   return dict(zip(('won', 'right', 'share'), out, strict=True))
-
-
-def _right(answer: str | None, known: str | None) -> float:
-  assert known is not None
-  return float(answer is not None and rewards.equal(answer, known) is True)
 
 
 def _error(values) -> float:

@@ -6,10 +6,12 @@ A run goes round
 
   collect (host) -> rows -> arrays -> loss (compiled) -> new parameters
 
-and `loop.py` knows nothing of a method but the members below. Each file defines
-one such class, and every field has a default; `grpo.py` is the one to copy.
+and `run/loop.py` knows nothing of a method but the members below. Each file
+defines one such class, and every field has a default (a field that is a
+dataclass itself gives its own fields as keys); `grpo.py` is the one to copy.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,27 +21,42 @@ from jaxtyping import Array, Float
 from jaxdistill.batch import Batch
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Collected, Problem
+from jaxdistill.types import Collected, Problem, Task
 
 
 @runtime_checkable
 class Method(Protocol):
-  """The contract between an algorithm and the machinery."""
+  """The contract between an algorithm and the machinery.
 
-  @property
-  def problems(self) -> int:
-    """Problems per step, over all hosts."""
-    ...
+  A class that names it as its base has what is given here where it says
+  nothing else.
+
+  Attributes:
+    problems: Problems per step, over all hosts.
+    asks: Whether it asks problems; one that only reads documents does not.
+  """
+
+  problems: int
+  asks: bool = True
 
   @property
   def anchors(self) -> Mapping[str, str]:
     """The frozen selves it needs: name -> rule (see `anchors/rules.py`)."""
-    ...
+    return {}
+
+  def check(self, task: Task) -> None:
+    """Finds that a task does not fit, before a model is loaded.
+
+    Raises:
+      ValueError: Says what is missing.
+    """
+    del task
 
   def init(self) -> Any:
     """The state before step 0: JSON and numpy, equal on every host."""
-    ...
+    return {}
 
+  @abc.abstractmethod
   def collect(
     self,
     players: Mapping[str, Player],
@@ -59,18 +76,24 @@ class Method(Protocol):
     """
     ...
 
+  @abc.abstractmethod
   def loss(
-    self, model: Decoder, frozen: Mapping[str, Any], batch: Batch
-  ) -> tuple[Float[Array, 'B T'], dict[str, Float[Array, 'B T']]]:
-    """One value per token, and metrics per token; traced.
+    self, model: Decoder, anchors: Mapping[str, Any], batch: Batch
+  ) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
+    """One value per scored token, and metrics per scored token; traced.
 
     Args:
       model: The policy, differentiated.
-      frozen: Parameters of anchors that the loss itself needs; empty for the
-        methods here, which read an anchor's log-probs from the batch.
-      batch: One microbatch.
+      anchors: Those that the loss itself needs.
+      batch: One microbatch; its `kind` says of which set.
     """
     ...
+
+
+def glimpse(task: Task) -> Sequence[Problem]:
+  """Train problems to look at: all of a list, of others the first."""
+  problems: Any = task.problems('train')
+  return problems if isinstance(problems, list) else [problems[0]]
 
 
 def check_minibatches(count: int, rows: int) -> None:

@@ -7,12 +7,12 @@ step that other methods take on data of their own making.
 
 import dataclasses
 
-from jaxdistill.methods.method import check_minibatches
+from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
 
 
 @dataclasses.dataclass(frozen=True)
-class Sft:
+class Sft(Method):
   """Hyper-parameters of supervised fine-tuning.
 
   Attributes:
@@ -25,20 +25,23 @@ class Sft:
   epochs: int = 1
   minibatches: int = 1
 
+  asks = False
+
   def __post_init__(self):
     check_minibatches(self.minibatches, self.problems)
 
-  @property
-  def anchors(self):
-    return {}
-
-  def init(self):
-    return {}
+  def check(self, task):
+    if any(p.demonstration is None for p in glimpse(task)):
+      raise ValueError(
+        f'method sft needs responses (a "response" in each line of a file); '
+        f'task {task.name} has none'
+      )
 
   def collect(self, players, problems, state, step, key):
     del step, key
     policy, rows = players['policy'], []
     for problem in problems:
+      assert problem.demonstration is not None, 'seen by `check`'
       prompt, response = problem.demonstration
       shown = policy.written(Prompt('solver', prompt), response)
       n = len(shown.tokens_T)
@@ -48,6 +51,6 @@ class Sft:
     update = Update(sets, self.epochs, self.minibatches)
     return Collected([update], state, metrics, [])
 
-  def loss(self, model, frozen, batch):
-    del frozen
+  def loss(self, model, anchors, batch):
+    del anchors
     return -batch.logprobs(model), {}

@@ -18,35 +18,56 @@ No label is read, except to report how often the vote was right, and where a
 setting says so (`solver_reward` `known`, `known` above 0, an anchor `best`).
 
 The defaults are the paper's; what others do at each of these points is a
-setting. What differs from the published code: an answer that stands alone or
-ties for the lead is no majority and pays nobody; an answer cut by the length
-limit casts no vote; malformed proposals, and those of held-out problems, earn 0
-*and* carry no gradient; answers are compared as numbers.
+setting. With `given` there is no proposer: given problems are voted on, which
+is TTRL (arXiv 2504.16084). What differs from the published code: an answer that
+stands alone or ties for the lead is no majority and pays nobody; an answer cut
+by the length limit casts no vote; malformed proposals, and those of held-out
+problems, earn 0 *and* carry no gradient; answers are compared as numbers.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jaxdistill import losses, rewards
+from jaxdistill import rewards
 from jaxdistill.dist.hosts import gather_texts
-from jaxdistill.methods.method import check_minibatches
-from jaxdistill.rollout import Sampling, fields, measure, policy_rows
-from jaxdistill.types import Collected, Problem, Prompt, RowSet, Update
+from jaxdistill.methods.method import Method, check_minibatches, glimpse
+from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.rollout import measure
+from jaxdistill.types import Collected, Problem, Prompt, Rollout
+
+# What self-play is held against: each undoes one part of it.
+CONTROLS: dict[str, dict[str, Any]] = {
+  'known_answers': {'method.solver_reward': 'known'},
+  'frozen_proposer': {'method.propose_every': 0},
+  'fixed_bank': {'method.propose_every': 0, 'method.bank': 1536},
+  'given_problems': {'method.propose_every': 0, 'method.given': True},
+  'format_only': {
+    'method.solver_reward': 'format',
+    'method.proposer_reward': 'valid',
+  },
+  'random_reward': {
+    'method.solver_reward': 'random',
+    'method.propose_every': 0,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Sqlm:
+class Sqlm(Method):
   """Hyper-parameters of SQLM.
 
   Attributes:
-    problems: Topics per step, over all hosts.
+    problems: Topics per step, over all hosts; with `given`, problems.
     proposals: Problems written on each topic; they are one group.
     samples: Answers to each problem (the paper's n); they are one group.
     propose_every: The proposer learns at every K-th step; 0 is never.
     proposer: Who writes: `policy`, or a past self by an anchor's rule
       (`league:5`, see `anchors/rules.py`), which is not trained.
+    given: Whether the task's own problems are voted on and none is written.
     bank: If above 0, about this many proposals are written at the first step
       (as many on each topic), and all problems are drawn from those of them
       that can be asked.
@@ -67,19 +88,7 @@ class Sqlm:
     agreement_power: A problem weighs its agreement to this power.
     max_problem_tokens: Longest proposal.
     max_tokens: Longest answer.
-    temperature: Of sampling, for both heads.
-    top_k: Of sampling; 0 keeps all tokens.
-    top_p: Of sampling.
-    objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
-    clip_low: How far below 1 the ratio counts (GSPO's paper: 3e-4).
-    clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
-    overlong: Tokens before the limit over which DAPO's penalty on the length
-      of an answer grows to 1; 0 is none.
-    kl: Weight of the divergence from the anchor; at 0 there is no anchor, and
-      nothing is scored under it.
-    reference: When the anchor moves, see `anchors/rules.py`.
-    epochs: Passes over each step's rows.
-    minibatches: Optimizer steps per pass.
+    policy: How both heads draw and learn.
   """
 
   problems: int = 8
@@ -87,6 +96,7 @@ class Sqlm:
   samples: int = 8
   propose_every: int = 5
   proposer: str = 'policy'
+  given: bool = False
   bank: int = 0
   known: float = 0.0
   solver_reward: str = 'vote'
@@ -99,17 +109,7 @@ class Sqlm:
   agreement_power: float = 0.0
   max_problem_tokens: int = 16
   max_tokens: int = 64
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  objective: str = 'grpo'
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  overlong: int = 0
-  kl: float = 0.001
-  reference: str = 'frozen'
-  epochs: int = 1
-  minibatches: int = 1
+  policy: PolicyGradient = PolicyGradient()
 
   def __post_init__(self):
     for name in ('samples', 'proposals'):
@@ -117,23 +117,7 @@ class Sqlm:
         raise ValueError(
           f'method.{name} is {getattr(self, name)}; a group needs at least 2'
         )
-    for name in ('known', 'replay'):
-      share = getattr(self, name)
-      if share * self.proposals > 1:
-        raise ValueError(
-          f'method.{name} is {share}; with {self.proposals} proposals to a '
-          f'topic it is at most {1 / self.proposals}'
-        )
-      if share and not self._beside(share):
-        raise ValueError(
-          f'method.{name} is {share}: less than one of '
-          f'{self.problems * self.proposals} proposals'
-        )
-    if self.replay and (self.bank or not self.archive):
-      raise ValueError(
-        f'method.replay is {self.replay}; it draws from method.archive, which '
-        f'is {self.archive} (and a bank has none)'
-      )
+    self._check_sources()
     for name, allowed in (
       ('solver_reward', rewards.SOLVER_REWARDS),
       ('proposer_reward', rewards.PROPOSER_REWARDS),
@@ -147,262 +131,333 @@ class Sqlm:
       raise ValueError(
         f'method.band is {self.band}; it must be (lowest, highest), 0 to 1'
       )
-    if self.propose_every and (self.bank or self.proposer != 'policy'):
+    asked = self.problems
+    if not self.given:
+      asked *= self.proposals
+      asked += self._beside(self.known) + self._beside(self.replay)
+    check_minibatches(self.policy.minibatches, asked * self.samples)
+    self.policy.sampling(self.samples, self.max_tokens)
+    self.policy.sampling(self.proposals, self.max_problem_tokens)
+
+  def _check_sources(self) -> None:
+    """That where problems come from is one thing, and possible."""
+    for name in ('known', 'replay'):
+      part = getattr(self, name)
+      if part * self.proposals > 1:
+        raise ValueError(
+          f'method.{name} is {part}; with {self.proposals} proposals to a '
+          f'topic it is at most {1 / self.proposals}'
+        )
+      if part and not self._beside(part):
+        raise ValueError(
+          f'method.{name} is {part}: less than one of '
+          f'{self.problems * self.proposals} proposals'
+        )
+    if self.replay and (self.bank or not self.archive):
+      raise ValueError(
+        f'method.replay is {self.replay}; it draws from method.archive, which '
+        f'is {self.archive} (and a bank has none)'
+      )
+    if self.propose_every and (
+      self.given or self.bank or self.proposer != 'policy'
+    ):
       raise ValueError(
         f'method.propose_every is {self.propose_every}; it must be 0 where '
-        f'another writes (method.bank is {self.bank}, method.proposer is '
-        f'{self.proposer!r})'
+        f'another writes (method.given is {self.given}, method.bank is '
+        f'{self.bank}, method.proposer is {self.proposer!r})'
       )
-    beside = self._beside(self.known) + self._beside(self.replay)
-    asked = self.problems * self.proposals + beside
-    check_minibatches(self.minibatches, asked * self.samples)
-    losses.objective(self.objective)
-    self._sampling(self.samples, self.max_tokens)
-    self._sampling(self.proposals, self.max_problem_tokens)
+    if self.given:
+      for name in ('bank', 'known', 'archive', 'replay'):
+        if getattr(self, name):
+          raise ValueError(
+            f'method.{name} is {getattr(self, name)}; with method.given all '
+            'problems are given'
+          )
 
   @property
   def anchors(self):
     past = {} if self.proposer == 'policy' else {'proposer': self.proposer}
-    base = {'base': self.reference} if self.kl else {}
-    return base | past
+    return {**self.policy.anchors, **past}
+
+  def check(self, task):
+    for p in [] if self.given else glimpse(task):
+      prompt = task.proposer_prompt(p)
+      other = dataclasses.replace(p, topic='?')
+      if not p.topic and prompt != task.proposer_prompt(other):
+        raise ValueError(
+          f'method sqlm asks for a "topic"; {task.name} has none for {p.text!r}'
+        )
 
   def init(self):
     return {'bank': [], 'archive': []}
 
   def collect(self, players, problems, state, step, key):
-    policy, base = players['policy'], players.get('base')
-    writer = players.get('proposer', policy)
-    objective = losses.objective(self.objective)
     seed = jax.random.key_data(key).tolist()  # of draws on the host
+    proposals = self._propose(players, problems, state, key)
+    if self.bank:
+      texts = gather_texts([p.rollout.text for p in proposals if p.problem])
+      state = state | {'bank': state['bank'] or texts}
+    asked = self._ask(proposals, problems, state, seed)
+    answered = self._solve(players['policy'], asked, seed, key)
+    earned, state = self._reward_proposals(proposals, answered, state)
 
-    # 1. Propose. A proposal's address is its topic's place and its own.
-    topics = [
-      Prompt('proposer', t.task.proposer_prompt(t), row=t.row) for t in problems
-    ]
-    count = self.proposals
+    updates = [self._solver_update(answered, players.get('base'))]
+    if self.propose_every and (step + 1) % self.propose_every == 0:
+      updates.append(
+        self._proposer_update(proposals, earned, players.get('base'))
+      )
+    rollouts = [r for a in answered for r in a.rollouts_G]
+    drawn = [*(p.rollout for p in proposals), *rollouts]
+    return Collected(
+      updates,
+      state,
+      self._measure(proposals, earned, answered) | measure(rollouts),
+      self._transcribe(proposals, earned, answered),
+      tokens=sum(len(r.tokens_T) for r in drawn),
+    )
+
+  def loss(self, model, anchors, batch):
+    del anchors
+    return self.policy.loss(model, batch)
+
+  def _beside(self, part: float) -> int:
+    """Problems of a part of the proposals per step, over all hosts."""
+    return round(part * self.problems * self.proposals)
+
+  def _propose(self, players, topics, state, key) -> 'list[_Proposal]':
+    """1. Proposals on each topic, read and checked."""
+    count = 0 if self.given else self.proposals
     if self.bank:
       missing = 0 if state['bank'] else self.bank
       count = -(-missing // self.problems)
-    proposals_PG = [[] for _ in topics]
-    if count:
-      proposals_PG = writer.generate(
-        topics,
-        self._sampling(count, self.max_problem_tokens),
-        jax.random.fold_in(key, 0),
-      )
-    proposals = [p for proposals_G in proposals_PG for p in proposals_G]
-    read = [
-      topic.task.parse_problem(p.text) if p.finish == 'stop' else None
-      for topic, proposals_G in zip(problems, proposals_PG, strict=True)
-      for p in proposals_G
+    if not count:
+      return []
+    written_PG = players.get('proposer', players['policy']).generate(
+      [Prompt.propose(t) for t in topics],
+      self.policy.sampling(count, self.max_problem_tokens),
+      jax.random.fold_in(key, 0),
+    )
+    return [
+      _read(rollout, topic, row=topic.row * self.proposals + g)
+      for topic, written_G in zip(topics, written_PG, strict=True)
+      for g, rollout in enumerate(written_G)
     ]
-    rejected = [_why_not(problem) for problem in read]
-    valid = [i for i, reason in enumerate(rejected) if reason is None]
-    written = [
-      p for p, reason in zip(read, rejected, strict=True) if p and not reason
-    ]
-    rows = [
-      t.row * self.proposals + g for t in topics for g in range(self.proposals)
+
+  def _ask(self, proposals, topics, state, seed) -> 'list[_Asked]':
+    """What is put to the solver. A problem's address says where it is from.
+
+    Of proposals: their topic's place and their own. Behind them all come the
+    known ones, then those of the archive.
+    """
+    if self.given:
+      return [_Asked(p, 'given') for p in topics]
+    asked = [
+      _Asked(p.problem, 'proposed', i)
+      for i, p in enumerate(proposals)
+      if p.problem
     ]
     if self.bank:
-      texts = gather_texts([proposals[i].text for i in valid])
-      state = state | {'bank': state['bank'] or texts}
-      asked = _from_bank(state['bank'], problems, rows, seed)
-    else:
-      asked = [
-        dataclasses.replace(p, row=rows[i])
-        for p, i in zip(written, valid, strict=True)
-      ]
-    self_made, beside = len(asked), self.problems * self.proposals
+      each = range(self.proposals)
+      places = [t.row * self.proposals + g for t in topics for g in each]
+      drawn = _draw(state['bank'], topics, places, seed)
+      asked = [_Asked(p, 'bank') for p in drawn]
+    beside = self.problems * self.proposals
     if state['archive']:
-      again = [p for p in problems if p.row < self._beside(self.replay)]
-      addresses = [beside + self.problems + p.row for p in again]
-      asked += _from_bank(state['archive'], problems, addresses, seed)
-    voted = len(asked)
-    asked += [
-      dataclasses.replace(p, row=beside + p.row)
-      for p in problems
-      if p.row < self._beside(self.known)
+      again = [t for t in topics if t.row < self._beside(self.replay)]
+      places = [beside + self.problems + t.row for t in again]
+      drawn = _draw(state['archive'], topics, places, seed)
+      asked += [_Asked(p, 'archive') for p in drawn]
+    return asked + [
+      _Asked(dataclasses.replace(t, row=beside + t.row), 'known')
+      for t in topics
+      if t.row < self._beside(self.known)
     ]
 
-    # 2. Solve.
-    answered_PG = policy.generate(
-      [Prompt('solver', p.task.solver_prompt(p), row=p.row) for p in asked],
-      self._sampling(self.samples, self.max_tokens),
+  def _solve(self, policy, asked, seed, key) -> 'list[_Answered]':
+    """2 and 3. Answers to each problem, their vote, and what they earn."""
+    rollouts_PG = policy.generate(
+      [Prompt.solve(a.problem) for a in asked],
+      self.policy.sampling(self.samples, self.max_tokens),
       jax.random.fold_in(key, 1),
     )
+    out = []
+    for a, rollouts_G in zip(asked, rollouts_PG, strict=True):
+      answers_G = rewards.answers(a.problem.task, rollouts_G)
+      vote = rewards.majority(answers_G)
+      name = 'known' if a.source == 'known' else self.solver_reward
+      draws = np.random.default_rng([*seed, a.problem.row, 1])
+      earned_G = rewards.SOLVER_REWARDS[name](a.problem, answers_G, vote, draws)
+      out.append(_Answered(a, rollouts_G, answers_G, vote, earned_G))
+    return out
 
-    # 3. Vote.
-    answers_PG = [
-      rewards.answers(p.task, answered_G)
-      for p, answered_G in zip(asked, answered_PG, strict=True)
-    ]
-    votes_P = [rewards.majority(answers_G) for answers_G in answers_PG]
-    pay = rewards.SOLVER_REWARDS[self.solver_reward]
-    pays_P = [pay] * voted
-    pays_P += [rewards.SOLVER_REWARDS['known']] * (len(asked) - voted)
-    solver_PG = [
-      pay(p, answers_G, vote, np.random.default_rng([*seed, p.row, 1]))
-      for pay, p, answers_G, vote in zip(
-        pays_P, asked, answers_PG, votes_P, strict=True
-      )
-    ]
-    solver_PG = np.array(solver_PG, float).reshape(-1, self.samples)
+  def _reward_proposals(
+    self, proposals, answered, state
+  ) -> tuple[list[float], Any]:
+    """4. What each proposal earns (nothing, in a bank), and the next state."""
+    if self.bank:
+      return [], state
+    own = [a for a in answered if a.asked.source == 'proposed']
+    texts = [a.asked.problem.text for a in own]
+    everyones = gather_texts(texts)
+    said = rewards.repeated(texts, everyones + state['archive'])
+    earned = [-self.malformed_penalty] * len(proposals)
+    for a, copies in zip(own, said, strict=True):
+      worth = rewards.PROPOSER_REWARDS[self.proposer_reward](a.vote)
+      earned[a.asked.proposal] = worth - self.repeat_penalty * copies
+    if self.archive:
+      archive = state['archive'] + everyones
+      state = state | {'archive': archive[-self.archive :]}
+    return earned, state
 
-    # 4. What a proposal is worth.
-    proposer = np.full(len(proposals), -self.malformed_penalty)
-    if not self.bank:
-      worth = rewards.PROPOSER_REWARDS[self.proposer_reward]
-      texts = [p.text for p in asked[:self_made]]
-      everyones = gather_texts(texts)
-      said = rewards.repeated(texts, everyones + state['archive'])
-      proposer[valid] = [worth(v) for v in votes_P[:self_made]]
-      proposer[valid] -= self.repeat_penalty * np.array(said)
-      if self.archive:
-        archive = state['archive'] + everyones
-        state = state | {'archive': archive[-self.archive :]}
-
-    # 5. Rows. Malformed proposals count in their group's mean, no more.
-    answered = [r for answered_G in answered_PG for r in answered_G]
-    lengths_PG = np.array([len(r.tokens_T) for r in answered], int)
-    paid_PG = solver_PG + rewards.overlong(
-      lengths_PG.reshape(solver_PG.shape), self.max_tokens, self.overlong
-    )
-    agreement_P = np.array([v.share for v in votes_P])
-    scales_P = agreement_P**self.agreement_power
-    scales_P *= (self.band[0] <= agreement_P) & (agreement_P <= self.band[1])
-    scales_P[voted:] = 1.0
-    scales_P *= 1.0 - losses.all_equal(solver_PG) * objective.drops_equal
-    solver_rows = policy_rows(
-      answered,
-      objective.advantage(paid_PG).ravel(),
+  def _solver_update(self, answered, base):
+    """5. Rows of all answers, each problem's as much as its vote is trusted."""
+    rollouts = [r for a in answered for r in a.rollouts_G]
+    earned_PG = self._earned(answered)
+    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
+    rows = self.policy.rows(
+      rollouts,
+      self.policy.advantages(earned_PG, lengths_PG, self.max_tokens).ravel(),
+      np.repeat(self._trust(answered), self.samples),
       base,
-      self.temperature,
-      lambda length: objective.weigh(length, self.max_tokens),
-      np.repeat(scales_P, self.samples),
+      self.max_tokens,
     )
-    updates = [self._update('solver', solver_rows)]
-    if self.propose_every and (step + 1) % self.propose_every == 0:
-      proposer_PG = proposer.reshape(-1, self.proposals)
-      kept_P = 1.0 - losses.all_equal(proposer_PG) * objective.drops_equal
-      proposer_rows = policy_rows(
-        [proposals[i] for i in valid],
-        objective.advantage(proposer_PG).ravel()[valid],
-        base,
-        self.temperature,
-        lambda length: objective.weigh(length, self.max_problem_tokens),
-        np.repeat(kept_P, self.proposals)[valid],
-      )
-      updates.append(self._update('proposer', proposer_rows))
+    return self.policy.update(self.policy.row_set(rows))
 
-    metrics = (
-      _measure(rejected, asked[:self_made], votes_P, self.samples)
-      | {
-        'selfplay/proposer_reward': [] if self.bank else proposer,
-        'selfplay/solver_reward': solver_PG[:self_made].ravel(),
-        'selfplay/trained': (scales_P > 0).astype(float),
-      }
-      | measure(answered)
+  def _proposer_update(self, proposals, earned, base):
+    """Rows of the valid ones; the others count in their group's mean only."""
+    earned_PG = np.array(earned).reshape(-1, self.proposals)
+    valid = [i for i, p in enumerate(proposals) if p.problem]
+    rows = self.policy.rows(
+      [proposals[i].rollout for i in valid],
+      self.policy.advantages(earned_PG).ravel()[valid],
+      np.repeat(self.policy.kept(earned_PG), self.proposals)[valid],
+      base,
+      self.max_problem_tokens,
     )
-    transcripts = _transcribe(
-      *(asked, answered_PG, answers_PG, votes_P, solver_PG)
-    )
-    if not self.bank:
-      own = iter(transcripts[:self_made])
-      transcripts[:self_made] = [
-        {'topic': p.prompt.text, 'proposal': p.text, 'proposer_reward': worth}
-        | ({'rejected': reason} if reason else next(own))
-        for p, reason, worth in zip(
-          proposals, rejected, proposer.tolist(), strict=True
-        )
-      ]
-    drawn = [*proposals, *answered]
-    tokens = sum(len(r.tokens_T) for r in drawn)
-    return Collected(updates, state, metrics, transcripts, tokens)
-
-  def loss(self, model, frozen, batch):
-    del frozen
-    logp = batch.logprobs(model, self.temperature)
-    return losses.policy_gradient(
-      logp,
-      batch.weight != 0,
-      batch.segments,
-      batch.fields,
-      batch.coefficients,
-      losses.objective(self.objective).ratio,
+    return self.policy.update(
+      self.policy.row_set(rows, role='proposer', kind='proposer')
     )
 
-  def _beside(self, share: float) -> int:
-    """Problems of a share of the proposals per step, over all hosts."""
-    return round(share * self.problems * self.proposals)
+  def _earned(self, answered) -> np.ndarray:
+    earned_PG = np.array([a.earned_G for a in answered], float)
+    return earned_PG.reshape(-1, self.samples)
 
-  def _sampling(self, samples: int, max_tokens: int) -> Sampling:
-    return Sampling(
-      samples, max_tokens, self.temperature, self.top_k, self.top_p
-    )
+  def _trust(self, answered) -> np.ndarray:
+    """How much each problem counts, float[P]."""
+    share_P = np.array([a.vote.share for a in answered])
+    trust_P = share_P**self.agreement_power
+    trust_P *= (self.band[0] <= share_P) & (share_P <= self.band[1])
+    trust_P[[a.asked.source == 'known' for a in answered]] = 1.0
+    return trust_P * self.policy.kept(self._earned(answered))
 
-  def _update(self, role: str, rows: list) -> Update:
-    coefficients = {
-      'clip_low': self.clip_low,
-      'clip_high': self.clip_high,
-      'kl': self.kl,
+  def _measure(self, proposals, earned, answered) -> dict[str, Any]:
+    """What happened in a step. Known answers are read only to be counted.
+
+    A proposal is distinct if this host has not seen its text before in the
+    step.
+    """
+    own = [a for a in answered if a.asked.source not in ('archive', 'known')]
+    texts = [a.asked.problem.text for a in own]
+    return {
+      'selfplay/valid': [float(p.problem is not None) for p in proposals],
+      'selfplay/distinct': [
+        float(text not in texts[:i]) for i, text in enumerate(texts)
+      ],
+      'selfplay/agreement': [a.vote.count / self.samples for a in own],
+      'selfplay/majority': [float(a.vote.answer is not None) for a in own],
+      'selfplay/vote_accuracy': [
+        float(rewards.is_right(a.vote.answer, a.asked.problem.answer))
+        for a in own
+        if a.asked.problem.answer is not None
+      ],
+      'selfplay/proposer_reward': earned,
+      'selfplay/solver_reward': self._earned(own).ravel(),
+      'selfplay/trained': (self._trust(answered) > 0).astype(float),
     }
-    row_set = RowSet(role, rows, fields(self.kl > 0), coefficients)
-    return Update((row_set,), self.epochs, self.minibatches)
+
+  def _transcribe(self, proposals, earned, answered) -> list[dict[str, Any]]:
+    """Every proposal, asked or rejected, and then what was asked besides."""
+    proposals = [] if self.bank else proposals
+    told = {
+      a.asked.proposal: a.transcript()
+      for a in answered
+      if a.asked.source == 'proposed'
+    }
+    return [
+      {
+        'topic': p.rollout.prompt.text,
+        'proposal': p.rollout.text,
+        'proposer_reward': worth,
+      }
+      | ({'rejected': p.rejected} if p.rejected else told[i])
+      for i, (p, worth) in enumerate(zip(proposals, earned, strict=True))
+    ] + [a.transcript() for a in answered if a.asked.source != 'proposed']
 
 
-def _why_not(problem: Problem | None) -> str | None:
-  """Why a proposal, as it was read, is not asked; None if it is."""
+@dataclasses.dataclass(frozen=True)
+class _Proposal:
+  """A written problem.
+
+  Attributes:
+    rollout: As it was written.
+    problem: As it is asked; None if it is not.
+    rejected: Why it is not asked; empty if it is.
+  """
+
+  rollout: Rollout
+  problem: Problem | None
+  rejected: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+  """A problem and where it comes from; of a proposal, also its place."""
+
+  problem: Problem
+  source: Literal['proposed', 'bank', 'archive', 'known', 'given']
+  proposal: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+  """What was asked, what was answered, and what it earned."""
+
+  asked: _Asked
+  rollouts_G: Sequence[Rollout]
+  answers_G: Sequence[str | None]
+  vote: rewards.Vote
+  earned_G: Sequence[float]
+
+  def transcript(self) -> dict[str, Any]:
+    return {
+      'problem': self.asked.problem.text,
+      'known': self.asked.problem.answer,
+      'vote': self.vote.answer,
+      'answers': self.answers_G,
+      'rewards': [float(x) for x in self.earned_G],
+      'texts': [r.text for r in self.rollouts_G],
+    }
+
+
+def _read(rollout: Rollout, topic: Problem, row: int) -> _Proposal:
+  """A proposal as its task reads it, with its address."""
+  problem = None
+  if rollout.finish == 'stop':
+    problem = topic.task.parse_problem(rollout.text)
   if problem is None:
-    return 'malformed'
-  return 'held out' if problem.task.held_out(problem) else None
+    return _Proposal(rollout, None, 'malformed')
+  if problem.task.held_out(problem):
+    return _Proposal(rollout, None, 'held out')
+  return _Proposal(rollout, dataclasses.replace(problem, row=row))
 
 
-def _from_bank(bank, topics, rows, seed):
+def _draw(texts, topics, rows, seed) -> list[Problem]:
   """One problem of a bank, or of the archive, for each row."""
-  if not bank:
+  if not texts:
     return []
   draws = [np.random.default_rng([*seed, row]) for row in rows]
-  drawn = [bank[draw.integers(len(bank))] for draw in draws]
+  drawn = [texts[draw.integers(len(texts))] for draw in draws]
   return [
     dataclasses.replace(topics[0].task.parse_problem(text), row=row)
     for text, row in zip(drawn, rows, strict=True)
-  ]
-
-
-def _measure(rejected, asked, votes_P, samples):
-  """What happened in a step. Known answers are read only to be counted.
-
-  A proposal is distinct if this host has not seen its text before in the step.
-  """
-  texts = [p.text for p in asked]
-  votes_P = votes_P[: len(asked)]
-  return {
-    'selfplay/valid': [float(reason is None) for reason in rejected],
-    'selfplay/distinct': [
-      float(text not in texts[:i]) for i, text in enumerate(texts)
-    ],
-    'selfplay/agreement': [v.count / samples for v in votes_P],
-    'selfplay/majority': [float(v.answer is not None) for v in votes_P],
-    'selfplay/vote_accuracy': [
-      float(v.answer is not None and rewards.equal(v.answer, p.answer) is True)
-      for p, v in zip(asked, votes_P, strict=True)
-      if p.answer is not None
-    ],
-  }
-
-
-def _transcribe(asked, answered_PG, answers_PG, votes_P, rewards_PG):
-  return [
-    {
-      'problem': p.text,
-      'known': p.answer,
-      'vote': vote.answer,
-      'answers': answers_G,
-      'rewards': rewards_G.tolist(),
-      'texts': [r.text for r in answered_G],
-    }
-    for p, answered_G, answers_G, vote, rewards_G in zip(
-      asked, answered_PG, answers_PG, votes_P, rewards_PG, strict=True
-    )
   ]

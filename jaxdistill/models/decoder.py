@@ -219,8 +219,8 @@ class Decoder(nnx.Module):
     return names
 
   def role_index(self, role: str) -> int:
-    """The index of a role's deltas; roles without any share index 0."""
-    return self.deltas.roles.index(role) if role in self.deltas.roles else 0
+    """The index of a role's deltas; see `Deltas.index`."""
+    return self.deltas.index(role)
 
   def resolve(self, role: Int[Array, ''] | int | None = 0) -> Resolved:
     """The weights of one role; `None` is the trunk without any delta."""

@@ -6,13 +6,13 @@ that is neither is refused by its name, because a model that is silently
 another one is worse than none.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdistill.models.decoder import LINEARS, DecoderConfig
 from jaxdistill.models.rope import Rope
+from jaxdistill.spelling import nearest
 
 # What changes neither logits nor shapes.
 _HARMLESS = {
@@ -195,7 +195,7 @@ def read(values: Mapping[str, Any], where: str) -> DecoderConfig:
   """
   family = str(values.get('model_type'))
   if family not in FAMILIES:
-    near = difflib.get_close_matches(family, FAMILIES, 1, 0)[0]
+    near = nearest(family, FAMILIES)
     raise ValueError(
       f'{where}: model_type is {family!r}; the nearest family that is '
       f'understood is {near!r} (there are {", ".join(FAMILIES)})'
@@ -295,7 +295,7 @@ def _stretched(a: Attributes, described: Any, theta: float) -> Rope:
   longest = a.get('max_position_embeddings', int, 2048)
   known = {'default', 'linear', 'llama3', 'yarn'}
   if kind not in known:
-    near = difflib.get_close_matches(kind, sorted(known), 1, 0)[0]
+    near = nearest(kind, sorted(known))
     raise ValueError(
       f'{a.where}: rope_type {kind!r} is not understood; the nearest is '
       f'{near!r}'

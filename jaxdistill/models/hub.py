@@ -8,7 +8,6 @@ anything is allocated.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -31,6 +30,7 @@ from jaxdistill import dist
 from jaxdistill.models import families
 from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig, Resolved
 from jaxdistill.models.linear import dense
+from jaxdistill.spelling import nearest
 
 _INDEX = 'model.safetensors.index.json'
 _WEIGHTS = 'model.safetensors'
@@ -164,8 +164,8 @@ class TensorFiles:
     ):
       wanted.add(name)
       if name not in self.info:
-        near = difflib.get_close_matches(name, self.info, 1, 0)
-        hint = f'; the nearest it has is {near[0]!r}' if near else ''
+        near = nearest(name, self.info)
+        hint = f'; the nearest it has is {near!r}' if near else ''
         raise ValueError(f'{self.path} has no tensor {name!r}{hint}')
       found, dtype = self.info[name]
       if found != shape or dtype not in _FLOATS:

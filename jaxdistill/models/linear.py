@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxdistill.spelling import among
+
 
 class SharedDelta(nnx.Param):
   """A delta in force for every role (LoRA)."""
@@ -51,6 +53,16 @@ class Deltas:
       )
     if self.rank < 1:
       raise ValueError(f'rank is {self.rank}; it must be at least 1')
+
+  def index(self, role: str) -> int:
+    """The place of a role.
+
+    Raises:
+      ValueError: There is no such role; the nearest is named.
+    """
+    if role not in self.roles:
+      raise ValueError(f'there is no role {role!r}{among(role, self.roles)}')
+    return self.roles.index(role)
 
   @property
   def scale(self) -> float:

@@ -18,12 +18,16 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.data.small_world import SYMBOLS
-from jaxdistill.data.tokenizer import SymbolTokenizer, TextTokenizer, Tokenizer
+from jaxdistill.data.text.tokenizer import (
+  SymbolTokenizer,
+  TextTokenizer,
+  Tokenizer,
+)
 from jaxdistill.models import hub
 from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig
 from jaxdistill.models.linear import Deltas, RoleDelta, SharedDelta, dense
 from jaxdistill.models.rope import Rope
-from jaxdistill.names import among
+from jaxdistill.spelling import among
 
 SMALL = DecoderConfig(
   vocab_size=len(SYMBOLS),

@@ -1,5 +1,11 @@
 """Rollouts to numbers: answers, votes and rewards. No JAX here."""
 
+from jaxdistill.rewards.advantage import (
+  all_equal,
+  centred,
+  group_normalised,
+  leave_one_out,
+)
 from jaxdistill.rewards.extract import (
   final_answer,
   marked_answer,
@@ -7,7 +13,7 @@ from jaxdistill.rewards.extract import (
   tagged,
 )
 from jaxdistill.rewards.length import overlong
-from jaxdistill.rewards.numbers import equal, number
+from jaxdistill.rewards.numbers import equal, is_right, number
 from jaxdistill.rewards.proposer import PROPOSER_REWARDS, learnable, repeated
 from jaxdistill.rewards.solver import SOLVER_REWARDS
 from jaxdistill.rewards.vote import Vote, answers, majority
@@ -16,10 +22,15 @@ __all__ = [
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
   'Vote',
+  'all_equal',
   'answers',
+  'centred',
   'equal',
   'final_answer',
+  'group_normalised',
+  'is_right',
   'learnable',
+  'leave_one_out',
   'majority',
   'marked_answer',
   'number',

@@ -36,3 +36,10 @@ def equal(answer: str, reference: str) -> bool | None:
     return True
   left, right = number(answer), number(reference)
   return None if left is None or right is None else left == right
+
+
+def is_right(answer: str | None, known: str | None) -> bool:
+  """Whether an answer is there and equals the known one."""
+  if answer is None or known is None:
+    return False
+  return equal(answer, known) is True

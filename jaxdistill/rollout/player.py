@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from jaxdistill import dist
 from jaxdistill.batch import Shapes, bucket, make_batch, take_rows
-from jaxdistill.data.tokenizer import Tokenizer
+from jaxdistill.data.text.tokenizer import Tokenizer
 from jaxdistill.rollout.engine import generate, lay_out
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Prompt, Rollout, Row, RowSet
@@ -42,6 +42,11 @@ class Player:
   mesh: Mesh
   shapes: Shapes
   max_prompts: int
+
+  def ending_at(self, text: str) -> 'Player':
+    """The same whose responses also end at a text, if it is not empty."""
+    tokenizer = self.tokenizer.ending_at(text)
+    return dataclasses.replace(self, tokenizer=tokenizer)
 
   def encode(self, prompt: Prompt) -> np.ndarray:
     """Prompt token ids, as the model is asked, int32[P]."""

@@ -48,7 +48,7 @@ def main():
       more = [] if small else ['--max_tokens', '12']
       ask = ['gap', '--model', path, '--task', task, '--split', split, '--json']
       done = subprocess.run(
-        [sys.executable, '-m', 'jaxdistill.main', *ask, *more],
+        [sys.executable, '-m', 'jaxdistill.cli.main', *ask, *more],
         capture_output=True,
         text=True,
       )

@@ -55,7 +55,9 @@ DRAWS = {  # split -> seed, mix, where its problems are from, how many
 class OtherMix(SmallTask):
   """The small world's task on problems of this mix."""
 
-  name: str = 'small:other'
+  @property
+  def name(self) -> str:
+    return 'small:other'
 
   def problems(self, split: str) -> Any:
     return _problems(self, split)
@@ -114,8 +116,8 @@ def main():
 
   from jaxdistill import config as configs
   from jaxdistill import models
-  from jaxdistill.loop import Loop
-  from jaxdistill.run import evaluate
+  from jaxdistill.run.ask import evaluate
+  from jaxdistill.run.loop import Loop
 
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workdir', default='runs/other')

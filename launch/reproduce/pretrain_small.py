@@ -20,8 +20,8 @@ from etils import epath
 from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.data import builders
-from jaxdistill.loop import Loop
-from jaxdistill.run import evaluate
+from jaxdistill.run.ask import evaluate
+from jaxdistill.run.loop import Loop
 
 SHIPPED = epath.Path('jaxdistill/models/shipped')
 RECIPE = 'configs/pretrain_small.py'

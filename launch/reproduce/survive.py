@@ -40,8 +40,8 @@ import numpy as np
 
 from jaxdistill import config as configs
 from jaxdistill.checkpoint import RefusedError
-from jaxdistill.loop import Loop
-from jaxdistill.main import main as jaxdistill
+from jaxdistill.cli.main import main as jaxdistill
+from jaxdistill.run.loop import Loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/sqlm_small.py'
@@ -75,7 +75,7 @@ def command(workdir):
 
 def start(workdir):
   return subprocess.Popen(
-    [sys.executable, '-m', 'jaxdistill.main', *command(workdir)],
+    [sys.executable, '-m', 'jaxdistill.cli.main', *command(workdir)],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,

@@ -1,6 +1,5 @@
 """The train state, and one jitted gradient step for any method's loss."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,9 @@ from jaxdistill import dist
 from jaxdistill.batch import Batch
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.models.linear import RoleDelta, SharedDelta
+from jaxdistill.optimizer import OptimizerConfig
 
+WHOLE = ('loss', 'grad_norm', 'lr', 'skipped')  # metrics of a whole step
 Loss = Callable[[Decoder, Any, Batch], tuple[Array, dict[str, Array]]]
 
 
@@ -54,73 +55,6 @@ class TrainState(NamedTuple):
   step: Int[Array, '']
   scale: Float[Array, '']
   skipped: Int[Array, '']
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-  """AdamW with warm-up, schedule and clipping.
-
-  Attributes:
-    lr: Peak learning rate.
-    schedule: `constant`, `cosine` or `linear` (both to 0) after the warm-up.
-    warmup: Optimizer steps of linear warm-up from 0: the first moves nothing.
-    steps: Optimizer steps over which `cosine` and `linear` decay.
-    b1: Decay of the first moment.
-    b2: Decay of the second moment.
-    eps: Added to the root of the second moment.
-    weight_decay: Decoupled, on matrices only.
-    clip: Largest global norm of a gradient, shared and role parts together.
-  """
-
-  lr: float = 3e-4
-  schedule: str = 'constant'
-  warmup: int = 0
-  steps: int = 0
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.0
-  clip: float = 1.0
-
-  def learning_rate(self) -> optax.Schedule:
-    """The learning rate as a function of the optimizer step."""
-    after = {
-      'constant': optax.constant_schedule(self.lr),
-      'cosine': optax.cosine_decay_schedule(self.lr, max(self.steps, 1)),
-      'linear': optax.linear_schedule(self.lr, 0.0, max(self.steps, 1)),
-    }
-    if self.schedule not in after:
-      raise ValueError(
-        f'optimizer.schedule is {self.schedule!r}; it must be one of '
-        + ', '.join(after)
-      )
-    if self.schedule != 'constant' and not self.steps:
-      raise ValueError(
-        f'optimizer.schedule {self.schedule!r} needs optimizer.steps, over '
-        'which the rate decays'
-      )
-    if not self.warmup:
-      return after[self.schedule]
-    rise = optax.linear_schedule(0.0, self.lr, self.warmup)
-    return optax.join_schedules([rise, after[self.schedule]], [self.warmup])
-
-  def direction(self) -> optax.GradientTransformation:
-    """AdamW's update before it is scaled by the learning rate."""
-    return optax.chain(
-      optax.scale_by_adam(self.b1, self.b2, self.eps),
-      optax.add_decayed_weights(
-        self.weight_decay,
-        mask=_is_matrix,
-      ),
-    )
-
-
-def _is_matrix(tree: Any) -> Any:
-  return jax.tree.map(
-    lambda v: None not in v.axes,
-    tree,
-    is_leaf=lambda x: isinstance(x, nnx.Variable),
-  )
 
 
 def split_params(
@@ -232,6 +166,8 @@ def make_step(
   the count of skipped ones. `state` is donated; `frozen` is what never moves,
   `anchors` what the loss itself needs.
 
+  Metrics of a set with a kind are called `KIND_NAME`, its loss among them.
+
   Args:
     graphdef: Of the model.
     loss: A method's `loss`.
@@ -269,10 +205,16 @@ def make_step(
     return jax.lax.fori_loop(0, batch.microbatches, add, zeros)
 
   def step(state, frozen, anchors, batches):
-    parts = [
-      accumulate(state.params, frozen, anchors, batch) for batch in batches
-    ]
-    (value, (sums, weight)), grads = jax.tree.map(lambda *x: sum(x), *parts)
+    sets, parts = {}, []
+    for batch in batches:
+      (value, (sums, weight)), grads = accumulate(
+        state.params, frozen, anchors, batch
+      )
+      prefix = f'{batch.kind}_' if batch.kind else ''
+      sets |= {prefix + name: total / weight for name, total in sums.items()}
+      sets |= {f'{prefix}loss': value} if prefix else {}
+      parts.append((value, grads))
+    value, grads = jax.tree.map(lambda *x: sum(x), *parts)
     norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
     grads = jax.tree.map(lambda g: g * scale, grads)
@@ -304,8 +246,7 @@ def make_step(
     fine = jnp.isfinite(norm) & jnp.isfinite(value)
     same = state._replace(skipped=state.skipped + 1)
     state = jax.tree.map(lambda n, s: jnp.where(fine, n, s), new, same)
-    metrics = {name: total / weight for name, total in sums.items()}
-    metrics |= {'loss': value, 'grad_norm': norm, 'lr': lr}
-    return state, metrics | {'skipped': state.skipped}
+    whole = dict(zip(WHOLE, (value, norm, lr, state.skipped), strict=True))
+    return state, sets | whole
 
   return jax.jit(step, donate_argnums=0)

@@ -1,94 +1,23 @@
 """Tasks by name, from a file of problems, or from a file of Python."""
 
-import dataclasses
-import functools
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from etils import epath
 
-from jaxdistill.data import arithmetic, equations, examples, sources, words
-from jaxdistill.data import small_world as world
-from jaxdistill.data.files import JsonlTask
-from jaxdistill.data.problems import HELD_OUT, right
-from jaxdistill.names import among
-from jaxdistill.types import Problem, Problems, Task
-
-__all__ = [
-  'HELD_OUT',
-  'JsonlTask',
-  'SmallTask',
-  'load_task',
-  'python_file',
-  'right',
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallTask:
-  """Arithmetic of the small world, with its answers.
-
-  Attributes:
-    name: `small`, or `small:corpus` where the train split is the pretraining
-      corpus.
-  """
-
-  name: str = 'small'
-
-  def problems(self, split: str) -> Problems:
-    return _problems(self, split)
-
-  def solver_prompt(self, problem: Problem) -> str:
-    return f'solve {problem.text}:'
-
-  def proposer_prompt(self, topic: Problem) -> str:
-    return f'propose {topic.topic}:'
-
-  def parse_problem(self, text: str) -> Problem | None:
-    found = world.read_sum(text)
-    if found is None:
-      return None
-    return Problem(text, self, answer=str(found.answer), topic=found.operation)
-
-  def held_out(self, problem: Problem) -> bool:
-    found = world.read_sum(problem.text)
-    return found is not None and found.split != 'train'
-
-  def parse_answer(self, text: str) -> str | None:
-    return world.read_answer(text)
-
-  def reward(
-    self, problem: Problem, answers_G: Sequence[str | None]
-  ) -> list[float]:
-    return right(problem, answers_G)
-
-
-@functools.lru_cache
-def _problems(task: SmallTask, split: str) -> Problems:
-  from jaxdistill.data import builders  # TFDS takes half a second to import
-
-  if task.name == 'small:corpus' and split == 'train':
-
-    def read(example):
-      pair = example['prompt'], example['response']
-      return Problem(example['prompt'], task, demonstration=pair)
-
-    documents: Any = builders.source('corpus', split).map(read)
-    return documents
-
-  def read(example):
-    text, answer = example['text'], example['answer']
-    found = world.read_sum(text)
-    assert found is not None, f'{text} is in the data but not of the world'
-    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0)
-    return Problem(text, task, answer, example['operation'], pair)
-
-  problems: Any = builders.source('problems', split).map(read)
-  return problems
-
+from jaxdistill.data.tasks import (
+  arithmetic,
+  equations,
+  examples,
+  sources,
+  words,
+)
+from jaxdistill.data.tasks.files import JsonlTask
+from jaxdistill.data.tasks.small import SMALL, SmallTask
+from jaxdistill.spelling import among
+from jaxdistill.types import Task
 
 # The first part of a name -> who reads the rest of it.
 FAMILIES: dict[str, Callable[[str], Task]] = {
@@ -98,7 +27,6 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
   'gym': sources.gym_task,
   'tfds': sources.tfds_task,
 }
-SMALL = ('small', 'small:corpus')
 
 
 def load_task(name: str) -> Task:
@@ -122,7 +50,7 @@ def load_task(name: str) -> Task:
     ValueError: There is no such task; the nearest is named.
   """
   if name in SMALL:
-    return SmallTask(name)
+    return SmallTask(name == SMALL[1])
   if name.startswith('examples:'):
     return examples.read_name(name, load_task)
   if name.endswith(('.jsonl', '.parquet')):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.data import linear, problems
-from jaxdistill.types import Problem, Problems
+from jaxdistill.data.tasks import linear, problems
+from jaxdistill.types import Problem, Problems, Task
 
 SOLVE = (
   '{text}\nReason step by step, and put the value of {unknown} in \\boxed{}, '
@@ -41,7 +41,7 @@ _LEAD = re.compile(r'(?:problem|equations?|system) ?:[ ;]*', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
-class EquationTask:
+class EquationTask(Task):
   """One linear equation in x, or two in x and y of which one is asked for.
 
   Three in four have whole solutions, the others fractions. Coefficients have

@@ -1,6 +1,5 @@
 """What the tasks share: splits by a hash, problems by index, pay, prompts."""
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -27,19 +26,11 @@ def right(problem: Problem, answers_G: Sequence[str | None]) -> list[float]:
   Raises:
     ValueError: There is no known answer.
   """
-  known = problem.answer
-  if known is None:
+  if problem.answer is None:
     raise ValueError(
       f'{problem.text!r} of {problem.task.name} has no known answer to pay by'
     )
-  return [
-    float(answer is not None and rewards.equal(answer, known) is True)
-    for answer in answers_G
-  ]
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-  return difflib.get_close_matches(name, list(allowed), 1, 0)[0]
+  return [float(rewards.is_right(a, problem.answer)) for a in answers_G]
 
 
 def same(text: str) -> str:
@@ -170,10 +161,4 @@ def no_split(name: str, split: str, allowed: Iterable[str]) -> ValueError:
   return ValueError(
     f'{name} has no problem of split {split!r}; it has {", ".join(allowed)} '
     '(config.eval.splits, or eval --split, says what is evaluated)'
-  )
-
-
-def no_proposer(name: str) -> ValueError:
-  return ValueError(
-    f'task {name} has no proposer prompt: its problems are given (method grpo)'
   )

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxdistill import rewards
-from jaxdistill.data import problems
-from jaxdistill.data.files import COLUMNS, known_columns
-from jaxdistill.types import Problem, Problems
+from jaxdistill.data.tasks import problems
+from jaxdistill.data.tasks.files import COLUMNS, known_columns
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Problem, Problems, Task
 
 GYM_SOLVE = (
   '{text}\n\nReason step by step, and give the final answer alone between '
@@ -37,7 +38,7 @@ GYM_LEFT_OUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class GymTask:
+class GymTask(Task):
   """Problems of a generator of reasoning-gym, by its name.
 
   An answer is right if it equals the generator's, as a number or as a text.
@@ -64,12 +65,6 @@ class GymTask:
 
   def solver_prompt(self, problem: Problem) -> str:
     return GYM_SOLVE.replace('{text}', problem.text)
-
-  def proposer_prompt(self, topic: Problem) -> str:
-    raise problems.no_proposer(self.name)
-
-  def parse_problem(self, text: str) -> Problem | None:
-    del text  # what is proposed cannot be checked
 
   def held_out(self, problem: Problem) -> bool:
     return problems.same(problem.text) in _held_out_texts(self)
@@ -115,7 +110,7 @@ def gym_task(name: str) -> GymTask:
       'told from wrong ones here'
     )
   if generator not in allowed:
-    near = problems.nearest(generator, allowed)
+    near = nearest(generator, allowed)
     raise ValueError(
       f'there is no task {name!r}; the nearest is {"gym:" + near!r}'
     )
@@ -123,7 +118,7 @@ def gym_task(name: str) -> GymTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsTask:
+class TfdsTask(Task):
   """A data set of TFDS with questions and answers, read by index.
 
   Its columns are those of `files.COLUMNS`. `test` is its own; every tenth
@@ -154,9 +149,6 @@ class TfdsTask:
 
   def solver_prompt(self, problem: Problem) -> str:
     return f'{problem.text}\n{problems.BOXED}'
-
-  def proposer_prompt(self, topic: Problem) -> str:
-    raise problems.no_proposer(self.name)
 
   def parse_problem(self, text: str) -> Problem | None:
     return Problem(text, self) if text.strip() else None
@@ -196,7 +188,7 @@ def _builder(dataset: str) -> Any:
       return tfds.builder(dataset, file_format='array_record')
   except tfds.core.DatasetNotFoundError:
     allowed = tfds.list_builders(with_community_datasets=False)
-    near = problems.nearest(dataset, allowed)
+    near = nearest(dataset, allowed)
     raise ValueError(
       f"TFDS has no data set {dataset!r}; the nearest is 'tfds:{near}'"
     ) from None

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
-from jaxdistill.step import split_params
+from jaxdistill.run.step import split_params
 
 
 def check(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jaxdistill.names import among
+from jaxdistill.spelling import among
 
 WRONG = 2  # exit code for bad input
 

@@ -9,7 +9,7 @@ import jax
 
 from jaxdistill.eval import gap as gaps
 from jaxdistill.rollout.player import Player
-from jaxdistill.run import Run
+from jaxdistill.run.run import Run
 from jaxdistill.types import Problem, Task
 
 TOPICS, PROPOSALS = 16, 4  # how many problems it is asked to write

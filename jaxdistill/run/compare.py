@@ -7,7 +7,7 @@ was, and what is finished is only read.
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,14 +15,29 @@ from etils import epath
 
 from jaxdistill import dist
 from jaxdistill.checkpoint import check_writable, write_atomically
-from jaxdistill.config import Comparison, build, prepare
-from jaxdistill.loop import Loop
 from jaxdistill.plots.comparison import measured
 from jaxdistill.plots.files import read_metrics
 from jaxdistill.plots.intervals import estimate
-from jaxdistill.workdir import Workdir
+from jaxdistill.run.workdir import Workdir
 
 GRID = 21  # points of a curve
+
+
+@runtime_checkable
+class Comparison(Protocol):
+  """Arms and their seeds, as `config.Comparison` has them."""
+
+  @property
+  def base(self) -> Any: ...
+
+  @property
+  def arms(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+  def seeds_of(self, arm: str) -> tuple[int, ...]: ...
+
+  def config(self, arm: str, seed: int) -> Any: ...
+
+
 COSTS = ('tokens', 'optimizer_steps', 'wall_s')
 
 
@@ -59,18 +74,6 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   for arm, seed, folder in runs(comparison, root):
     if (folder / 'config.json').exists():
       Workdir(folder).check(comparison.config(arm, seed).to_dict())
-
-
-def run(
-  comparison: Comparison, arm: str, seed: int, folder: epath.PathLike
-) -> None:
-  """Trains one run from where its newest checkpoint left it."""
-  config = comparison.config(arm, seed)
-  dist.by_first(Workdir(folder).free)  # before anything is loaded
-  prepare(config)
-  built = build(config)
-  with jax.set_mesh(built.mesh):
-    Loop(built, folder, config.to_dict()).train()
 
 
 def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxdistill.types import Problem, Problems, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class ExamplesTask:
+class ExamplesTask(Task):
   """A task whose prompts begin with solved problems of its train split.
 
   Attributes:
@@ -25,12 +25,13 @@ class ExamplesTask:
   task: Task
   count: int
 
-  # A response ends with the first token that holds this.
-  ends = '\n'
-
   @property
   def name(self) -> str:
     return f'examples:{self.count}:{self.task.name}'
+
+  @property
+  def ends(self) -> str:
+    return '\n'
 
   def problems(self, split: str) -> Problems:
     found = self.task.problems(split)

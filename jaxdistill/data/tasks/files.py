@@ -1,7 +1,6 @@
 """Problems of a file: JSON lines or Parquet, in our columns or others'."""
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -11,17 +10,17 @@ from typing import Any
 from etils import epath
 
 from jaxdistill import rewards
-from jaxdistill.data.problems import (
+from jaxdistill.data.tasks.problems import (
   ASK_IN_WORDS,
   BOXED,
   HELD_OUT,
   in_words,
-  nearest,
   no_split,
   right,
   same,
 )
-from jaxdistill.types import Problem, Problems
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Problem, Problems, Task
 
 # Columns as data sets call them -> as they are called here.
 COLUMNS = {
@@ -38,7 +37,7 @@ Reward = Callable[[Problem, Sequence[str | None]], Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonlTask:
+class JsonlTask(Task):
   """Problems of a `.jsonl` file, one JSON object a line, or a `.parquet` file.
 
   Keys of a line: `text` (what is asked), `answer` (needed where it is held
@@ -161,7 +160,7 @@ def known_columns(record: Mapping[str, Any], where: str) -> dict[str, Any]:
   names: dict[str, str] = {}
   published = any(c != 'text' and COLUMNS.get(c) == 'text' for c in record)
   for column in record:
-    misspelt = difflib.get_close_matches(column, COLUMNS, 1, 0.8)
+    misspelt = nearest(column, COLUMNS, 0.8)
     if column in PASSED_OVER or (published and not misspelt):
       continue
     if column not in COLUMNS:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import tokenizers
 from etils import epath
 
-from jaxdistill.data import chat
+from jaxdistill.data.text import chat
 
 _SYMBOL = re.compile(r'<[a-z]+>|[a-z]+|\S')
 _FILES = (  # of a directory that says how texts become ids
@@ -55,6 +55,10 @@ class Tokenizer(Protocol):
 
   def prompt(self, text: str) -> list[int]:
     """Ids that ask a text, so that the answer comes next."""
+    ...
+
+  def ending_at(self, text: str) -> 'Tokenizer':
+    """One by which a token that holds `text`, if not empty, ends a response."""
     ...
 
 
@@ -105,6 +109,11 @@ class SymbolTokenizer:
       spaced = before and (before.isalpha() or piece.isalpha())
       text += (' ' if spaced else '') + piece
     return text
+
+  def ending_at(self, text: str) -> 'SymbolTokenizer':
+    """Itself: responses of a closed vocabulary end with its end mark."""
+    del text
+    return self
 
   def prompt(self, text: str) -> list[int]:
     """The begin mark and the ids of `text`.
@@ -201,6 +210,8 @@ class TextTokenizer:
 
   def ending_at(self, text: str) -> 'TextTokenizer':
     """A tokenizer for which every token that holds `text` ends a response."""
+    if not text:
+      return self
     size = self.library.get_vocab_size()
     ends = [i for i in range(size) if text in self.library.decode([i])]
     return dataclasses.replace(
@@ -297,14 +308,6 @@ class TextTokenizer:
   def _frame(self) -> '_Frame':
     assert self.render is not None
     return _frame(self.library, self.render, self.source)
-
-
-def ending_for(task: object, tokenizer: Tokenizer) -> Tokenizer:
-  """A tokenizer of text whose responses end where a task says that they do."""
-  ends = getattr(task, 'ends', '')
-  if not ends or not isinstance(tokenizer, TextTokenizer):
-    return tokenizer
-  return tokenizer.ending_at(ends)
 
 
 class _Frame(NamedTuple):

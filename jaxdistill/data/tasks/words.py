@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.data import problems
-from jaxdistill.types import Problem, Problems
+from jaxdistill.data.tasks import problems
+from jaxdistill.types import Problem, Problems, Task
 
 SOLVE = '{text}\n' + problems.BOXED
 MARK = 'Problem:'
@@ -130,14 +130,16 @@ OOD_TEMPLATES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class WordTask:
+class WordTask(Task):
   """Word problems with whole answers; a proposal's answer is not known.
 
   Splits: `train` (drawn by index), `dev`, `test`, and `ood`, whose templates
   are its own.
   """
 
-  name: str = 'words'
+  @property
+  def name(self) -> str:
+    return 'words'
 
   def problems(self, split: str) -> Problems:
     return problems.of_split(

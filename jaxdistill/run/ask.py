@@ -1,4 +1,4 @@
-"""What a run is made of, and what every part of the machinery asks of it."""
+"""What every part of the machinery asks of a run's players."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,58 +8,12 @@ import numpy as np
 from flax import nnx
 
 from jaxdistill import dist
-from jaxdistill.batch import Shapes
-from jaxdistill.data.tokenizer import ending_for
-from jaxdistill.eval import PROBED, Alarm, GuardConfig, accuracy
-from jaxdistill.methods.method import Method
-from jaxdistill.models.store import Loaded
+from jaxdistill.eval import PROBED, accuracy
 from jaxdistill.rollout.player import Player
-from jaxdistill.step import OptimizerConfig
-from jaxdistill.types import Problem, Task
+from jaxdistill.run.run import Run
+from jaxdistill.types import Problem
 
 COLLECT, EVALUATE, PROBE = 0, 1, 2  # purposes that random keys are folded from
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-  """What is measured on held-out problems.
-
-  Attributes:
-    splits: Of the task; the first is shown in the progress bar.
-    problems: Most problems per split.
-    samples: Responses per problem.
-    max_tokens: Longest response.
-  """
-
-  splits: tuple[str, ...] = ('test', 'ood')
-  problems: int = 500
-  samples: int = 4
-  max_tokens: int = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """Everything a run is made of, built from its config by `config.build`."""
-
-  seed: int
-  steps: int
-  tokens: int
-  eval_every: int
-  checkpoint_every: int
-  keep_checkpoints: int
-  keep_anchors: int
-  trainable: str
-  method: Method
-  task: Task
-  loaded: Loaded
-  optimizer: OptimizerConfig
-  shapes: Shapes
-  max_prompts: int
-  mesh: jax.sharding.Mesh
-  anchors: Mapping[str, str]
-  eval: EvalConfig
-  guard: GuardConfig
-  alarms: Mapping[str, Alarm]
 
 
 def make_player(
@@ -81,12 +35,6 @@ def make_player(
     shapes=run.shapes,
     max_prompts=run.max_prompts,
   )
-
-
-def asked_by(task: Task, player: Player) -> Player:
-  """A player whose responses end where a task says that they do."""
-  tokenizer = ending_for(task, player.tokenizer)
-  return dataclasses.replace(player, tokenizer=tokenizer)
 
 
 def evaluate(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.data import problems
-from jaxdistill.names import among
-from jaxdistill.types import Problem, Problems
+from jaxdistill.data.tasks import problems
+from jaxdistill.spelling import among
+from jaxdistill.types import Problem, Problems, Task
 
 SIGNS = {'add': '+', 'sub': '-', 'mul': '*', 'div': '/'}
 RESULTS = {
@@ -59,7 +59,7 @@ _PROBLEM = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
-class ArithmeticTask:
+class ArithmeticTask(Task):
   """One operation on two numbers, with its answers.
 
   Operands are uniform over the numbers of exactly so many digits; a quotient

@@ -24,16 +24,17 @@ from jaxdistill.batch import make_minibatches
 from jaxdistill.checkpoint import Checkpoints, RefusedError, abstract
 from jaxdistill.eval import Alarms
 from jaxdistill.rollout.player import Player
-from jaxdistill.run import (
+from jaxdistill.run.ask import (
   COLLECT,
-  Run,
   evaluate,
   make_player,
   probe,
   reduce_metrics,
   share,
 )
-from jaxdistill.step import (
+from jaxdistill.run.run import Run
+from jaxdistill.run.step import (
+  WHOLE,
   Params,
   init_state,
   make_step,
@@ -41,9 +42,9 @@ from jaxdistill.step import (
   place,
   split_params,
 )
-from jaxdistill.stopping import Stopped, asked_to_stop
+from jaxdistill.run.stopping import Stopped, asked_to_stop
+from jaxdistill.run.workdir import Workdir
 from jaxdistill.types import Collected, Problem, Update
-from jaxdistill.workdir import Workdir
 
 GUARD = 'guard'  # the anchor that a rollback goes back to
 
@@ -313,8 +314,9 @@ class Loop:
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; one without any row takes none."""
     run, metrics = self.run, []
-    role = update.sets[0].role
-    prefix = '' if role == 'solver' else f'{role}_'
+    kind = update.sets[0].kind
+    # What is measured of the whole is that set's where there is only one.
+    prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
     parts = [
       make_minibatches(
         row_set,
@@ -332,7 +334,9 @@ class Loop:
     for batches in steps * update.epochs:
       if batches:
         self.state, values = self._step(self.state, self.frozen, {}, batches)
-        metrics.append({f'{prefix}{k}': v for k, v in values.items()})
+        metrics.append(
+          {prefix * (k in WHOLE) + k: v for k, v in values.items()}
+        )
     return metrics
 
   def player(self, params: Params) -> Player:

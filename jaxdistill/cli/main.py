@@ -7,7 +7,6 @@ jaxdistill chat --workdir runs/a
 import argparse
 import contextlib
 import errno
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,8 @@ from typing import Any
 
 from etils import epath
 
-from jaxdistill import options
+from jaxdistill.cli import options
+from jaxdistill.cli.caches import cache_compilations
 
 _FAILED = 1  # of the machine: a full disk
 _STOPPED = 130  # by Ctrl-C
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
   except SystemExit as e:  # help was asked for, or something is wrong
     return int(e.code or 0)
   if args.verb == 'doctor':
-    from jaxdistill import doctor
+    from jaxdistill.cli import doctor
 
     return doctor.main(as_json=args.json)
   from jaxdistill.config import ConfigError
@@ -60,26 +60,11 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def compile_cache() -> str:
-  """The folder of compiled programs."""
-  home = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-  own = os.path.join(os.path.expanduser(home), 'jaxdistill', 'xla')
-  return os.environ.get('JAX_COMPILATION_CACHE_DIR') or own
-
-
-def _cache_compilations() -> None:
-  import jax
-
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    jax.config.update('jax_compilation_cache_dir', compile_cache())
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-
-
 def _start(args: argparse.Namespace) -> None:
   """Joins the processes that a verb's options name."""
   from jaxdistill import dist
 
-  _cache_compilations()
+  cache_compilations()
   if 0 <= args.process_id < args.num_processes > 1:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
@@ -96,8 +81,8 @@ def _train(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdistill import dist
-  from jaxdistill.loop import Loop
-  from jaxdistill.workdir import Workdir
+  from jaxdistill.run.loop import Loop
+  from jaxdistill.run.workdir import Workdir
 
   with _one_line():  # before anything is loaded
     workdir = Workdir(args.workdir)
@@ -140,8 +125,8 @@ def _compare(args: argparse.Namespace) -> None:
   _start(args)
   import jax
 
-  from jaxdistill import compare
   from jaxdistill.plots import draw_comparison
+  from jaxdistill.run import compare
 
   first = jax.process_index() == 0
   with _one_line():
@@ -158,7 +143,7 @@ def _compare(args: argparse.Namespace) -> None:
       print(f'{i} of {len(planned)}: {arm}, seed {seed}{told}', flush=True)
     if not done:
       with _written():
-        compare.run(comparison, arm, seed, folder)
+        _train_arm(comparison.config(arm, seed), folder)
   if not first:
     return
   root = epath.Path(args.workdir)
@@ -173,6 +158,22 @@ def _compare(args: argparse.Namespace) -> None:
     *(('numbers', 'summary.json'),),
   ):
     print(f'The {what + ":":9} {root / name}')
+
+
+def _train_arm(config: Any, folder: epath.Path) -> None:
+  """Trains one run of a comparison from where its newest checkpoint left it."""
+  import jax
+
+  from jaxdistill import config as configs
+  from jaxdistill import dist
+  from jaxdistill.run.loop import Loop
+  from jaxdistill.run.workdir import Workdir
+
+  dist.by_first(Workdir(folder).free)  # before anything is loaded
+  configs.prepare(config)
+  run = configs.build(config)
+  with jax.set_mesh(run.mesh):
+    Loop(run, folder, config.to_dict()).train()
 
 
 def _chosen(what: str, text: str, known: Iterable[str]) -> list[str]:
@@ -232,7 +233,7 @@ def _written() -> Iterator[None]:
 
   from jaxdistill.checkpoint import STORAGE_ERRORS, RefusedError
   from jaxdistill.config import ConfigError
-  from jaxdistill.stopping import Stopped
+  from jaxdistill.run.stopping import Stopped
 
   # What Orbax fails of is raised as well, once; and what it was about to write
   # then finds its event loop closed, which its C++ tells this hook.
@@ -320,7 +321,7 @@ def _asked_config(args: argparse.Namespace) -> Any:
   from ml_collections import ConfigDict
 
   from jaxdistill import config as configs
-  from jaxdistill.workdir import read_config
+  from jaxdistill.run.workdir import read_config
 
   if args.anchor and not args.workdir:
     raise configs.ConfigError('--anchor needs --workdir')
@@ -362,10 +363,10 @@ def _asked(args: argparse.Namespace) -> Iterator[tuple]:
 
   from jaxdistill import config as configs
   from jaxdistill import dist
-  from jaxdistill.run import make_player
-  from jaxdistill.step import Params, param_shardings, place, split_params
+  from jaxdistill.run.ask import make_player
+  from jaxdistill.run.step import Params, param_shardings, place, split_params
 
-  _cache_compilations()
+  cache_compilations()
   run = configs.build(_asked_config(args))
   with jax.set_mesh(run.mesh):
     graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
@@ -422,9 +423,8 @@ def _stored_params(workdir: str, anchor: str | None, like: Any) -> Any:
 def _gap(args: argparse.Namespace) -> None:
   import json
 
-  from jaxdistill import before
   from jaxdistill.data.tasks import load_task
-  from jaxdistill.run import asked_by
+  from jaxdistill.run import gap as before
 
   if args.task:
     with _one_line():
@@ -432,7 +432,7 @@ def _gap(args: argparse.Namespace) -> None:
   with _asked(args) as (run, _, player):
     with _one_line():
       task = _task(args, run)
-      player = asked_by(task, player)
+      player = player.ending_at(task.ends)
       problems = before.problems_of(task, args.split, args.problems)
     if not args.json:
       print(
@@ -455,8 +455,8 @@ def _eval(args: argparse.Namespace) -> None:
   from jaxdistill.checkpoint import write_atomically
   from jaxdistill.config import ConfigError
   from jaxdistill.data.tasks import load_task
-  from jaxdistill.data.tokenizer import SymbolTokenizer
-  from jaxdistill.run import asked_by, evaluate
+  from jaxdistill.data.text.tokenizer import SymbolTokenizer
+  from jaxdistill.run.ask import evaluate
 
   if max(args.pass_k, default=0) > args.samples:
     raise ConfigError(
@@ -479,7 +479,7 @@ def _eval(args: argparse.Namespace) -> None:
     )
     with _one_line():
       task = _task(args, run)
-      player = asked_by(task, player)
+      player = player.ending_at(task.ends)
       problems = task.problems(args.split)
       n = min(len(problems), wanted.problems)
       if isinstance(run.loaded.tokenizer, SymbolTokenizer):
@@ -508,7 +508,6 @@ def _chat(args: argparse.Namespace) -> None:
   from jaxdistill import rewards
   from jaxdistill.data.tasks import load_task
   from jaxdistill.rollout import Sampling
-  from jaxdistill.run import asked_by
   from jaxdistill.types import Problem, Prompt
 
   if args.task:
@@ -518,7 +517,7 @@ def _chat(args: argparse.Namespace) -> None:
     with _one_line():
       sampling = Sampling(args.samples, run.eval.max_tokens, args.temperature)
       task, solver = _task(args, run), args.role == 'solver'
-      player = asked_by(task, player)
+      player = player.ending_at(task.ends)
       first = Problem('47+85', task, topic='add')
       if not task.name.startswith('small'):
         first = task.problems('train')[0]

@@ -147,7 +147,7 @@ def host() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
   """What the host could still give."""
-  from jaxdistill.memory import host_memory
+  from jaxdistill.run.memory import host_memory
 
   free = host_memory()
   if free is None:
@@ -168,7 +168,7 @@ def folders() -> Iterator[Finding]:
 
 def compile_cache() -> Iterator[Finding]:
   """Where compiled programs are kept, and how many there are."""
-  from jaxdistill.main import compile_cache
+  from jaxdistill.cli.caches import compile_cache
 
   path = compile_cache()
   mend = 'set XDG_CACHE_HOME to another'
@@ -237,7 +237,7 @@ def environment() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
   """What JAX finds and can do, asked of a process of its own."""
   found = []
-  for finding in elsewhere([sys.executable, '-m', 'jaxdistill.doctor']):
+  for finding in elsewhere([sys.executable, '-m', 'jaxdistill.cli.doctor']):
     found.append(finding)
     yield finding
   seen = ' '.join(f.said for f in found if f.name.startswith('device'))

@@ -1,0 +1,30 @@
+"""A run's config: complete defaults, checked overrides, and what it builds.
+
+Bad input ends in a `ConfigError`: one line that names the key or value and the
+nearest right one.
+"""
+
+from jaxdistill.config.building import build, prepare
+from jaxdistill.config.checks import check
+from jaxdistill.config.comparison import CONTROLS, Comparison
+from jaxdistill.config.keys import (
+  ConfigError,
+  base_config,
+  method_class,
+  override,
+)
+from jaxdistill.config.read import read_comparison, read_config
+
+__all__ = [
+  'CONTROLS',
+  'Comparison',
+  'ConfigError',
+  'base_config',
+  'build',
+  'check',
+  'method_class',
+  'override',
+  'prepare',
+  'read_comparison',
+  'read_config',
+]

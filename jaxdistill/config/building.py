@@ -1,0 +1,117 @@
+"""From a checked config to a run: the data set made, the model loaded."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxdistill import dist
+from jaxdistill.batch import Shapes
+from jaxdistill.config.parts import (
+  deltas_of,
+  eval_of,
+  guard_of,
+  method_of,
+  refusing,
+)
+from jaxdistill.data.tasks import JsonlTask, load_task
+from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.eval import parse_alarm
+from jaxdistill.models import load, store
+from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.run import memory
+from jaxdistill.run.run import Run
+from jaxdistill.types import Task
+
+
+def prepare(config: Any) -> None:
+  """Makes the data set, and finds a task that does not fit the method.
+
+  For who trains, before `build`. One process makes what several may share; what
+  is wrong is found by all of them, so that none waits for another.
+
+  Raises:
+    ConfigError: Says what does not fit.
+  """
+  _check_memory(config, trains=True)
+  task = load_task(config.task)
+  if jax.process_index() == 0:
+    with contextlib.suppress(ValueError):
+      for split in ('train', *config.eval.splits):
+        task.problems(split)
+  dist.barrier('data is made')
+  with refusing():
+    for split in config.eval.splits:
+      task.problems(split)
+    method_of(config).check(task)
+
+
+def build(config: Any) -> Run:
+  """What a checked config describes; loads the model."""
+  _check_memory(config, trains=False)
+  with refusing():
+    task = load_task(config.task)
+    mesh = dist.make_mesh(**config.mesh)
+    with jax.set_mesh(mesh):
+      loaded = load(
+        config.model,
+        deltas_of(config),
+        dtype=config.dtype,
+        # What moves is float32, so that small steps are not rounded away.
+        trunk_dtype='float32' if config.trainable == 'full' else config.dtype,
+        remat=config.remat,
+        seed=config.seed,
+        mesh=mesh,
+      )
+    if isinstance(loaded.tokenizer, SymbolTokenizer):
+      _check_symbols(task, loaded.tokenizer, config)
+    tokenizer = loaded.tokenizer.ending_at(task.ends)
+    loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
+    return Run(
+      seed=config.seed,
+      steps=config.steps,
+      tokens=config.tokens,
+      eval_every=config.eval_every,
+      checkpoint_every=config.checkpoint_every,
+      keep_checkpoints=config.keep_checkpoints,
+      keep_anchors=config.keep_anchors,
+      trainable=config.trainable,
+      method=method_of(config),
+      task=task,
+      loaded=loaded,
+      optimizer=OptimizerConfig(**config.optimizer),
+      shapes=Shapes(**config.batch),
+      max_prompts=config.max_prompts,
+      mesh=mesh,
+      anchors=dict(config.anchors),
+      eval=eval_of(config),
+      guard=guard_of(config, task),
+      alarms={
+        name: alarm
+        for name, text in config.alarms.items()
+        if (alarm := parse_alarm(text))
+      },
+    )
+
+
+def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
+  """Finds a problem that the shipped bases have no symbols for."""
+  for split in ('train', *config.eval.splits):
+    problems = task.problems(split)
+    few = isinstance(task, JsonlTask)  # others are all of one kind
+    for i in range(len(problems) if few else 1):
+      tokenizer.encode(task.solver_prompt(problems[i]))
+
+
+def _check_memory(config: Any, trains: bool) -> None:
+  with refusing():
+    memory.check(
+      store.describe(config.model),
+      deltas_of(config),
+      dist.make_mesh(**config.mesh),
+      trainable=config.trainable,
+      dtype=config.dtype,
+      trains=trains,
+      anchors=len(method_of(config).anchors),
+    )

@@ -1,0 +1,54 @@
+"""Arms that are compared under one budget."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdistill.config.keys import override
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Arms to be compared under one budget; what `jaxdistill compare` runs.
+
+  Attributes:
+    base: A run's config, with `tokens` set: what each run may generate.
+    arms: Name -> the keys that it changes (`{'method.samples': 4}`); the first
+      is the one that the others are held against.
+    seeds: For each arm, or by arm where they differ: `{'a': (0, 1), ...}`.
+  """
+
+  base: ConfigDict
+  arms: Mapping[str, Mapping[str, Any]]
+  seeds: Sequence[int] | Mapping[str, Sequence[int]]
+
+  def seeds_of(self, arm: str) -> tuple[int, ...]:
+    """The seeds of an arm."""
+    if isinstance(self.seeds, Mapping):
+      return tuple(self.seeds[arm])
+    return tuple(self.seeds)
+
+  def config(self, arm: str, seed: int) -> ConfigDict:
+    """The config of one run."""
+    config = ConfigDict(self.base.to_dict(), convert_dict=True)
+    override(config, self.arms[arm].items())
+    config.seed = seed
+    return config
+
+
+# What self-play is held against: each undoes one part of `sqlm`.
+CONTROLS: dict[str, dict[str, Any]] = {
+  'known_answers': {'method.solver_reward': 'known'},
+  'frozen_proposer': {'method.propose_every': 0},
+  'fixed_bank': {'method.propose_every': 0, 'method.bank': 1536},
+  'format_only': {
+    'method.solver_reward': 'format',
+    'method.proposer_reward': 'valid',
+  },
+  'random_reward': {
+    'method.solver_reward': 'random',
+    'method.propose_every': 0,
+  },
+}

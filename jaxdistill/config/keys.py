@@ -1,0 +1,193 @@
+"""What keys a config has, and how they are set."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxdistill import methods
+from jaxdistill.batch import Shapes
+from jaxdistill.data.tasks import python_file
+from jaxdistill.eval import GuardConfig, alarms
+from jaxdistill.methods.method import Method
+from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.run.run import EvalConfig
+from jaxdistill.spelling import among
+
+NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
+
+
+class ConfigError(ValueError):
+  """Input that cannot be right, said in one line."""
+
+
+def method_class(name: str) -> type:
+  """The dataclass in `methods/<name>.py`, or in the `.py` file of that name.
+
+  Raises:
+    ConfigError: There is no such file (the nearest is named), or what it
+      defines is not a method.
+  """
+  names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
+  names = [n for n in names if n not in ('method', 'policy_gradient')]
+  if name.endswith('.py'):
+    module, file = python_module(name), name
+  elif name in names:
+    file = f'methods/{name}.py'
+    module = importlib.import_module(f'jaxdistill.methods.{name}')
+  else:
+    raise ConfigError(f'there is no method {name!r}{among(name, names)}')
+  found = [
+    value
+    for value in vars(module).values()
+    if inspect.isclass(value)
+    and value.__module__ == module.__name__
+    and dataclasses.is_dataclass(value)
+    and hasattr(value, 'collect')
+  ]
+  if len(found) != 1:
+    raise ConfigError(
+      f'{file} must define one dataclass with `collect`; it has {len(found)}'
+    )
+  for field in dataclasses.fields(found[0]):
+    if field.default is field.default_factory is dataclasses.MISSING:
+      raise ConfigError(f'{file}: {field.name} needs a default')
+  undone = getattr(found[0], '__abstractmethods__', ())
+  for member in vars(Method):
+    there = hasattr(found[0], member) and member not in undone
+    if not member.startswith('_') and not there:
+      raise ConfigError(f'{file} has no {member!r} (its base may be Method)')
+  return found[0]
+
+
+def python_module(path: str) -> Any:
+  """What a file of Python defines.
+
+  Raises:
+    ConfigError: There is no such file (the nearest is named), or it does not
+      run.
+  """
+  try:
+    return python_file(path)
+  except ValueError as e:
+    file = epath.Path(path)
+    others = file.parent.glob('*.py') if not file.exists() else []
+    near = among(path, [str(p) for p in others])
+    raise ConfigError(f'{e}{near}') from None
+
+
+def base_config(method: str) -> ConfigDict:
+  """Every key of a run, with its default.
+
+  Args:
+    method: A file of `methods/`; its fields become keys of `config.method`.
+  """
+  config: Any = ConfigDict(convert_dict=True)
+  config.seed = 0
+  config.steps = 60
+  config.tokens = 0
+  config.eval_every = 10
+  config.checkpoint_every = 20
+  config.keep_checkpoints = 2
+  config.model = 'small-late'
+  config.dtype = 'float32'
+  config.remat = False
+  config.trainable = 'full'
+  config.roles = 'heads'
+  config.rank = 16
+  config.alpha = 16.0
+  config.task = 'small'
+  config.method = {'name': method} | fields_of(method_class(method)())
+  config.optimizer = fields_of(OptimizerConfig())
+  config.anchors = {'past': 'every:20'}
+  config.keep_anchors = 0
+  config.guard = fields_of(GuardConfig())
+  config.alarms = dict(alarms.DEFAULTS)
+  config.eval = fields_of(EvalConfig())
+  config.batch = fields_of(Shapes())
+  config.max_prompts = 512
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+  return config
+
+
+def fields_of(instance: Any) -> dict[str, Any]:
+  """The fields of a dataclass, and of those in it, as keys of a config."""
+  out = {}
+  for field in dataclasses.fields(instance):
+    value = getattr(instance, field.name)
+    inner = dataclasses.is_dataclass(value)
+    out |= fields_of(value) if inner else {field.name: value}
+  return out
+
+
+def filled(kind: type, values: dict[str, Any]) -> Any:
+  """The reverse of `fields_of`; other values than a field's are passed over."""
+  given = {}
+  for field in dataclasses.fields(kind):
+    default = field.default
+    if dataclasses.is_dataclass(default):
+      given[field.name] = filled(type(default), values)
+    elif field.name in values:
+      given[field.name] = values.pop(field.name)
+  return kind(**given)
+
+
+def override(config: Any, overrides: Iterable[tuple[str, Any]]) -> None:
+  """Sets keys of a config.
+
+  Args:
+    config: Changed in place.
+    overrides: Keys (`method.samples`) and values, as written or as they are.
+      A method's name is set first: it says which other keys there are.
+
+  Raises:
+    ConfigError: There is no such key (the nearest is named), or its type is
+      another.
+  """
+  pairs = list(overrides)
+  for key, value in sorted(pairs, key=lambda pair: pair[0] != 'method.name'):
+    _override(config, key, value)
+
+
+def _override(config: Any, key: str, text: Any) -> None:
+  keys = flat(config)
+  if key == 'method.name':
+    known = fields_of(method_class(text)())
+    kept = {k: v for k, v in config.method.items() if k in known}
+    config.method = known | kept | {'name': text}
+    return
+  section, _, name = key.partition('.')
+  if section in NAMED and name.isidentifier():
+    config[section][name] = text
+    return
+  if key not in keys:
+    raise ConfigError(f'there is no config key {key!r}{among(key, keys)}')
+  default = keys[key]
+  kind = type(default).__name__
+  try:
+    as_is = isinstance(default, str) or not isinstance(text, str)
+    value = text if as_is else ast.literal_eval(text)
+  except (ValueError, SyntaxError, TypeError):
+    raise ConfigError(f'config.{key} must be {kind}, not {text!r}') from None
+  if isinstance(default, float) and type(value) is int:
+    value = float(value)
+  if type(value) is not type(default):
+    raise ConfigError(f'config.{key} must be {kind}, not {text!r}')
+  with config.unlocked():
+    parent, _, leaf = key.rpartition('.')
+    (config[parent] if parent else config)[leaf] = value
+
+
+def flat(config: Any, prefix: str = '') -> dict[str, Any]:
+  """Every key of a config with its value, sections by dots."""
+  out = {}
+  for key, value in config.items():
+    inner = isinstance(value, ConfigDict)
+    out |= flat(value, f'{prefix}{key}.') if inner else {prefix + key: value}
+  return out

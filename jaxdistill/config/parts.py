@@ -1,0 +1,62 @@
+"""What the sections of a config stand for."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from jaxdistill.config.keys import ConfigError, filled, method_class
+from jaxdistill.eval import GuardConfig
+from jaxdistill.methods.method import Method
+from jaxdistill.models import Deltas
+from jaxdistill.run.run import EvalConfig
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+  """Turns what is wrong with a value into a `ConfigError`."""
+  try:
+    yield
+  except (ValueError, FileNotFoundError) as e:
+    raise ConfigError(str(e)) from None
+
+
+def deltas_of(config: Any) -> Deltas:
+  return Deltas(
+    per_role=config.roles,
+    lora=config.trainable == 'lora',
+    rank=config.rank,
+    alpha=config.alpha,
+  )
+
+
+def method_of(config: Any) -> Method:
+  """The method with the fields that `config.method` gives it.
+
+  Raises:
+    ConfigError: What is in a tuple is of another type.
+    ValueError: The method refuses a value.
+  """
+  fields: dict[str, Any] = {  # JSON has made lists of tuples
+    k: tuple(v) if isinstance(v, list) else v for k, v in config.method.items()
+  }
+  try:
+    return filled(method_class(fields.pop('name')), fields)
+  except TypeError as e:
+    raise ConfigError(f'config.method: {e}') from None
+
+
+def eval_of(config: Any) -> EvalConfig:
+  fields: dict[str, Any] = dict(config.eval)
+  fields['splits'] = tuple(fields['splits'])
+  return EvalConfig(**fields)
+
+
+def guard_of(config: Any, task: Any) -> GuardConfig:
+  """As configured; without a probe where the task has no problems for it."""
+  guard = GuardConfig(**config.guard)
+  try:
+    task.problems(guard.split)
+  except ValueError:
+    return dataclasses.replace(guard, every=0)
+  return guard

@@ -1,0 +1,89 @@
+"""Configs from files of Python."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdistill.config.checks import check_frame
+from jaxdistill.config.comparison import Comparison
+from jaxdistill.config.keys import ConfigError, override, python_module
+
+
+def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
+  """The config of a file, with overrides applied.
+
+  Args:
+    path: A Python file with `get_config()`.
+    overrides: Keys (`method.samples`) and values as written.
+
+  Raises:
+    ConfigError: No such file, key, or type.
+  """
+  config = _get_config(path)
+  if isinstance(config, Comparison):
+    raise ConfigError(f'{path} is a comparison: jaxdistill compare runs it')
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+  check_frame(config)
+  override(config, overrides)
+  _make_absolute(config)
+  return config
+
+
+def read_comparison(
+  path: str, overrides: Iterable[tuple[str, str]]
+) -> Comparison:
+  """The comparison of a file, with overrides applied to its base.
+
+  Args:
+    path: A Python file whose `get_config()` gives a `Comparison`.
+    overrides: As for `read_config`; what an arm sets, it sets all the same.
+
+  Raises:
+    ConfigError: No such file, key, or type, or no arms or seeds.
+  """
+  found = _get_config(path)
+  if not isinstance(found, Comparison):
+    raise ConfigError(
+      f'{path}: get_config() must return a Comparison (jaxdistill train runs '
+      'single runs)'
+    )
+  if not found.arms or not found.seeds:
+    raise ConfigError(f'{path}: a comparison needs arms and seeds')
+  if (
+    isinstance(found.seeds, Mapping) and found.seeds.keys() != found.arms.keys()
+  ):
+    odd = sorted({*found.seeds} ^ {*found.arms})
+    raise ConfigError(f'{path}: arms and seeds differ in {", ".join(odd)}')
+  overrides = list(overrides)
+  if any(key == 'seed' for key, _ in overrides):
+    raise ConfigError('config.seed: the seeds of a comparison are --seeds')
+  check_frame(found.base)
+  override(found.base, overrides)
+  _make_absolute(found.base)
+  if not found.base.tokens:
+    raise ConfigError(f'{path}: a comparison needs a budget, base.tokens')
+  return found
+
+
+def _make_absolute(config: Any) -> None:
+  """Lets the run be asked from any folder: its files are named in full."""
+  with config.unlocked():
+    for section, key in ((config, 'task'), (config.method, 'name')):
+      name = section[key]
+      if name.endswith(('.py', '.jsonl', '.parquet')) and '://' not in name:
+        section[key] = os.path.abspath(name)
+    if os.path.isdir(config.model):
+      config.model = os.path.abspath(config.model)
+
+
+def _get_config(path: str) -> Any:
+  module = python_module(path)
+  try:
+    return module.get_config()
+  except ConfigError:
+    raise
+  except (Exception, SystemExit) as e:  # it is the user's code
+    raise ConfigError(f'{path}: {type(e).__name__}: {e}') from None

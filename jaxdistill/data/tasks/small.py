@@ -1,0 +1,82 @@
+"""The small world as a task: its problems, prompts and answers."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from jaxdistill.data import small_world as world
+from jaxdistill.data.tasks.problems import right
+from jaxdistill.types import Problem, Problems, Task
+
+SMALL = ('small', 'small:corpus')
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallTask(Task):
+  """Arithmetic of the small world, with its answers.
+
+  Attributes:
+    corpus: Whether the train split is the pretraining corpus, not problems.
+  """
+
+  corpus: bool = False
+
+  @property
+  def name(self) -> str:
+    return SMALL[self.corpus]
+
+  @property
+  def asks(self) -> bool:
+    return not self.corpus
+
+  def problems(self, split: str) -> Problems:
+    return _problems(self, split)
+
+  def solver_prompt(self, problem: Problem) -> str:
+    return f'solve {problem.text}:'
+
+  def proposer_prompt(self, topic: Problem) -> str:
+    return f'propose {topic.topic}:'
+
+  def parse_problem(self, text: str) -> Problem | None:
+    found = world.read_sum(text)
+    if found is None:
+      return None
+    return Problem(text, self, answer=str(found.answer), topic=found.operation)
+
+  def held_out(self, problem: Problem) -> bool:
+    found = world.read_sum(problem.text)
+    return found is not None and found.split != 'train'
+
+  def parse_answer(self, text: str) -> str | None:
+    return world.read_answer(text)
+
+  def reward(
+    self, problem: Problem, answers_G: Sequence[str | None]
+  ) -> list[float]:
+    return right(problem, answers_G)
+
+
+@functools.lru_cache
+def _problems(task: SmallTask, split: str) -> Problems:
+  from jaxdistill.data import builders  # TFDS takes half a second to import
+
+  if task.corpus and split == 'train':
+
+    def read(example):
+      pair = example['prompt'], example['response']
+      return Problem(example['prompt'], task, demonstration=pair)
+
+    documents: Any = builders.source('corpus', split).map(read)
+    return documents
+
+  def read(example):
+    text, answer = example['text'], example['answer']
+    found = world.read_sum(text)
+    assert found is not None, f'{text} is in the data but not of the world'
+    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0)
+    return Problem(text, task, answer, example['operation'], pair)
+
+  problems: Any = builders.source('problems', split).map(read)
+  return problems

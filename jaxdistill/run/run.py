@@ -1,0 +1,55 @@
+"""What a run is made of."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from jaxdistill.batch import Shapes
+from jaxdistill.eval import Alarm, GuardConfig
+from jaxdistill.methods.method import Method
+from jaxdistill.models.store import Loaded
+from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.types import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """What is measured on held-out problems.
+
+  Attributes:
+    splits: Of the task; the first is shown in the progress bar.
+    problems: Most problems per split.
+    samples: Responses per problem.
+    max_tokens: Longest response.
+  """
+
+  splits: tuple[str, ...] = ('test', 'ood')
+  problems: int = 500
+  samples: int = 4
+  max_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a run is made of, built from its config by `config.build`."""
+
+  seed: int
+  steps: int
+  tokens: int
+  eval_every: int
+  checkpoint_every: int
+  keep_checkpoints: int
+  keep_anchors: int
+  trainable: str
+  method: Method
+  task: Task
+  loaded: Loaded
+  optimizer: OptimizerConfig
+  shapes: Shapes
+  max_prompts: int
+  mesh: jax.sharding.Mesh
+  anchors: Mapping[str, str]
+  eval: EvalConfig
+  guard: GuardConfig
+  alarms: Mapping[str, Alarm]

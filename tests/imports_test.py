@@ -28,7 +28,10 @@ TABLE = {
   'batch': ('types', 'dist'),
   'models': ('dist', 'data.text', 'data.small_world', 'spelling'),
   'anchors': ('checkpoint', 'dist'),
-  'rollout': ('models', 'data.text', 'batch', 'types', 'dist'),
+  'rollout': (
+    *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),
+    'dist',
+  ),
   'eval': ('rollout', 'rewards', 'types', 'dist.hosts'),
   'methods': (
     *('data', 'rollout', 'rewards', 'losses', 'types', 'spelling'),

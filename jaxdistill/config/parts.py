@@ -23,6 +23,7 @@ def refusing() -> Iterator[None]:
 
 def deltas_of(config: Any) -> Deltas:
   return Deltas(
+    roles=method_of(config).roles,
     per_role=config.roles,
     lora=config.trainable == 'lora',
     rank=config.rank,

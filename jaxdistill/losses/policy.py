@@ -38,7 +38,7 @@ def sequence_ratio(
     trained: Which tokens are of a response.
     segments: Which response of the packed sequence a token is of.
   """
-  return _over_responses(jnp.where(trained, log_ratio, 0), segments)
+  return sum_over(jnp.where(trained, log_ratio, 0), segments)
 
 
 def sequence_mean_ratio(
@@ -53,12 +53,24 @@ def sequence_mean_ratio(
     trained: Which tokens are of a response.
     segments: Which response of the packed sequence a token is of.
   """
-  count = _over_responses(trained.astype(log_ratio.dtype), segments)
+  count = sum_over(trained.astype(log_ratio.dtype), segments)
   total = sequence_ratio(log_ratio, trained, segments)
   return total / jnp.maximum(count, 1)
 
 
-def _over_responses(values, segments):
+def sum_over(
+  values: Float[Array, 'B R'], segments: Int[Array, 'B R']
+) -> Float[Array, 'B R']:
+  """The sum over each response, or pair, at every one of its tokens.
+
+  A value per response is written so: the same at each of its tokens, each of
+  them with the weight `1 / length`.
+
+  Args:
+    values: One per token.
+    segments: `Batch.segments`, or `Batch.pairs`.
+  """
+
   def row(values, segments):
     sums = jax.ops.segment_sum(values, segments, values.shape[0] + 1)
     return sums[segments]

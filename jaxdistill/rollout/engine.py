@@ -21,7 +21,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill.dist import constrain
-from jaxdistill.models.decoder import Cache, Prompts, Unrolled
+from jaxdistill.models.decoder import Cache, Prompts
+from jaxdistill.models.layers import Unrolled
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
 
 Responses = tuple[

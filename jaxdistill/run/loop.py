@@ -16,6 +16,7 @@ import grain
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 from tqdm import tqdm
 
 from jaxdistill import dist
@@ -23,11 +24,15 @@ from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
 from jaxdistill.checkpoint import Checkpoints, RefusedError, abstract
 from jaxdistill.eval import Alarms
+from jaxdistill.methods.method import anchors_of
+from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
+from jaxdistill.run import records
 from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
   make_player,
+  place_teacher,
   probe,
   reduce_metrics,
   share,
@@ -41,6 +46,7 @@ from jaxdistill.run.step import (
   param_shardings,
   place,
   split_params,
+  with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
 from jaxdistill.run.workdir import Workdir
@@ -67,12 +73,15 @@ class Loop:
     dist.by_first(lambda: self.workdir.claim(config))
     self.workdir.claim(config)  # now that process 0 has written it, by all
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    rules = {**run.anchors, **run.method.anchors, GUARD: 'frozen'}
+    needed = anchors_of(run.method)
+    asked = {name: anchor.rule for name, anchor in needed.items()}
+    rules = {**run.anchors, **asked, GUARD: 'frozen'}
     self.anchors = Anchors(
       Bank(epath.Path(root) / 'anchors', run.keep_anchors),
-      {name: parse_rule(rule) for name, rule in rules.items()},
-      run.method.anchors,
+      {n: parse_rule(r) for n, r in rules.items() if n not in run.teachers},
+      needed.keys() - run.teachers.keys(),
       run.seed,
+      [n for n, anchor in needed.items() if anchor.clock == 'optimizer'],
     )
     self.graphdef, params, frozen = split_params(
       run.loaded.model, run.trainable
@@ -88,7 +97,14 @@ class Loop:
     self._layout = param_shardings(
       (*params, frozen), run.mesh, dist.DECODE_RULES
     )
-    self._step = make_step(self.graphdef, run.method.loss, run.optimizer)
+    self._teachers = {n: place_teacher(t, run) for n, t in run.teachers.items()}
+    self._in_loss = [n for n, anchor in needed.items() if anchor.in_loss]
+    self._step = make_step(
+      self.graphdef,
+      run.method.loss,
+      run.optimizer,
+      {n: self._graph_of(n) for n in self._in_loss},
+    )
     problems: Any = run.task.problems('train')  # read by index, lists too
     problems = grain.MapDataset.source(problems)
     self._problems = problems.shuffle(seed=run.seed).repeat()
@@ -282,6 +298,8 @@ class Loop:
     begin = time.perf_counter()
     collected = self._collect(step)
     self.method_state = collected.state
+    if collected.adopt is not None:
+      self._adopt(collected.adopt)
     self.workdir.transcripts(step, collected.transcripts)
     metrics = reduce_metrics(collected.metrics)
     middle = time.perf_counter()
@@ -302,7 +320,9 @@ class Loop:
   def _collect(self, step: int) -> Collected:
     # Copies that are laid out for decoding live no longer than this call.
     players = {
-      name: self.player(self.anchors.params[name])
+      name: self._teachers[name]
+      if name in self._teachers
+      else self.player(self.anchors.params[name])
       for name in self.run.method.anchors
     }
     players['policy'] = self.player(self.state.params)
@@ -310,6 +330,33 @@ class Loop:
     return self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
     )
+
+  def _adopt(self, player: Player) -> None:
+    """The policy becomes what an adapted player is."""
+    if self.run.trainable != 'full':
+      raise ValueError(
+        'an adapter can be added to the trunk where config.trainable is full; '
+        f'here it is {self.run.trainable}'
+      )
+    state = merged(nnx.merge(player.graphdef, *player.params))
+    model = nnx.merge(self.graphdef, state)
+    _, params, _ = split_params(model, self.run.trainable)
+    params = place(params, param_shardings(params, self.run.mesh))
+    self.state = self.state._replace(params=params)
+
+  def _teachers_sha256(self) -> dict[str, str]:
+    return {name: t.loaded.sha256 for name, t in self.run.teachers.items()}
+
+  def _graph_of(self, name: str) -> Any:
+    teacher = self._teachers.get(name)
+    return teacher.graphdef if teacher else self.graphdef
+
+  def _parts_of(self, name: str) -> tuple:
+    """The parameters of an anchor, as its graph wants them."""
+    teacher = self._teachers.get(name)
+    if teacher:
+      return teacher.params
+    return (*self.anchors.params[name], self.frozen)
 
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; one without any row takes none."""
@@ -331,13 +378,24 @@ class Loop:
       tuple(batch for batch in batches if batch is not None)
       for batches in zip(*parts, strict=True)
     ]
+    if update.fresh_optimizer:
+      self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
     for batches in steps * update.epochs:
       if batches:
-        self.state, values = self._step(self.state, self.frozen, {}, batches)
-        metrics.append(
-          {prefix * (k in WHOLE) + k: v for k, v in values.items()}
+        anchors = {name: self._parts_of(name) for name in self._in_loss}
+        self.state, values = self._step(
+          self.state, self.frozen, anchors, batches
         )
+        named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
+        metrics.append(named)
+        self._anchors_after_update(named)
     return metrics
+
+  def _anchors_after_update(self, metrics: Mapping[str, jax.Array]) -> None:
+    if self.anchors.by_update:
+      seen = {f'train/{k}': float(v) for k, v in metrics.items()}
+      step = int(self.state.step)
+      self.anchors.after_update(step, self.state.params, seen)
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture, laid out for decoding."""
@@ -382,7 +440,8 @@ class Loop:
         'anchors': anchors,
         'seen': {k: v for k, v in self._seen.items() if math.isfinite(v)},
         'model': self.run.loaded.sha256,
-        'method': self.method_state,
+        'method': records.put(self.workdir.path, self.method_state),
+        'teachers': self._teachers_sha256(),
         'tokens': self.tokens,
         'seconds': self.seconds,
         'alarms': self.alarms.state(),
@@ -412,7 +471,12 @@ class Loop:
         f'{record["model"][:12]}; config.model now has '
         f'{self.run.loaded.sha256[:12]}'
       )
-    self.method_state = record['method']
+    if record['teachers'] != self._teachers_sha256():
+      raise RefusedError(
+        f'{self.workdir.path} was taught by other models than its config names '
+        'now: their SHA-256 differ'
+      )
+    self.method_state = records.get(self.workdir.path, record['method'])
     self.tokens, self.seconds = record['tokens'], record['seconds']
     self.first_step, self._seen = step, record['seen']
     self.alarms.resume(record['alarms'])

@@ -123,6 +123,8 @@ def test_dpo_pairs(trained):
   assert first['train/margin'] > 0
   assert first['train/loss'] < np.log(2)
   assert int(loop.state.step) == 4
+  # Moments began anew at each run step, the clock of the rate went on.
+  assert int(loop.state.shared_opt[0].count) == 2
 
 
 def test_seal_inner_trainings(trained, tmp_path):
@@ -138,6 +140,29 @@ def test_an_external_teacher_s_tokens(trained, tmp_path):
   _, lines, _ = trained('teacher', model='small-early')
   assert lines[0]['train/kl_teacher'] > 0.01
   assert not (tmp_path / 'run' / 'anchors' / 'teacher').exists()
+
+
+TASK = """
+from jaxdistill.data.tasks import SmallTask
+
+def recall(player, problems, *, samples, max_tokens, key, pass_k=()):
+  assert player.tokenizer and samples == 2 and max_tokens == 24
+  return {'recall': [float(p.row % 2) for p in problems]}
+
+class Facts(SmallTask):
+  @property
+  def evaluator(self):
+    return recall
+
+task = Facts()
+"""
+
+
+def test_a_task_says_what_is_measured_of_it(trained, tmp_path):
+  (tmp_path / 'facts.py').write_text(TASK)
+  _, lines, _ = trained('rft', task=str(tmp_path / 'facts.py'))
+  found = {k: v for k, v in lines[0].items() if k.startswith('eval/')}
+  assert found == {'eval/test/recall': 0.5, 'eval/test/problems': 8}
 
 
 def test_rft_a_verifier_by_choices(trained):

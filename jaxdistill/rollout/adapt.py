@@ -6,7 +6,6 @@ future. Each candidate trains a low-rank adapter of its own on the same trunk,
 which is there once; all of them in one compiled program.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -124,4 +123,5 @@ def merged(model: Decoder) -> nnx.State:
     kernel, (a, b) = linear.kernel[...], linear.inner
     delta = linear.inner_scale * (a[...] @ b[...])
     linear.kernel.set_value((kernel + delta).astype(kernel.dtype))
-  return nnx.split(model, InnerDelta, ...)[2]
+  _, _, rest = nnx.split(model, InnerDelta, ...)
+  return rest

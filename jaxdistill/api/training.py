@@ -1,7 +1,8 @@
 """Training, whole or a step at a time."""
 
 import os
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -30,6 +31,8 @@ class Steps(Iterator[dict[str, float]]):
 
   def __init__(self, loop: Loop):
     self.loop, self._lines = loop, loop.steps()
+    # Also where it is forgotten, or the program ends.
+    self._leave = weakref.finalize(self, _leave, loop, self._lines)
 
   def __next__(self) -> dict[str, float]:
     with jax.set_mesh(self.loop.run.mesh):
@@ -37,17 +40,12 @@ class Steps(Iterator[dict[str, float]]):
 
   def close(self) -> None:
     """Leaves the run: saves it if it has not ended, and unlocks its folder."""
-    with jax.set_mesh(self.loop.run.mesh):
-      self._lines.close()
-    self.loop.workdir.close()
+    self._leave()
 
   def __enter__(self) -> 'Steps':
     return self
 
   def __exit__(self, *_) -> None:
-    self.close()
-
-  def __del__(self) -> None:
     self.close()
 
   @property
@@ -71,6 +69,12 @@ class Steps(Iterator[dict[str, float]]):
     if jax.process_index() == 0:
       self.result.draw()
     return self.result
+
+
+def _leave(loop: Loop, lines: Generator) -> None:
+  with jax.set_mesh(loop.run.mesh):
+    lines.close()
+  loop.workdir.close()
 
 
 def train(

@@ -8,6 +8,7 @@ never stopped.
 import dataclasses
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -168,7 +169,8 @@ class Loop:
       try:
         yield line
       except GeneratorExit:
-        self._rest(step + 1)
+        if threading.main_thread().is_alive():  # Orbax starts others
+          self._rest(step + 1)
         raise
       if stop(step):
         bar.close()

@@ -8,8 +8,9 @@ never stopped.
 import dataclasses
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -91,6 +92,7 @@ class Loop:
     self.method_state = run.method.init()
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+    self.summary: dict[str, Any] = {}  # once it has come to its end
     self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
     self.alarms = Alarms(run.alarms, run.guard.window, run.guard.errors)
     self.rollbacks, self.stopped = 0, ''
@@ -115,19 +117,32 @@ class Loop:
       raise
 
   def train(self) -> dict[str, Any]:
-    """Runs to the last step, or until its tokens are spent.
+    """Runs to the last step, or until its tokens are spent; the summary.
 
     Raises:
       Stopped: It was asked to stop, and has saved.
       OSError: A file could not be written; what is on disk stays usable.
     """
+    for _ in self.steps():
+      pass
+    return self.summary
+
+  def steps(self) -> Generator[dict[str, float], None, None]:
+    """The same a line of `metrics.jsonl` at a time.
+
+    The line of the last step comes once the run has ended, and is followed by
+    that of its end. Closed before, it saves and lets others in.
+
+    Raises:
+      Stopped: As `train`, and `OSError`.
+    """
     try:
       with asked_to_stop() as stop:
-        return self._train(stop)
+        yield from self._steps(stop)
     finally:
       self.workdir.close()
 
-  def _train(self, stop: Callable[[int], bool]) -> dict[str, Any]:
+  def _steps(self, stop: Callable[[int], bool]) -> Iterator[dict[str, float]]:
     run = self.run
     finished = self.finished()
     self.checkpoints.forget_after(self.first_step)
@@ -146,11 +161,12 @@ class Loop:
     )
     bar.set_postfix_str('the first step compiles')
     shown: dict[str, float] = {}
+    last: list[dict[str, float]] = []
     for step in bar:
       begin = time.perf_counter()
       metrics = self._guard(step)
       if self.stopped:
-        self._end(step, metrics)
+        last = [self._end(step, metrics)]
         break
       # What is evaluated is what is trained on: after a step back, that.
       metrics |= self._evaluate() if step % run.eval_every == 0 else {}
@@ -162,20 +178,27 @@ class Loop:
       self.workdir.log(step, metrics)
       shown |= metrics
       bar.set_postfix_str(self._progress(shown))
+      line = {'step': step} | metrics
       if self._spent() or step + 1 == run.steps:
-        self._end(step + 1)
+        last = [line, self._end(step + 1)]
         break
-      stopping = stop(step)
-      if stopping or (step + 1) % run.checkpoint_every == 0:
-        self._save(step + 1)
-      self.checkpoints.seal(wait=stopping)
-      if stopping:
+      try:
+        yield line
+      except GeneratorExit:
+        if threading.main_thread().is_alive():  # Orbax starts others
+          self._rest(step + 1)
+        raise
+      if stop(step):
         bar.close()
-        self.checkpoints.close()
+        self._rest(step + 1)
         raise Stopped(f'{self.workdir.path} is saved at step {step + 1}')
+      if (step + 1) % run.checkpoint_every == 0:
+        self._save(step + 1)
+      self.checkpoints.seal()
     bar.close()
     self.checkpoints.close()
-    return self._summary()
+    self.summary = self._summary()
+    yield from last
 
   def finished(self) -> bool:
     """Whether nothing is left to do from where the run was taken up."""
@@ -185,7 +208,9 @@ class Loop:
   def _spent(self) -> bool:
     return 0 < self.run.tokens <= self.tokens
 
-  def _end(self, step: int, metrics: dict[str, float] | None = None) -> None:
+  def _end(
+    self, step: int, metrics: dict[str, float] | None = None
+  ) -> dict[str, float]:
     begin = time.perf_counter()
     if metrics is None:
       metrics = self._guard(step, last=True)
@@ -199,6 +224,12 @@ class Loop:
     self.checkpoints.forget_after(step - 1)
     dist.barrier('nothing is saved at the end yet')
     self._save(step)
+    return {'step': step} | metrics
+
+  def _rest(self, step: int) -> None:
+    """Saves before the end, so that the run may go on from here."""
+    self._save(step)
+    self.checkpoints.close()
 
   def _summary(self) -> dict[str, Any]:
     return self.workdir.summarise(

@@ -98,7 +98,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(pure(state)),
-          record=ocp.args.JsonSave(json.loads(_to_json(record))),
+          record=ocp.args.JsonSave(json.loads(to_json(record))),
         ),
       )
     if not saved:
@@ -221,7 +221,7 @@ class Checkpoints:
         raise ValueError(
           f'checkpoint {step} of {self._root} has no array {name!r}'
         )
-    record = json.loads(json.dumps(found['record']), object_hook=_from_json)
+    record = json.loads(json.dumps(found['record']), object_hook=from_json)
     return restored(found['state'], like), record
 
   def forget_after(self, step: int) -> None:
@@ -422,7 +422,9 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
   partial.replace(path)
 
 
-def _to_json(record: Any) -> str:
+def to_json(record: Any) -> str:
+  """JSON with numpy arrays in it; `from_json` is its `object_hook`."""
+
   def encode(x):
     if isinstance(x, np.ndarray):
       data = base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
@@ -434,7 +436,8 @@ def _to_json(record: Any) -> str:
   return json.dumps(record, default=encode)
 
 
-def _from_json(x: dict) -> Any:
+def from_json(x: dict) -> Any:
+  """Arrays as `to_json` wrote them; anything else as it is."""
   if x.keys() == {'ndarray', 'dtype', 'shape'}:
     data = base64.b64decode(x['ndarray'])
     return np.frombuffer(data, x['dtype']).reshape(x['shape']).copy()

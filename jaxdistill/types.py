@@ -4,13 +4,22 @@ Data flows through them in this order:
 
   Problem -> Prompt -> Rollout -> Row -> (arrays, made in `batch.py`)
 
-Ragged axes are named by suffix: `_P` problems, `_G` samples of one problem,
-`_T` tokens.
+One alphabet of axes, in shapes (`Float[Array, 'B T']`) and as suffixes of
+ragged lists (`rollouts_PG`); a letter is one thing everywhere:
+
+  P problems       G samples of one   T tokens        R scored tokens of them
+  B sequences      M microbatches     C of a chunk, or choices
+  E candidates of inner trainings     X steps of these
+  L layers         D width            N query heads   K key-value heads
+  H width of one   F angles of one    V vocabulary    I, O sides of a linear
+  A rank           S slots of prompts that have been read
+  W shards         J samples on one   U rows on one: samples alike so far
+  Z whatever axes there are
 """
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -92,6 +101,14 @@ class Task(Protocol):
     """What each answer to a problem is worth to methods that are told."""
     ...
 
+  @property
+  def evaluator(self) -> Callable[..., Mapping[str, Sequence[float]]] | None:
+    """What is observed on held-out problems, in `eval.accuracy`'s place.
+
+    It is called like that function; None is that function.
+    """
+    return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -117,16 +134,40 @@ class Problem:
   row: int = 0
 
 
+class Message(NamedTuple):
+  """What somebody said.
+
+  Attributes:
+    author: `system`, `user` or `assistant`.
+    text: What.
+  """
+
+  author: Literal['system', 'user', 'assistant']
+  text: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """What a player is given: a role (whose deltas are used) and a text.
+  """What a player is given: a role (whose deltas are used) and messages.
 
-  `row` is the global address from which the samples' randomness is folded.
+  Attributes:
+    role: Who answers.
+    text: What is asked, the last message.
+    row: Global address from which the samples' randomness is folded.
+    before: The messages before it.
+    think: Whether a model that can think first does; None is as the run says.
   """
 
   role: str
   text: str
   row: int = 0
+  before: tuple[Message, ...] = ()
+  think: bool | None = None
+
+  @property
+  def messages(self) -> tuple[Message, ...]:
+    """All of them, in turn."""
+    return (*self.before, Message('user', self.text))
 
   @classmethod
   def solve(cls, problem: Problem) -> 'Prompt':
@@ -141,18 +182,23 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """One sampled response.
+  """What a player said to a prompt: a response, or several turns of them.
 
   Attributes:
     prompt: What was asked.
     prompt_T: Prompt token ids, int32[P].
-    tokens_T: Response token ids, the end mark included, int32[T].
+    tokens_T: Response token ids, the end mark included, int32[T]. Of several
+      turns, all of them with the observations between.
     logp_T: log-prob of each response token under the *full* softmax at the
       sampling temperature, float32[T].
     kept_T: log of the probability mass that top-k and top-p kept, float32[T];
       `logp_T - kept_T` is the log-prob under which the token was drawn.
     finish: `'stop'` or `'length'` (cut: such a response has no vote).
-    text: The response as text.
+    text: The (last) response as text.
+    turn_T: Which response a token is of, from 0; -1 for an observation, whose
+      log-probs are 0, int32[T]. All 0, if not given.
+    earlier: The responses before the last.
+    vocabulary: What the ids are of, see `Tokenizer.vocabulary`.
   """
 
   prompt: Prompt
@@ -162,6 +208,17 @@ class Rollout:
   kept_T: np.ndarray
   finish: Literal['stop', 'length']
   text: str
+  turn_T: np.ndarray = dataclasses.field(default_factory=lambda: _ALL_FIRST)
+  earlier: tuple[str, ...] = ()
+  vocabulary: str = ''
+
+  def __post_init__(self):
+    if self.turn_T is _ALL_FIRST:
+      zeros = np.zeros(len(self.tokens_T), np.int32)
+      object.__setattr__(self, 'turn_T', zeros)
+
+
+_ALL_FIRST = np.zeros(0, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +236,11 @@ class Row:
     weight_R: Weight of each one's value; 0 where nothing is trained,
       float32[R].
     total: What this row adds to the denominator.
-    fields: What else the loss reads, one float32[R] each.
+    fields: What else the loss reads, [R, ...] each; see `RowSet.fields`.
+    pair: Rows of one set that have the same number are in one microbatch, and
+      in one packed sequence of it: the halves of a pair.
+    teacher_prompt_T: What a teacher reads before the same response, int32[T];
+      see `Batch.over_targets`.
   """
 
   prompt_T: np.ndarray
@@ -187,39 +248,67 @@ class Row:
   weight_R: np.ndarray
   total: float
   fields: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  pair: int | None = None
+  teacher_prompt_T: np.ndarray | None = None
 
   def __post_init__(self):
-    if not len(self.prompt_T):
-      raise ValueError('a row needs a prompt: nothing predicts a first token')
+    for prompt_T in (self.prompt_T, self.teacher_prompt_T):
+      if prompt_T is not None and not len(prompt_T):
+        raise ValueError('a row needs a prompt: nothing predicts a first token')
 
   def __len__(self) -> int:
     return len(self.prompt_T) + len(self.response_R)
 
 
 def response_row(
-  rollout: Rollout, weight: float, total: float, **fields: float | np.ndarray
+  rollout: Rollout,
+  weight: float | np.ndarray,
+  total: float,
+  *,
+  pair: int | None = None,
+  teacher_prompt_T: np.ndarray | None = None,
+  **fields: float | np.ndarray,
 ) -> Row:
-  """A row that trains a response.
+  """A row that trains a response; observations in it are read, not trained.
 
   Args:
     rollout: The sampled response.
-    weight: Weight of each response token.
+    weight: Weight of each response token, one for all or float[R].
     total: What the row adds to the denominator.
-    **fields: A number for all response tokens, or one per response token.
+    pair: See `Row`.
+    teacher_prompt_T: See `Row`.
+    **fields: A number for all response tokens, or [R, ...].
   """
 
   def spread(value):
-    return np.zeros(len(rollout.tokens_T), np.float32) + np.asarray(
-      value, np.float32
-    )
+    value = np.asarray(value)
+    if value.ndim > 1 or (value.ndim and value.dtype.kind == 'i'):
+      return value
+    return np.zeros(len(rollout.tokens_T), np.float32) + np.float32(value)
 
   return Row(
     prompt_T=rollout.prompt_T,
     response_R=rollout.tokens_T,
-    weight_R=spread(weight),
+    weight_R=np.where(rollout.turn_T < 0, np.float32(0), spread(weight)),
     total=total,
     fields={name: spread(value) for name, value in fields.items()},
+    pair=pair,
+    teacher_prompt_T=teacher_prompt_T,
   )
+
+
+class Field(NamedTuple):
+  """What a loss reads of each response token.
+
+  Attributes:
+    name: Of it.
+    shape: Of one token's value: `(k,)` for k of a teacher's tokens, say.
+    dtype: `float32` or `int32`.
+  """
+
+  name: str
+  shape: tuple[int, ...] = ()
+  dtype: Literal['float32', 'int32'] = 'float32'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,19 +318,28 @@ class RowSet:
   Attributes:
     role: Whose deltas these rows train.
     rows: This host's rows; may be empty.
-    fields: Names of the fields, per response token; given here because a host
-      with no rows must still agree on them.
+    fields: The fields, per response token, a name for a single float; given
+      here because a host with no rows must still agree on them.
     coefficients: Numbers that the loss reads (clip range, KL weight, ...).
     kind: What tells the sets of a method apart: a loss reads it as
       `batch.kind`, and the set's metrics are `train/KIND_NAME`; `train/NAME` if
       it is empty.
+    paired: Whether rows have a `pair`.
+    taught: Whether rows have a `teacher_prompt_T`.
   """
 
   role: str
   rows: Sequence[Row]
-  fields: tuple[str, ...] = ()
+  fields: tuple[str | Field, ...] = ()
   coefficients: Mapping[str, float] = dataclasses.field(default_factory=dict)
   kind: str = ''
+  paired: bool = False
+  taught: bool = False
+
+  @property
+  def specs(self) -> tuple[Field, ...]:
+    """The fields, each with its shape and dtype."""
+    return tuple(Field(f) if isinstance(f, str) else f for f in self.fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,11 +350,14 @@ class Update:
     sets: The row sets (usually one).
     epochs: How often the rows are gone through.
     minibatches: Optimizer steps per epoch.
+    fresh_optimizer: Whether moments begin at zero here; the learning rate's
+      clock goes on.
   """
 
   sets: tuple[RowSet, ...]
   epochs: int = 1
   minibatches: int = 1
+  fresh_optimizer: bool = False
 
   def __post_init__(self):
     kinds = [row_set.kind for row_set in self.sets]
@@ -264,16 +365,59 @@ class Update:
       raise ValueError(f'two sets of one update are of one kind: {kinds}')
 
 
+@dataclasses.dataclass(frozen=True)
+class Anchor:
+  """A frozen self, or a teacher, that a method needs.
+
+  Attributes:
+    rule: When it moves, see `anchors/rules.py`.
+    in_loss: Whether the loss itself reads it: `loss` gets it as a decoder.
+    clock: What its rule counts: steps of the run, or of the optimizer.
+  """
+
+  rule: str
+  in_loss: bool = False
+  clock: Literal['run', 'optimizer'] = 'run'
+
+
+class Records(Sequence[Any]):
+  """What a method has built once: JSON, with numpy arrays in it if need be.
+
+  In a method's state it is kept as a file of the run, named by its hash and
+  checked against it; a checkpoint holds the hash only.
+
+  Args:
+    records: One JSON value a line. They are not to be changed.
+  """
+
+  def __init__(self, records: Iterable[Any]):
+    self._records = tuple(records)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: Any) -> Any:
+    return self._records[index]
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Records) and self._records == other._records
+
+  __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
 class Collected(NamedTuple):
   """What a method's `collect` hands to the loop.
 
   Attributes:
     updates: In the order in which they are applied.
-    state: The method's next state (JSON and numpy, equal on every host).
+    state: The method's next state (JSON, numpy and `Records`, equal on every
+      host).
     metrics: name -> observations of this host; the loop averages them over
       all observations of all hosts. Every host gives the same names.
     transcripts: JSON objects for `rollouts/`, on disk before the first update.
     tokens: How many tokens this host generated.
+    adopt: A player from `Player.adapted` whose adapter is added to the trunk
+      before the updates.
   """
 
   updates: Sequence[Update]
@@ -281,3 +425,4 @@ class Collected(NamedTuple):
   metrics: Mapping[str, Sequence[float] | np.ndarray]
   transcripts: Sequence[Mapping[str, Any]] = ()
   tokens: int = 0
+  adopt: Any = None

@@ -91,7 +91,8 @@ def common(first, second):
 
 def parts(batch):
   """The arrays of a batch that have microbatches and sequences."""
-  return {n: getattr(batch, n) for n in (*READ, *SCORED)} | batch.fields
+  scored = {n: getattr(batch, n) for n in SCORED[1:]}
+  return vars(batch.reading) | scored | batch.fields
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -149,7 +150,7 @@ def test_packing_by_hand():
   ]
   rows.append(make_row(draw, [1, 2], [9]))
   places, used = pack(rows, 8)
-  assert [dataclasses.astuple(p) for p in places] == [
+  assert [(p.sequence, p.shared, p.start, p.scored) for p in places] == [
     (0, 0, 0, 0),
     (2, 0, 0, 0),
     (0, 2, 5, 3),
@@ -232,10 +233,14 @@ def test_rows_without_a_response_stand_in_nobody_s_way(one_device, seed):
   batch, places = make_batch(
     RowSet('', rows, FIELDS), 0, one_device, Shapes(16, 1)
   )
-  tokens, until = (np.asarray(x)[0, 0] for x in (batch.tokens, batch.until))
+  tokens, until = (
+    np.asarray(x)[0, 0] for x in (batch.reading.tokens, batch.reading.until)
+  )
   assert np.count_nonzero(until) == 4 + 4
   for row, sources in zip(
-    rows, take_rows(batch.sources.astype('float32'), places, rows), strict=True
+    rows,
+    take_rows(batch.reading.sources.astype('float32'), places, rows),
+    strict=True,
   ):
     for t, source in enumerate(sources.astype(int)):
       seen = [j for j in range(source + 1) if source < until[j]]
@@ -246,11 +251,11 @@ def test_rows_without_a_response_stand_in_nobody_s_way(one_device, seed):
 def test_what_prompts_share_is_there_once(one_device, seed):
   rows = RowSet('', related_rows(seed, 30, 12), FIELDS)
   batch, _ = make_batch(rows, 0, one_device, Shapes(512, 1))
-  assert batch.tokens.shape[:2] == (1, 1)
+  assert batch.reading.tokens.shape[:2] == (1, 1)
   prompts = [tuple(row.prompt_T) for row in rows.rows]
   trie = {p[:n] for p in prompts for n in range(1, len(p) + 1)}
   responses = sum(len(row.response_R) for row in rows.rows)
-  assert np.count_nonzero(batch.until) == len(trie) + responses
+  assert np.count_nonzero(batch.reading.until) == len(trie) + responses
   assert len(trie) + responses < 0.9 * sum(map(len, rows.rows))
 
 
@@ -260,7 +265,8 @@ def test_segments_tell_the_rows_of_a_sequence_apart(mesh):
   segments = np.asarray(batch.segments)
   segments = segments.reshape(-1, segments.shape[-1])
   positions, until = (
-    np.asarray(x).reshape(-1, 16) for x in (batch.positions, batch.until)
+    np.asarray(x).reshape(-1, 16)
+    for x in (batch.reading.positions, batch.reading.until)
   )
   for sequence in range(len(segments)):
     there = [p for p in places if p.sequence == sequence]
@@ -275,7 +281,7 @@ def test_numbers_of_a_batch():
   rows = row_set([4, 6, 5], {'clip': 0.2, 'kl': 0.5})
   mesh = dist.make_mesh()
   batch, _ = make_batch(rows, 1, mesh, Shapes(8, 8))
-  assert batch.tokens.shape == (1, 8, 8)
+  assert batch.reading.tokens.shape == (1, 8, 8)
   assert int(batch.role) == 1
   assert int(batch.microbatches) == 1
   np.testing.assert_allclose(batch.total, sum(r.total for r in rows.rows))
@@ -368,7 +374,8 @@ def test_minibatches_deal_the_rows_out_and_share_the_total(mesh):
   batches = make_minibatches(rows, 3, 1, mesh, Shapes(8, 8))
   for i, part in enumerate(batches):
     until, positions = (
-      np.asarray(x).reshape(-1, 8) for x in (part.until, part.positions)
+      np.asarray(x).reshape(-1, 8)
+      for x in (part.reading.until, part.reading.positions)
     )
     begins = np.nonzero((until > 0) & (positions == 0))
     lengths = until[begins] - begins[1]
@@ -437,7 +444,7 @@ def packed_logprobs(graphdef):
     model = nnx.merge(graphdef, params)
     return jax.lax.map(
       lambda i: batch.microbatch(i).logprobs(model, 0.8),
-      jnp.arange(batch.tokens.shape[0]),
+      jnp.arange(batch.reading.tokens.shape[0]),
     )
 
   return jax.jit(logprobs)
@@ -498,7 +505,7 @@ def test_the_packed_gradient_is_the_sum_of_the_rows(one_device, changes):
   graphdef, params = make_model(**changes)
   rows = related_rows(4, 16, LONGEST)
   batch, _ = packed_batch(rows, one_device, sequences=2)
-  assert batch.tokens.shape[0] > 1  # several microbatches
+  assert batch.reading.tokens.shape[0] > 1  # several microbatches
   weights = np.zeros((len(rows), LONGEST - 1), np.float32)
   for i, row in enumerate(rows):
     weights[i, response_places(row)] = row.weight_R

@@ -85,7 +85,6 @@ def test_refused_before_weights_are_read(tmp_path, capsys, monkeypatch, verb):
 
   monkeypatch.setattr('jaxdistill.config.building.load', load)
   monkeypatch.setattr(memory, 'host_memory', lambda: 2**20)
-  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
   what = ['--config', CONFIG, '--workdir', str(tmp_path / 'w')]
   what = ['--model', 'small-late'] if verb == 'eval' else what
   assert command.main([verb, *what]) == 2

@@ -14,7 +14,7 @@ from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.rollout import measure
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Problem, Prompt, Rollout, Task
+from jaxdistill.types import Problem, Prompt, Records, Rollout, Task
 
 KEY = jax.random.key(0)
 EPS = 1e-4  # of the group's standard deviation
@@ -330,7 +330,7 @@ def test_the_archive_holds_the_newest_problems():
     archive=5, state={'bank': [], 'archive': ['a', 'b']}
   )
   assert collected.state['archive'] == ['b', '1+6', '2+3', '50+51', '3+4']
-  assert collect()[0].state == {'bank': [], 'archive': []}
+  assert collect()[0].state == {'bank': Records([]), 'archive': []}
 
 
 def test_a_band_of_agreement_leaves_problems_out():
@@ -450,7 +450,7 @@ def test_a_fixed_bank_is_written_once_and_drawn_from():
   # Seven over two topics: four each.
   assert policy.asked[0][1].samples == 4
   bank = ['1+6', '2+3', '1+6', '3+4', '50+51', '3+4']
-  assert first.state['bank'] == bank
+  assert first.state['bank'] == Records(bank)
   second, policy, _ = collect(step=1, state=first.state, **told)
   assert second.state == first.state
   ((prompts, _),) = policy.asked  # nothing was proposed
@@ -479,7 +479,9 @@ def test_a_bank_keeps_what_was_written(monkeypatch):
   monkeypatch.setattr(Sums, 'parse_problem', unwrap)
   script = SCRIPT | wrapped
   collected, policy, _ = collect(0, script=script, bank=6, propose_every=0)
-  assert collected.state['bank'] == ['Q:1+6', 'Q:2+3', 'Q:50+51', 'Q:3+4']
+  assert collected.state['bank'] == Records(
+    ['Q:1+6', 'Q:2+3', 'Q:50+51', 'Q:3+4']
+  )
   assert len(policy.asked[1][0]) == 6
 
 

@@ -16,11 +16,11 @@ from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.models import (
   Decoder,
   Deltas,
-  decoder,
   from_pretrained,
   load,
   merge,
   save,
+  scoring,
 )
 from jaxdistill.models.linear import RoleDelta, product
 from jaxdistill.models.rope import Rope
@@ -320,11 +320,11 @@ def test_logprobs_are_the_log_softmax_of_the_logits(
   model = make_model()
   if chunk:  # room for `chunk` positions of the batch at a time
     size = 4 * len(TOKENS) * TINY.vocab_size * chunk
-    monkeypatch.setattr(decoder, '_CHUNK_BYTES', size)
+    monkeypatch.setattr(scoring, '_CHUNK_BYTES', size)
   traced = []
-  unembed = decoder.unembed
+  unembed = scoring.unembed
   monkeypatch.setattr(
-    decoder,
+    scoring,
     'unembed',
     lambda hidden, *rest: (
       traced.append(hidden.shape[1]) or unembed(hidden, *rest)

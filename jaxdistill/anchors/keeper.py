@@ -20,6 +20,8 @@ class Anchors:
     rules: Name -> rule.
     at_hand: Names whose parameters a method asks for.
     seed: Of the draws of leagues.
+    by_update: Of these, names whose rules count steps of the optimizer. What
+      they hold is no version of a run's step, so it is saved with the run only.
   """
 
   def __init__(
@@ -28,9 +30,12 @@ class Anchors:
     rules: Mapping[str, Rule],
     at_hand: Collection[str],
     seed: int,
+    by_update: Collection[str] = (),
   ):
     self.bank, self.rules, self._seed = bank, rules, seed
     self._at_hand = {n for n, r in rules.items() if n in at_hand or r.blends}
+    self.by_update = {*by_update}
+    self._own = {n for n, r in rules.items() if r.blends} | self.by_update
     self.params: dict[str, Any] = {}
     self.held: dict[str, int] = {}  # whose policy each one is, or became
     self._mind: dict[str, float | None] = dict.fromkeys(rules)
@@ -49,8 +54,10 @@ class Anchors:
     """
     self._needed = {s: h for s, h in self._needed.items() if s >= oldest}
     for name, rule in self.rules.items():
-      mind = self._mind[name]
-      share, self._mind[name] = rule.share(name, step, seen, mind)
+      share = 0.0
+      if name not in self.by_update:
+        mind = self._mind[name]
+        share, self._mind[name] = rule.share(name, step, seen, mind)
       if name not in self.held:
         share = 1.0
       if share == 1:
@@ -60,6 +67,24 @@ class Anchors:
         self.params[name] = _blend(self.params[name], policy, share)
       if isinstance(rule, League) and name in self._at_hand:
         self._draw(name, step, policy)
+
+  def after_update(
+    self, step: int, policy: Any, seen: Mapping[str, float]
+  ) -> None:
+    """Moves the anchors that count steps of the optimizer.
+
+    Args:
+      step: How many it has taken.
+      policy: Parameters after the last one.
+      seen: Metrics of that one, `train/...`.
+    """
+    for name in sorted(self.by_update):
+      mind = self._mind[name]
+      share, self._mind[name] = self.rules[name].share(name, step, seen, mind)
+      if share == 1:
+        self.params[name] = jax.tree.map(lambda x: x.copy(), policy)
+      elif share:
+        self.params[name] = _blend(self.params[name], policy, share)
 
   def move(
     self, name: str, step: int, policy: Any, keep: int | None = None
@@ -86,7 +111,7 @@ class Anchors:
     for name, rule in self.rules.items():
       if isinstance(rule, League | Best) or name not in self.held:
         continue  # their choice stands, or they have made none yet
-      if rule.blends or self.held[name] > to:
+      if name in self._own or self.held[name] > to:
         self.move(name, step, policy)
 
   def _take(
@@ -116,8 +141,8 @@ class Anchors:
     Args:
       step: Of the run, at which it would go on.
     """
-    for name, rule in self.rules.items():
-      if rule.blends and self.held[name] != step:
+    for name in sorted(self._own):
+      if self.held[name] != step:
         self._take(name, step, self.params[name])
     self.bank.wait()
     self._needed[step] = dict(self.held)

@@ -7,6 +7,7 @@ step before (and of the evaluation now), and keep one number in mind.
 
 import dataclasses
 import math
+import urllib.parse
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -102,7 +103,29 @@ class League:
     return float(step % self.k == 0), mind
 
 
-_FORMS = 'frozen, every:K, league:K, ema:DECAY, trust:RADIUS or best:SPLIT/NAME'
+@dataclasses.dataclass(frozen=True)
+class External:
+  """Another model, which never moves: a teacher, a judge, a refiner.
+
+  Attributes:
+    model: As `config.model` names one.
+    dtype: Compute dtype; empty: the run's.
+    max_prompts: Most prompts in one compiled call; 0: as many as the run's.
+  """
+
+  blends: ClassVar[bool] = False
+  model: str
+  dtype: str = ''
+  max_prompts: int = 0
+
+  def share(self, name, step, seen, mind):
+    return 0.0, mind
+
+
+_FORMS = (
+  'frozen, every:K, league:K, ema:DECAY, trust:RADIUS, best:SPLIT/NAME or '
+  'model:NAME'
+)
 
 
 def parse_rule(text: str) -> Rule:
@@ -116,6 +139,10 @@ def parse_rule(text: str) -> Rule:
   | `trust:0.05`                 | follows when the KL to it passes .05       |
   | `best:dev/accuracy_greedy`   | is the best policy so far on held-out      |
   | `league:5`                   | is a random one of each 5th step's         |
+  | `model:DIR`                  | is another model, as `config.model` says   |
+
+  `model:DIR?dtype=bfloat16&max_prompts=8` says how that model computes and how
+  many prompts it is asked at once.
 
   Raises:
     ValueError: The text is none of these.
@@ -131,7 +158,21 @@ def parse_rule(text: str) -> Rule:
     return Trust(_number(value))
   if name == 'best' and all(value.partition('/')):
     return Best(value)
+  if name == 'model' and value:
+    return _external(text, value)
   raise ValueError(f'anchor rule {text!r} is not known; it must be {_FORMS}')
+
+
+def _external(text: str, value: str) -> External:
+  model, _, options = value.partition('?')
+  given = dict(urllib.parse.parse_qsl(options))
+  dtype, most = given.pop('dtype', ''), given.pop('max_prompts', '0')
+  if given or dtype not in ('', 'float32', 'bfloat16') or not most.isdecimal():
+    raise ValueError(
+      f'anchor rule {text!r}: after ? there may be dtype=float32 or bfloat16, '
+      'and max_prompts=N, with & between'
+    )
+  return External(model, dtype, int(most))
 
 
 def _number(text: str) -> float:

@@ -5,8 +5,10 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxdistill import dist
+from jaxdistill.anchors import External, parse_rule
 from jaxdistill.batch import Shapes
 from jaxdistill.config.parts import (
   deltas_of,
@@ -16,12 +18,14 @@ from jaxdistill.config.parts import (
   refusing,
 )
 from jaxdistill.data.tasks import JsonlTask, load_task
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.tokenizer import SymbolTokenizer, TextTokenizer
 from jaxdistill.eval import parse_alarm
-from jaxdistill.models import load, store
+from jaxdistill.methods.method import anchors_of
+from jaxdistill.models import Deltas, load, store
+from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run import memory
-from jaxdistill.run.run import Run
+from jaxdistill.run.run import Run, Teacher
 from jaxdistill.types import Task
 
 
@@ -66,8 +70,7 @@ def build(config: Any) -> Run:
       )
     if isinstance(loaded.tokenizer, SymbolTokenizer):
       _check_symbols(task, loaded.tokenizer, config)
-    tokenizer = loaded.tokenizer.ending_at(task.ends)
-    loaded = dataclasses.replace(loaded, tokenizer=tokenizer)
+    loaded = _asked_by(task, loaded, config.think)
     return Run(
       seed=config.seed,
       steps=config.steps,
@@ -85,6 +88,7 @@ def build(config: Any) -> Run:
       max_prompts=config.max_prompts,
       mesh=mesh,
       anchors=dict(config.anchors),
+      teachers=_load_teachers(config, task, mesh),
       eval=eval_of(config),
       guard=guard_of(config, task),
       alarms={
@@ -93,6 +97,34 @@ def build(config: Any) -> Run:
         if (alarm := parse_alarm(text))
       },
     )
+
+
+def _load_teachers(config: Any, task: Task, mesh: Mesh) -> dict[str, Teacher]:
+  """The other models that a method asks, by the names of its anchors."""
+  out = {}
+  for name, anchor in anchors_of(method_of(config)).items():
+    rule = parse_rule(anchor.rule)
+    if isinstance(rule, External):
+      dtype = rule.dtype or config.dtype
+      with jax.set_mesh(mesh):
+        loaded = load(
+          rule.model,
+          Deltas(per_role='shared'),
+          dtype=dtype,
+          trunk_dtype=dtype,
+          mesh=mesh,
+        )
+      loaded = _asked_by(task, loaded, config.think)
+      out[name] = Teacher(loaded, rule.max_prompts or config.max_prompts)
+  return out
+
+
+def _asked_by(task: Task, loaded: Loaded, think: bool) -> Loaded:
+  """A model whose answers end where a task says, and that thinks or not."""
+  tokenizer = loaded.tokenizer.ending_at(task.ends)
+  if isinstance(tokenizer, TextTokenizer):
+    tokenizer = dataclasses.replace(tokenizer, think=think)
+  return dataclasses.replace(loaded, tokenizer=tokenizer)
 
 
 def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
@@ -113,5 +145,8 @@ def _check_memory(config: Any, trains: bool) -> None:
       trainable=config.trainable,
       dtype=config.dtype,
       trains=trains,
-      anchors=len(method_of(config).anchors),
+      anchors=sum(
+        not isinstance(parse_rule(anchor.rule), External)
+        for anchor in anchors_of(method_of(config)).values()
+      ),
     )

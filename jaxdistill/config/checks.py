@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill.anchors import Best, Trust, parse_rule
+from jaxdistill.anchors import Best, External, League, Trust, parse_rule
 from jaxdistill.config.keys import NAMED, ConfigError, base_config, flat
 from jaxdistill.config.parts import deltas_of, method_of, refusing
 from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
-from jaxdistill.methods.method import Method
+from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import store
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.spelling import among
@@ -135,24 +135,39 @@ def _check_task(method: Method, config: Any) -> None:
 
 
 def _check_anchors(method: Method, config: Any) -> None:
-  for name, text in {**config.anchors, **method.anchors}.items():
+  needed = anchors_of(method)
+  rules = {name: anchor.rule for name, anchor in needed.items()}
+  for name, text in {**config.anchors, **rules}.items():
     rule = parse_rule(text)
-    if isinstance(rule, Trust) and name not in method.anchors:
+    if isinstance(rule, Trust) and name not in needed:
       raise ConfigError(
         f'anchor {name} has rule {text!r}, but the divergence is measured '
-        f"from the method's own anchors only: {', '.join(method.anchors)}"
+        f"from the method's own anchors only: {', '.join(needed)}"
       )
+    if isinstance(rule, External):
+      if name not in needed:
+        raise ConfigError(
+          f'anchor {name} has rule {text!r}, but nothing asks it: another '
+          'model is an anchor of a method that does'
+        )
+      store.check(rule.model)
     if isinstance(rule, Best):
       _check_metric(text, rule.metric, config)
     if not name.isidentifier() or name == 'policy':
       raise ConfigError(f'an anchor cannot be called {name!r}')
+    clock = needed[name].clock if name in needed else 'run'
+    if clock == 'optimizer' and isinstance(rule, Best | League):
+      raise ConfigError(
+        f'anchor {name} moves by steps of the optimizer; rule {text!r} goes by '
+        'steps of the run'
+      )
   for name in config.anchors:
-    if name in method.anchors:
+    if name in needed:
       raise ConfigError(
         f'config.anchors.{name} belongs to the method, whose keys set its '
         'rule; choose another name'
       )
-  if 'guard' in {**config.anchors, **method.anchors}:
+  if 'guard' in {**config.anchors, **needed}:
     raise ConfigError("the anchor 'guard' is the guard's own")
 
 

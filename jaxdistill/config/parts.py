@@ -23,6 +23,7 @@ def refusing() -> Iterator[None]:
 
 def deltas_of(config: Any) -> Deltas:
   return Deltas(
+    roles=method_of(config).roles,
     per_role=config.roles,
     lora=config.trainable == 'lora',
     rank=config.rank,
@@ -53,10 +54,9 @@ def eval_of(config: Any) -> EvalConfig:
 
 
 def guard_of(config: Any, task: Any) -> GuardConfig:
-  """As configured; without a probe where the task has no problems for it."""
+  """As configured; without a probe where no answers are known for one."""
   guard = GuardConfig(**config.guard)
-  try:
-    task.problems(guard.split)
-  except ValueError:
-    return dataclasses.replace(guard, every=0)
-  return guard
+  with contextlib.suppress(ValueError):
+    if task.problems(guard.split)[0].answer is not None:
+      return guard
+  return dataclasses.replace(guard, every=0)

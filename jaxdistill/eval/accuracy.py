@@ -29,7 +29,7 @@ def accuracy(
 
   Args:
     player: Who answers, in the solver's role, at temperature 1.
-    problems: With known answers.
+    problems: Those without a known answer count in no accuracy.
     samples: Responses per problem for the sampled accuracy and the vote.
     max_tokens: Longest response; a cut one counts as wrong.
     key: The same key gives the same draws, whatever the number of hosts.
@@ -56,15 +56,17 @@ def accuracy(
       float(rewards.is_right(answer, problem.answer))
       for answer in (greedy, vote.answer, *sampled)
     )
-    out['accuracy_greedy'].append(first_right)
-    out['accuracy_sampled'] += right_G
-    out['vote_accuracy'].append(vote_right)
+    if problem.answer is not None:
+      out['accuracy_greedy'].append(first_right)
+      out['accuracy_sampled'] += right_G
+      out['vote_accuracy'].append(vote_right)
+      for k in pass_k:
+        name = f'pass_at/{k}'
+        out[name].append(pass_at(k, samples, int(sum(right_G))))
     out['agreement'].append(vote.count / samples)
     out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
-    for k in pass_k:
-      out[f'pass_at/{k}'].append(pass_at(k, samples, int(sum(right_G))))
   return out
 
 

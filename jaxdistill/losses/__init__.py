@@ -7,6 +7,7 @@ from jaxdistill.losses.policy import (
   policy_gradient,
   sequence_mean_ratio,
   sequence_ratio,
+  sum_over,
   token_ratio,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
   'policy_gradient',
   'sequence_mean_ratio',
   'sequence_ratio',
+  'sum_over',
   'token_ratio',
 ]

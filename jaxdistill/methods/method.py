@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from jaxdistill.batch import Batch
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Collected, Problem, Task
+from jaxdistill.types import Anchor, Collected, Problem, Task
 
 
 @runtime_checkable
@@ -34,14 +34,17 @@ class Method(Protocol):
   Attributes:
     problems: Problems per step, over all hosts.
     asks: Whether it asks problems; one that only reads documents does not.
+    roles: The roles of its model, each with deltas of its own unless
+      `config.roles` is `shared`; `solver` is the one that is evaluated.
   """
 
   problems: int
   asks: bool = True
+  roles: tuple[str, ...] = ('solver', 'proposer')
 
   @property
-  def anchors(self) -> Mapping[str, str]:
-    """The frozen selves it needs: name -> rule (see `anchors/rules.py`)."""
+  def anchors(self) -> Mapping[str, str | Anchor]:
+    """The frozen selves and teachers it needs, a rule or an `Anchor` each."""
     return {}
 
   def check(self, task: Task) -> None:
@@ -68,7 +71,9 @@ class Method(Protocol):
     """Generates, verifies, scores, and returns rows; never arrays.
 
     Args:
-      players: `policy`, and one per anchor.
+      players: `policy`, and one per anchor. All can be asked, see
+        `rollout/player.py`; those by a rule `model:NAME` have their own
+        tokenizer.
       problems: This host's share of the step's problems.
       state: From `init` or the step before.
       step: The run's step, from 0.
@@ -84,10 +89,31 @@ class Method(Protocol):
 
     Args:
       model: The policy, differentiated.
-      anchors: Those that the loss itself needs.
+      anchors: Those that are `in_loss`, as decoders.
       batch: One microbatch; its `kind` says of which set.
     """
     ...
+
+  def evaluate(
+    self, policy: Player, problems: Sequence[Problem], key: jax.Array
+  ) -> Mapping[str, Sequence[float]]:
+    """What else is observed on held-out problems: name -> observations.
+
+    Args:
+      policy: Who is evaluated.
+      problems: This host's share; every host gives the same names.
+      key: The same at every evaluation.
+    """
+    del policy, problems, key
+    return {}
+
+
+def anchors_of(method: Method) -> dict[str, Anchor]:
+  """A method's anchors by name, each with its rule and how it is used."""
+  return {
+    name: Anchor(spec) if isinstance(spec, str) else spec
+    for name, spec in method.anchors.items()
+  }
 
 
 def glimpse(task: Task) -> Sequence[Problem]:

@@ -37,7 +37,7 @@ from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.rollout import measure
-from jaxdistill.types import Collected, Problem, Prompt, Rollout
+from jaxdistill.types import Collected, Problem, Prompt, Records, Rollout
 
 # What self-play is held against: each undoes one part of it.
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -189,14 +189,14 @@ class Sqlm(Method):
         )
 
   def init(self):
-    return {'bank': [], 'archive': []}
+    return {'bank': Records([]), 'archive': []}
 
   def collect(self, players, problems, state, step, key):
     seed = jax.random.key_data(key).tolist()  # of draws on the host
     proposals = self._propose(players, problems, state, key)
     if self.bank:
       texts = gather_texts([p.rollout.text for p in proposals if p.problem])
-      state = state | {'bank': state['bank'] or texts}
+      state = state | {'bank': state['bank'] or Records(texts)}
     asked = self._ask(proposals, problems, state, seed)
     answered = self._solve(players['policy'], asked, seed, key)
     earned, state = self._reward_proposals(proposals, answered, state)

@@ -6,130 +6,37 @@ scanned, so depth costs no compile time; while decoding they are unrolled, so
 that a token never copies the cache.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import batch_shards, constrain
-from jaxdistill.models.linear import Deltas, Linear, Weights, apply
-from jaxdistill.models.rope import Rope, rotate, turns
+from jaxdistill.dist import constrain
+from jaxdistill.models.attention import attend, attend_rows
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.layers import (
+  Resolved,
+  Unrolled,
+  embed,
+  finish_block,
+  project,
+  rms_norm,
+  unembed,
+)
+from jaxdistill.models.linear import Deltas, Linear, Weights
+from jaxdistill.models.rope import turns
+from jaxdistill.models.scoring import Hidden
 
-NEG = -1e30
-_CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
-_ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-  """Sizes and constants of a decoder.
-
-  Attributes:
-    vocab_size: Symbols.
-    embed_dim: Width of the residual stream.
-    num_layers: Blocks.
-    num_heads: Query heads.
-    num_kv_heads: Key and value heads; divides `num_heads`.
-    head_dim: Width of a head.
-    mlp_dim: Hidden width of the gated MLP.
-    embed_scale: Embeddings are multiplied by it.
-    rope: Positions of layers that see everything before them.
-    sliding_rope: Positions of layers with a sliding window; None: the same.
-    window: How many tokens a sliding layer sees, itself included; 0: no layer
-      slides.
-    sliding: Which layers slide, one bool per layer, if `window` is set.
-    norm_eps: Added to the mean square in RMSNorm.
-    norm_offset: Added to every norm's scale (Gemma: 1).
-    post_norms: Norms after attention and MLP as well (Gemma).
-    qk_norm: Norms on each query and key head (Qwen3, Gemma 3).
-    biases: Which linear maps have a bias, of `q k v o gate up down`.
-    activation: Of the gate: `silu`, or `gelu` (by tanh).
-    query_scale: Queries are multiplied by it; None is `head_dim**-0.5`.
-    attention_cap: Soft cap on attention logits (Gemma 2); 0 is none.
-    logit_cap: Soft cap on logits (Gemma 2); 0 is none.
-    tie_embeddings: Whether the output projection is the embedding.
-    dtype: Compute dtype, `float32` or `bfloat16`.
-    remat: Recompute each layer in the backward pass.
-  """
-
-  vocab_size: int
-  embed_dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  embed_scale: float
-  rope: Rope = Rope()  # noqa: RUF009
-  sliding_rope: Rope | None = None
-  window: int = 0
-  sliding: tuple[bool, ...] = ()
-  norm_eps: float = 1e-6
-  norm_offset: float = 0.0
-  post_norms: bool = False
-  qk_norm: bool = False
-  biases: tuple[str, ...] = ()
-  activation: str = 'silu'
-  query_scale: float | None = None
-  attention_cap: float = 0.0
-  logit_cap: float = 0.0
-  tie_embeddings: bool = True
-  dtype: str = 'float32'
-  remat: bool = False
-
-  @property
-  def kinds(self) -> tuple['Kind', ...]:
-    """The kinds of layers there are; `kind_of` says which one has which."""
-    full = Kind(self.rope, 0)
-    if not self.window:
-      return (full,)
-    return full, Kind(self.sliding_rope or self.rope, self.window)
-
-  @property
-  def kind_of(self) -> tuple[int, ...]:
-    """Index into `kinds` of every layer."""
-    return tuple(map(int, self.sliding)) or (0,) * self.num_layers
-
-
-class Kind(NamedTuple):
-  """What may differ from layer to layer.
-
-  Attributes:
-    rope: Positions.
-    window: How many tokens are seen, the own one included; 0: all.
-  """
-
-  rope: Rope
-  window: int
-
-
-class Resolved(NamedTuple):
-  """All weights of one role, as the arithmetic reads them."""
-
-  embed: Array
-  layers: dict[str, Array | Weights]
-  norm: Array
-  head: Weights
-
-
-class Unrolled(NamedTuple):
-  """The same, with each layer by itself."""
-
-  embed: Array
-  layers: list[dict[str, Array | Weights]]
-  norm: Array
-  head: Weights
 
 
 class Cache(NamedTuple):
   """Keys and values, one per layer.
 
   Attributes:
-    k: Per layer `[B K S H]` of prompts, or `[D N K T H]` of what comes after
+    k: Per layer `[B K S H]` of prompts, or `[W U K T H]` of what comes after
       them: heads come before places, so that a step's products need no
       transposition.
     v: The same.
@@ -278,6 +185,35 @@ class Decoder(nnx.Module):
     hidden, _ = self._trunk(weights, tokens, positions, mask)
     return unembed(hidden, weights, self.config)
 
+  def read(
+    self,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'],
+    until: Int[Array, 'B T'],
+    sources: Int[Array, 'B R'],
+    *,
+    role: Int[Array, ''] | int | None = 0,
+  ) -> Hidden:
+    """Reads sequences up to the logits of the tokens that are asked for.
+
+    A sequence is a forest in depth-first order: token i sees token j if j
+    comes first and i is before `until[j]`. Several texts that begin alike share
+    their beginning, which is computed once.
+
+    Args:
+      tokens: Sequences.
+      positions: Place of each token in its branch.
+      until: Where in the sequence what follows each token ends.
+      sources: Places of the tokens that predict.
+      role: Whose deltas are in force; None turns them off.
+    """
+    weights = self.resolve(role)
+    places = jnp.arange(tokens.shape[1])
+    mask = (places <= places[:, None]) & (places[:, None] < until[:, None, :])
+    hidden, _ = self._trunk(weights, tokens, positions, mask)
+    hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
+    return Hidden(hidden, weights, self.config)
+
   def logprobs(
     self,
     tokens: Int[Array, 'B T'],
@@ -291,15 +227,8 @@ class Decoder(nnx.Module):
   ) -> Float[Array, 'B R']:
     """log p(target | the branch that ends at its source), float32.
 
-    A sequence is a forest in depth-first order: token i sees token j if j
-    comes first and i is before `until[j]`. Several texts that begin alike share
-    their beginning, which is computed once.
-
-    Logits exist only for the tokens that are asked for, a chunk at a time under
-    remat: no array of `[B, T, V]` is made.
-
     Args:
-      tokens: Sequences.
+      tokens: Sequences, and so on: see `read`.
       positions: Place of each token in its branch.
       until: Where in the sequence what follows each token ends.
       sources: Places of the tokens that predict.
@@ -307,29 +236,8 @@ class Decoder(nnx.Module):
       role: Whose deltas are in force; None turns them off.
       temperature: Divides the logits.
     """
-    weights = self.resolve(role)
-    places = jnp.arange(tokens.shape[1])
-    mask = (places <= places[:, None]) & (places[:, None] < until[:, None, :])
-    hidden, _ = self._trunk(weights, tokens, positions, mask)
-    hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
-
-    def score(pair):
-      h, target = pair
-      logits = unembed(h, weights, self.config) / temperature
-      picked = jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
-      return picked - jax.nn.logsumexp(logits, -1)
-
-    b, r = targets.shape
-    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
-    wanted = max(1, _CHUNK_BYTES // (4 * here * self.config.vocab_size))
-    chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
-    split = (b, r // chunk, chunk)
-    chunks = (
-      hidden.reshape(*split, -1).swapaxes(0, 1),
-      targets.reshape(split).swapaxes(0, 1),
-    )
-    logp = jax.lax.map(jax.checkpoint(score), chunks)
-    return logp.swapaxes(0, 1).reshape(b, r)
+    hidden = self.read(tokens, positions, until, sources, role=role)
+    return hidden.logprobs(targets, temperature)
 
   def _trunk(self, weights, tokens, positions, mask, past=None):
     """Scans the layers over tokens that come after `past`.
@@ -420,16 +328,16 @@ class Decoder(nnx.Module):
   def decode(
     self,
     weights: Unrolled,
-    tokens: Int[Array, 'D N'],
-    slots: Int[Array, 'D N'],
+    tokens: Int[Array, 'W U'],
+    slots: Int[Array, 'W U'],
     prompts: Prompts,
     cache: Cache,
     t: Int[Array, ''],
     group: int,
-  ) -> tuple[Float[Array, 'D N V'], Cache]:
+  ) -> tuple[Float[Array, 'W U V'], Cache]:
     """One token for every row; rows of one prompt share its cache.
 
-    Prompts and rows are dealt out over `D` shards, which know nothing of each
+    Prompts and rows are dealt out over `W` shards, which know nothing of each
     other; each has as many prompts, and room for `group` rows of each.
 
     Args:
@@ -478,145 +386,8 @@ class Decoder(nnx.Module):
 
 
 def _after(
-  prefix: Shaped[Array, '1 P *R'], x: Shaped[Array, 'B T *R']
-) -> Shaped[Array, 'B P+T *R']:
-  """`x` behind the prefix `[1 P *R]` that every row has."""
+  prefix: Shaped[Array, '1 P *Z'], x: Shaped[Array, 'B T *Z']
+) -> Shaped[Array, 'B P+T *Z']:
+  """`x` behind the prefix `[1 P *Z]` that every row has."""
   prefix = jnp.broadcast_to(prefix, (len(x), *prefix.shape[1:]))
   return jnp.concatenate([prefix, x], axis=1)
-
-
-def embed(
-  tokens: Int[Array, 'B T'], weights: Resolved | Unrolled, config: DecoderConfig
-) -> Float[Array, 'B T D']:
-  """Embeddings, scaled as the config says, in the compute dtype."""
-  x = weights.embed.astype(config.dtype)[tokens]
-  x = x * jnp.asarray(config.embed_scale, config.dtype)
-  return constrain(x, 'batch', None, None)
-
-
-def unembed(
-  hidden: Float[Array, '*N D'],
-  weights: Resolved | Unrolled,
-  config: DecoderConfig,
-) -> Float[Array, '*N V']:
-  """Logits, float32."""
-  logits = apply(hidden, weights.head, jnp.float32)
-  return soft_cap(logits, config.logit_cap)
-
-
-def soft_cap(x: Float[Array, '*N'], cap: float) -> Float[Array, '*N']:
-  """`cap * tanh(x / cap)` (Gemma 2, arXiv 2408.00118, sec. 2); 0 is none."""
-  return cap * jnp.tanh(x / cap) if cap else x
-
-
-def rms_norm(
-  x: Float[Array, '*N D'], scale: Float[Array, 'D'], eps: float
-) -> Float[Array, '*N D']:
-  """Root-mean-square normalisation, in float32."""
-  y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
-  return (y * scale).astype(x.dtype)
-
-
-def project(
-  x: Float[Array, 'B T D'],
-  layer: dict,
-  turned: Float[Array, 'B T 2 F'],
-  config: DecoderConfig,
-) -> tuple[
-  Float[Array, 'B T N H'], Float[Array, 'B T K H'], Float[Array, 'B T K H']
-]:
-  """Queries, scaled, and keys, both rotated; and values."""
-  c, h = config, rms_norm(x, layer['attention_norm'], config.norm_eps)
-  heads = (*x.shape[:-1], -1, c.head_dim)
-  q, k, v = (apply(h, layer[name]).reshape(heads) for name in 'qkv')
-  if c.qk_norm:
-    q = rms_norm(q, layer['q_norm'], c.norm_eps)
-    k = rms_norm(k, layer['k_norm'], c.norm_eps)
-  scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-  return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned), v
-
-
-def finish_block(
-  x: Float[Array, 'B T D'],
-  attended: Float[Array, 'B T N H'],
-  layer: dict,
-  config: DecoderConfig,
-) -> Float[Array, 'B T D']:
-  """Output projection and gated MLP, each added to the residual stream."""
-  c = config
-
-  def add(x, y, post_norm):
-    if c.post_norms:
-      y = rms_norm(y, layer[post_norm], c.norm_eps)
-    return x + y
-
-  y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
-  x = add(x, y, 'post_attention_norm')
-  h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
-  gate = _ACTIVATIONS[c.activation](apply(h, layer['gate']))
-  y = apply(gate * apply(h, layer['up']), layer['down'])
-  return add(x, y, 'post_mlp_norm')
-
-
-def attend(
-  q: Float[Array, 'B T N H'],
-  k: Float[Array, 'B S K H'],
-  v: Float[Array, 'B S K H'],
-  mask: Bool[Array, 'B T S'],
-  config: DecoderConfig,
-) -> Float[Array, 'B T N H']:
-  """Attention with grouped queries, softmax in float32."""
-  b, t, n, h = q.shape
-  kv = k.shape[2]
-  q = q.reshape(b, t, kv, n // kv, h)
-  exact = {'preferred_element_type': jnp.float32}
-  logits = jnp.einsum('btknh,bskh->bknts', q, k, **exact)
-  logits = soft_cap(logits, config.attention_cap)
-  p = jax.nn.softmax(jnp.where(mask[:, None, None], logits, NEG), -1)
-  out = jnp.einsum('bknts,bskh->btknh', p.astype(q.dtype), v, **exact)
-  return out.astype(q.dtype).reshape(b, t, n, h)
-
-
-def attend_rows(
-  q: Float[Array, 'D N M H'],
-  prompt: tuple[Float[Array, 'D B K S H'], Float[Array, 'D B K S H']],
-  own: tuple[Float[Array, 'D N K T H'], Float[Array, 'D N K T H']],
-  slots: Int[Array, 'D N'],
-  masks: tuple[Bool[Array, 'D B S'], Bool[Array, 'T']],
-  group: int,
-  config: DecoderConfig,
-) -> Float[Array, 'D N M H']:
-  """Attention of one new token per row, softmax in float32.
-
-  A prompt's keys are read once for all rows of it and never repeated: queries,
-  which are small, go to where they are.
-  """
-  (d, n, m, h), (prompt_k, prompt_v), (own_k, own_v) = q.shape, prompt, own
-  b, kv = prompt_k.shape[1:3]
-  q = q.reshape(d, n, kv, m // kv, h)
-  exact = {'preferred_element_type': jnp.float32}
-
-  # By vmap, for indices that name the shard make XLA gather from all of them.
-  def go(x):
-    out = jnp.zeros((d, b * group, *x.shape[2:]), x.dtype)
-    out = jax.vmap(lambda o, i, x: o.at[i].set(x, mode='drop'))(out, slots, x)
-    return out.reshape(d, b, group, *x.shape[2:])
-
-  def come_back(x):
-    x = x.reshape(d, b * group, *x.shape[3:])
-    get = jax.vmap(lambda x, i: x.at[i].get(mode='fill', fill_value=0))
-    return get(x, slots)
-
-  there = jnp.einsum('dbgkmh,dbksh->dbgkms', go(q), prompt_k, **exact)
-  here = jnp.einsum('dnkmh,dnkth->dnkmt', q, own_k, **exact)
-  there, here = (soft_cap(x, config.attention_cap) for x in (there, here))
-  there = jnp.where(masks[0][:, :, None, None, None], there, NEG)
-  here = jnp.where(masks[1], here, NEG)
-  p = jnp.concatenate([come_back(there), here], -1)
-  p = jax.nn.softmax(p, -1).astype(q.dtype)
-  p_there, p_here = jnp.split(p, [there.shape[-1]], -1)
-  out = jnp.einsum('dbgkms,dbksh->dbgkmh', go(p_there), prompt_v, **exact)
-  out = come_back(out)
-  out = out + jnp.einsum('dnkmt,dnkth->dnkmh', p_here, own_v, **exact)
-  return out.astype(q.dtype).reshape(d, n, m, h)

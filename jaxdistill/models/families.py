@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxdistill.models.decoder import LINEARS, DecoderConfig
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.decoder import LINEARS
 from jaxdistill.models.rope import Rope
 from jaxdistill.spelling import nearest
 

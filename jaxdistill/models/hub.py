@@ -28,7 +28,9 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.models import families
-from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig, Resolved
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import dense
 from jaxdistill.spelling import nearest
 

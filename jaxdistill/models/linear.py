@@ -25,6 +25,10 @@ class RoleDelta(nnx.Param):
   """Deltas of all roles, stacked on a leading axis."""
 
 
+class InnerDelta(nnx.Param):
+  """A delta of a short training that is thrown away after use."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Deltas:
   """Which deltas a model carries.
@@ -38,6 +42,9 @@ class Deltas:
       every layer; as usual, not on the output projection.
     rank: Rank of every delta.
     alpha: Deltas are scaled by `alpha / rank`.
+    inner: Rank of one more delta on every linear map of every layer, for short
+      trainings; 0 is none.
+    inner_alpha: It is scaled by `inner_alpha / inner`.
   """
 
   roles: tuple[str, ...] = ('solver', 'proposer')
@@ -45,6 +52,8 @@ class Deltas:
   lora: bool = False
   rank: int = 16
   alpha: float = 16.0
+  inner: int = 0
+  inner_alpha: float = 16.0
 
   def __post_init__(self):
     if self.per_role not in ('heads', 'adapter', 'shared'):
@@ -75,8 +84,8 @@ class Weights(NamedTuple):
 
   Attributes:
     kernel: `Float[Array, '*L I O']`.
-    delta: `a` of `Float[Array, '*L I R']`, scaled, and `b` of
-      `Float[Array, '*L R O']`; None where no delta is in force.
+    delta: `a` of `Float[Array, '*L I A']`, scaled, and `b` of
+      `Float[Array, '*L A O']`; None where no delta is in force.
     bias: `Float[Array, '*L O']`, or None.
   """
 
@@ -123,9 +132,9 @@ class Linear(nnx.Module):
     )
     self.scale = deltas.scale
 
-    def delta(kind, lead, lead_names):
-      a = normal(rngs.params(), (*lead, *stack, shape[0], deltas.rank))
-      b = jnp.zeros((*lead, *stack, deltas.rank, shape[1]))
+    def delta(kind, lead, lead_names, rank=deltas.rank):
+      a = normal(rngs.params(), (*lead, *stack, shape[0], rank))
+      b = jnp.zeros((*lead, *stack, rank, shape[1]))
       return (
         kind(a, axes=(*lead_names, *names, axes[0], 'rank')),
         kind(b, axes=(*lead_names, *names, 'rank', axes[1])),
@@ -138,6 +147,12 @@ class Linear(nnx.Module):
     if adapted or (deltas.per_role == 'heads' and is_head):
       pairs.append(delta(RoleDelta, (len(deltas.roles),), ('role',)))
     self.deltas = nnx.List([nnx.List(pair) for pair in pairs])
+    self.inner_scale = deltas.inner_alpha / max(deltas.inner, 1)
+    self.inner = (
+      nnx.List(delta(InnerDelta, (), (), deltas.inner))
+      if deltas.inner and not is_head
+      else None
+    )
 
   def weights(
     self, role: Int[Array, ''] | int | None, tied: Array | None = None
@@ -150,14 +165,18 @@ class Linear(nnx.Module):
     """
     kernel = self.kernel[...] if tied is None else tied
     bias = None if self.bias is None else self.bias[...]
-    if role is None or not self.deltas:
+    if role is None or not (self.deltas or self.inner):
       return Weights(kernel, None, bias)
     pairs = [
       [p[...][role] if isinstance(p, RoleDelta) else p[...] for p in pair]
       for pair in self.deltas
     ]
-    a = jnp.concatenate([a for a, _ in pairs], -1) * self.scale
-    b = jnp.concatenate([b for _, b in pairs], -2)
+    factors = [(a * self.scale, b) for a, b in pairs]
+    if self.inner:
+      a, b = self.inner
+      factors.append((a[...] * self.inner_scale, b[...]))
+    a = jnp.concatenate([a for a, _ in factors], -1)
+    b = jnp.concatenate([b for _, b in factors], -2)
     return Weights(kernel, (a, b), bias)
 
 

@@ -24,8 +24,15 @@ from jaxdistill.data.text.tokenizer import (
   Tokenizer,
 )
 from jaxdistill.models import hub
-from jaxdistill.models.decoder import LINEARS, Decoder, DecoderConfig
-from jaxdistill.models.linear import Deltas, RoleDelta, SharedDelta, dense
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.linear import (
+  Deltas,
+  InnerDelta,
+  RoleDelta,
+  SharedDelta,
+  dense,
+)
 from jaxdistill.models.rope import Rope
 from jaxdistill.spelling import among
 
@@ -328,5 +335,5 @@ def _is_trunk(path, value) -> bool:
   del path
   kind = getattr(value, 'type', type(value))
   return issubclass(kind, nnx.Param) and not issubclass(
-    kind, RoleDelta | SharedDelta
+    kind, RoleDelta | SharedDelta | InnerDelta
   )

@@ -2,20 +2,34 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxdistill import dist
-from jaxdistill.batch import Shapes, bucket, make_batch, take_rows
+from jaxdistill.batch import (
+  Shapes,
+  bucket,
+  common,
+  make_batch,
+  stack,
+  take_rows,
+)
 from jaxdistill.data.text.tokenizer import Tokenizer
+from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.rollout import adapt
 from jaxdistill.rollout.engine import generate, lay_out
 from jaxdistill.rollout.samplers import Sampling
-from jaxdistill.types import Prompt, Rollout, Row, RowSet
+from jaxdistill.rollout.score import Of, Own, Top, score
+from jaxdistill.spelling import among
+from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Player:
   Attributes:
     graphdef: Of a `Decoder`.
     params: Its parameters, in any number of parts.
-    roles: Names of its roles, by index; a role without deltas needs no name.
+    roles: Names of its roles, by index.
     tokenizer: Texts to ids and back.
     mesh: Where the parameters live.
     shapes: Layout of scored sequences.
@@ -48,17 +62,89 @@ class Player:
     tokenizer = self.tokenizer.ending_at(text)
     return dataclasses.replace(self, tokenizer=tokenizer)
 
+  def adapted(
+    self,
+    sets_E: Sequence[RowSet],
+    loss: Callable,
+    optimizer: OptimizerConfig,
+    steps: int | Sequence[int],
+    *,
+    key: Array,
+    rank: int = 16,
+    alpha: float = 16.0,
+    scales: Sequence[float] | None = None,
+  ) -> 'list[Player]':
+    """What this player would be if it learned each of several sets of rows.
+
+    Each candidate trains an adapter of its own, on every linear map of every
+    layer, while all else stands still; all of them in one program. Every
+    process calls it with as many sets, each with its share of the rows.
+
+    Args:
+      sets_E: One per candidate, of one role, the same fields and kind.
+      loss: A method's `loss`, given no anchors.
+      optimizer: Of each; its schedule counts these steps.
+      steps: Optimizer steps, for all or by candidate.
+      key: Of the adapters' beginnings, which are the same for all candidates.
+      rank: Of the adapters.
+      alpha: They are scaled by `alpha / rank`.
+      scales: Of the learning rate, by candidate; 1 if not given.
+
+    Returns:
+      A player per candidate. They share this one's parameters.
+
+    Raises:
+      ValueError: The sets are of several roles, or this is adapted already.
+    """
+    model = nnx.merge(self.graphdef, *self.params)
+    if model.deltas.inner:
+      raise ValueError('an adapted player is not adapted again; merge it first')
+    if len({(s.role, s.kind, s.fields) for s in sets_E}) > 1:
+      raise ValueError('candidates of one call differ in role, kind or fields')
+    deltas = dataclasses.replace(model.deltas, inner=rank, inner_alpha=alpha)
+    graphdef = adapt.widened(model.config, deltas)
+    keys = jnp.repeat(key[None], len(sets_E), 0)
+    role = self._place(sets_E[0].role)
+    trunk = nnx.state(model)
+    adapters, _ = adapt.train(
+      graphdef,
+      adapt.fresh_adapters(model.config, deltas, keys),
+      trunk,
+      stack(sets_E, role, self.mesh, self.shapes),
+      adapt.rates_of(optimizer, len(sets_E), steps, scales),
+      loss=loss,
+      optimizer=optimizer,
+    )
+    return [
+      dataclasses.replace(
+        self,
+        graphdef=graphdef,
+        params=(jax.tree.map(lambda x, e=e: x[e], adapters), trunk),
+      )
+      for e in range(len(sets_E))
+    ]
+
   def encode(self, prompt: Prompt) -> np.ndarray:
     """Prompt token ids, as the model is asked, int32[P]."""
-    return np.array(self.tokenizer.prompt(prompt.text), np.int32)
+    return np.array(
+      self.tokenizer.prompt(prompt.messages, prompt.think), np.int32
+    )
 
   def written(self, prompt: Prompt, response: str) -> Rollout:
     """A response that was given rather than sampled, as a rollout."""
     ids = [*self.tokenizer.encode(response), self.tokenizer.eos_ids[0]]
     tokens = np.array(ids, np.int32)
     zeros = np.zeros(len(ids), np.float32)
-    prompt_ids = self.encode(prompt)
-    return Rollout(prompt, prompt_ids, tokens, zeros, zeros, 'stop', response)
+    return Rollout(
+      prompt=prompt,
+      prompt_T=self.encode(prompt),
+      tokens_T=tokens,
+      logp_T=zeros,
+      kept_T=zeros,
+      finish='stop',
+      text=response,
+      vocabulary=self.tokenizer.vocabulary,
+    )
 
   def generate(
     self, prompts_P: Sequence[Prompt], sampling: Sampling, key: Array
@@ -73,14 +159,68 @@ class Player:
 
     Returns:
       rollouts_PG.
+
+    Raises:
+      ValueError: The prompts are of several roles, or of one that there is not.
     """
     ids_P = [self.encode(prompt) for prompt in prompts_P]
+    return self._generate(prompts_P, ids_P, sampling, key)
+
+  def follow_up(
+    self,
+    rollouts: Sequence[Rollout],
+    observations: Sequence[str],
+    sampling: Sampling,
+    key: Array,
+  ) -> list[list[Rollout]]:
+    """Goes on after responses: another turn of each.
+
+    The model reads the very tokens that were sampled, not their text. A
+    response that the length limit cut cannot be gone on from and stays as it
+    is.
+
+    Args:
+      rollouts: This host's, of one role over all hosts.
+      observations: What the model is told after each.
+      sampling: How to draw; `sampling.samples` continuations each.
+      key: As for `generate`; siblings of one prompt draw each for themselves.
+
+    Returns:
+      By rollout its continuations, each with all turns so far.
+    """
+    siblings = Counter(r.prompt.row for r in rollouts)
+    (most,) = dist.agree_max(max(siblings.values(), default=1))
+    before: Counter[int] = Counter()
+    prompts, ids, between = [], [], {}
+    for i, (rollout, said) in enumerate(
+      zip(rollouts, observations, strict=True)
+    ):
+      prompt = rollout.prompt
+      place, before[prompt.row] = before[prompt.row], before[prompt.row] + 1
+      if rollout.finish == 'stop':
+        told = self.tokenizer.turn(said, prompt.think)
+        between[i] = np.array(told, np.int32)
+        row = prompt.row * most + place
+        prompts.append(dataclasses.replace(prompt, row=row))
+        ids.append(
+          np.concatenate([rollout.prompt_T, rollout.tokens_T, between[i]])
+        )
+    new = self._generate(prompts, ids, sampling, key)
+    went_on = dict(zip(between, new, strict=True))
+    return [
+      [_joined(rollout, between[i], r) for r in went_on[i]]
+      if i in went_on
+      else [rollout] * sampling.samples
+      for i, rollout in enumerate(rollouts)
+    ]
+
+  def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
+    """Rollouts that go on after the ids of each prompt."""
     prefix = _prefix(ids_P)
     shards = dist.batch_shards(self.mesh)
     longest = max((len(ids) for ids in ids_P), default=1) - len(prefix)
-    count, longest, role = dist.agree_max(
-      len(prompts_P), longest, max(map(self._role, prompts_P), default=0)
-    )
+    role = self._role_of(prompts_P)
+    count, longest = dist.agree_max(len(prompts_P), longest)
     hosts = jax.process_count()
     most = max(self.max_prompts // shards, 1) * shards // hosts
     size = min(_power(count, max(shards // hosts, 1)), most)
@@ -97,8 +237,21 @@ class Player:
       rollouts_PG += ask(prompts_P[chunk], ids_P[chunk])
     return rollouts_PG
 
-  def _role(self, prompt: Prompt) -> int:
-    return self.roles.index(prompt.role) if prompt.role in self.roles else 0
+  def _role_of(self, prompts: Sequence[Prompt]) -> int:
+    """The index of the one role that all hosts' prompts are of."""
+    places = [self._place(prompt.role) for prompt in prompts]
+    most, least = dist.agree_max(
+      max(places, default=0), -min(places, default=len(self.roles))
+    )
+    if places and most != -least:
+      names = sorted({self.roles[i] for i in (most, -least)})
+      raise ValueError(f'prompts of one call are of roles {", ".join(names)}')
+    return most
+
+  def _place(self, role: str) -> int:
+    if role not in self.roles:
+      raise ValueError(f'there is no role {role!r}{among(role, self.roles)}')
+    return self.roles.index(role)
 
   def _ask(self, weights, prefix, shape, role, sampling, key, prompts_P, ids_P):
     """Rollouts of at most `shape[0]` prompts, in one go."""
@@ -139,6 +292,7 @@ class Player:
             kept_T=kept[i, g, :n],
             finish='stop' if stopped[i, g] else 'length',
             text=self.tokenizer.decode(tokens[i, g, :n].tolist()),
+            vocabulary=self.tokenizer.vocabulary,
           )
         )
       rollouts_PG.append(group)
@@ -152,15 +306,67 @@ class Player:
     Args:
       rollouts: This host's, all of one role over all hosts.
       temperature: Divides the logits.
+
+    Raises:
+      ValueError: They are of several roles, or of another tokenizer.
     """
+    return self._score(rollouts, Own(), temperature)
+
+  def logprobs_of(
+    self,
+    rollouts: Sequence[Rollout],
+    ids: Sequence[np.ndarray],
+    temperature: float = 1.0,
+  ) -> list[np.ndarray]:
+    """log p of given tokens in the place of each, float32[T, k] by rollout.
+
+    Args:
+      rollouts: This host's, all of one role over all hosts.
+      ids: By rollout, int32[T, k] of one k on all hosts.
+      temperature: Divides the logits.
+    """
+    return self._score(rollouts, Of(), temperature, ids)
+
+  def top(
+    self, rollouts: Sequence[Rollout], k: int, temperature: float = 1.0
+  ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The k likeliest tokens in the place of each, and their log p.
+
+    Args:
+      rollouts: This host's, all of one role over all hosts.
+      k: How many.
+      temperature: Divides the logits.
+
+    Returns:
+      By rollout int32[T, k], likeliest first, and float32[T, k].
+    """
+    return self._score(rollouts, Top(k), temperature)
+
+  def _score(self, rollouts, what, temperature, ids=None) -> Any:
+    for r in rollouts:
+      if r.vocabulary not in ('', self.tokenizer.vocabulary):
+        raise ValueError(
+          'a response of one tokenizer cannot be scored by a model of another; '
+          'write it anew: player.written(prompt, rollout.text)'
+        )
+    read = [{}] * len(rollouts) if ids is None else [{'ids': i} for i in ids]
     rows = [
-      Row(r.prompt_T, r.tokens_T, np.zeros(len(r.tokens_T), np.float32), 0)
-      for r in rollouts
+      Row(r.prompt_T, r.tokens_T, np.zeros(len(r.tokens_T)), 0, fields)
+      for r, fields in zip(rollouts, read, strict=True)
     ]
-    roles = [self._role(r.prompt) for r in rollouts]
-    (role,) = dist.agree_max(max(roles, default=0))
-    batch, places = make_batch(RowSet('', rows), role, self.mesh, self.shapes)
-    values = score(self.graphdef, self.params, batch, np.float32(temperature))
+    specs = ()
+    if ids is not None:
+      (k,) = dist.agree_max(max((i.shape[1] for i in ids), default=1))
+      specs = (Field('ids', (k,), 'int32'),)
+    role = self._role_of([r.prompt for r in rollouts])
+    batch, places = make_batch(
+      RowSet('', rows, specs), role, self.mesh, self.shapes
+    )
+    values = score(
+      *(self.graphdef, self.params, batch, np.float32(temperature)), what=what
+    )
+    if isinstance(values, tuple):
+      return tuple(take_rows(v, places, rows) for v in values)
     return take_rows(values, places, rows)
 
   def choose(
@@ -188,33 +394,36 @@ def _prefix(ids_P: Sequence[np.ndarray]) -> np.ndarray:
   """
   mine = []
   if ids_P:
-    shared = _shared(ids_P)[: min(map(len, ids_P)) - 1]
+    shared = _common_to(ids_P)[: min(map(len, ids_P)) - 1]
     mine = [','.join(map(str, shared))]
   everyones = [
     np.array([int(x) for x in text.split(',') if x], np.int32)
     for text in dist.gather_texts(mine)
   ]
-  prefix = _shared(everyones) if everyones else np.zeros(0, np.int32)
+  prefix = _common_to(everyones) if everyones else np.zeros(0, np.int32)
   return prefix[: len(prefix) // 4 * 4]
 
 
-def _shared(ids_P: Sequence[np.ndarray]) -> np.ndarray:
-  """What all of them begin with."""
+def _common_to(ids_P: Sequence[np.ndarray]) -> np.ndarray:
+  """What all of them begin with: what the least and the greatest do."""
   least, greatest = (f(ids_P, key=lambda x: x.tolist()) for f in (min, max))
-  n = min(len(least), len(greatest))
-  differs = np.flatnonzero(least[:n] != greatest[:n])
-  return least[: differs[0]] if len(differs) else least[:n]
+  return least[: common(least, greatest)]
 
 
-@functools.partial(jax.jit, static_argnames='graphdef')
-def score(graphdef, params, batch, temperature):
-  """Log-probs of every scored token of a packed batch, float32[M, B, R]."""
-  model = nnx.merge(graphdef, *params)
-
-  def one(i, out):
-    logp = batch.microbatch(i).logprobs(model, temperature)
-    return out.at[i].set(logp)
-
-  start = dist.constrain(batch.weight * 0, None, 'batch', None)
-  out = jax.lax.fori_loop(0, batch.microbatches, one, start)
-  return dist.constrain(out, None, 'batch', None)
+def _joined(before: Rollout, said: np.ndarray, after: Rollout) -> Rollout:
+  """A rollout with one more turn, after an observation."""
+  zeros = np.zeros(len(said), np.float32)
+  turn = before.turn_T.max(initial=0) + 1
+  turns = np.repeat([-1, turn], [len(said), len(after.tokens_T)])
+  return Rollout(
+    prompt=before.prompt,
+    prompt_T=before.prompt_T,
+    tokens_T=np.concatenate([before.tokens_T, said, after.tokens_T]),
+    logp_T=np.concatenate([before.logp_T, zeros, after.logp_T]),
+    kept_T=np.concatenate([before.kept_T, zeros, after.kept_T]),
+    finish=after.finish,
+    text=after.text,
+    turn_T=np.concatenate([before.turn_T, turns.astype(np.int32)]),
+    earlier=(*before.earlier, before.text),
+    vocabulary=before.vocabulary,
+  )

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxdistill import dist
 from jaxdistill.eval import PROBED, accuracy
 from jaxdistill.rollout.player import Player
-from jaxdistill.run.run import Run
+from jaxdistill.run.run import Run, Teacher
+from jaxdistill.run.step import param_shardings, place
 from jaxdistill.types import Problem
 
 COLLECT, EVALUATE, PROBE = 0, 1, 2  # purposes that random keys are folded from
@@ -37,6 +38,21 @@ def make_player(
   )
 
 
+def place_teacher(teacher: Teacher, run: Run) -> Player:
+  """A player of another model, on a run's mesh, with its own tokenizer."""
+  graphdef, params = nnx.split(teacher.loaded.model)
+  where = param_shardings(params, run.mesh, dist.DECODE_RULES)
+  return Player(
+    graphdef=graphdef,
+    params=(place(params, where),),
+    roles=run.method.roles,
+    tokenizer=teacher.loaded.tokenizer,
+    mesh=run.mesh,
+    shapes=run.shapes,
+    max_prompts=teacher.max_prompts,
+  )
+
+
 def evaluate(
   run: Run, player: Player, pass_k: Sequence[int] = ()
 ) -> dict[str, float]:
@@ -54,14 +70,18 @@ def evaluate(
   for split in run.eval.splits:
     held_out = run.task.problems(split)
     n = min(len(held_out), run.eval.problems)
-    observed = accuracy(
-      player,
-      share(held_out.__getitem__, n),
-      samples=run.eval.samples,
-      max_tokens=run.eval.max_tokens,
-      key=key,
-      pass_k=pass_k,
+    mine = share(held_out.__getitem__, n)
+    observed = dict(
+      (run.task.evaluator or accuracy)(
+        player,
+        mine,
+        samples=run.eval.samples,
+        max_tokens=run.eval.max_tokens,
+        key=key,
+        pass_k=pass_k,
+      )
     )
+    observed |= run.method.evaluate(player, mine, key)
     named = {f'eval/{split}/{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named) | {f'eval/{split}/problems': n}
   return out

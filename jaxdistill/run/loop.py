@@ -6,26 +6,30 @@ never stopped.
 """
 
 import math
-import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
+from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.batch import make_minibatches
-from jaxdistill.checkpoint import Checkpoints, RefusedError, abstract
+from jaxdistill.checkpoint import Checkpoints, abstract
+from jaxdistill.methods.method import anchors_of
+from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
+from jaxdistill.run import progress, records, resume
 from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
   make_player,
+  place_teacher,
   reduce_metrics,
   share,
 )
@@ -40,9 +44,9 @@ from jaxdistill.run.step import (
   param_shardings,
   place,
   split_params,
+  with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
-from jaxdistill.run.workdir import Workdir
 from jaxdistill.types import Collected, Problem, Update
 
 
@@ -60,14 +64,17 @@ class Loop:
   """
 
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
-    self.run, self.workdir = run, _claimed(root, config)
+    self.run, self.workdir = run, resume.claimed(root, config)
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    rules = {**run.anchors, **run.method.anchors, GUARD: 'frozen'}
+    needed = anchors_of(run.method)
+    asked = {name: anchor.rule for name, anchor in needed.items()}
+    rules = {**run.anchors, **asked, GUARD: 'frozen'}
     self.anchors = Anchors(
       Bank(epath.Path(root) / 'anchors', run.keep_anchors),
-      {name: parse_rule(rule) for name, rule in rules.items()},
-      run.method.anchors,
+      {n: parse_rule(r) for n, r in rules.items() if n not in run.teachers},
+      needed.keys() - run.teachers.keys(),
       run.seed,
+      [n for n, anchor in needed.items() if anchor.clock == 'optimizer'],
     )
     self.graphdef, params, frozen = split_params(
       run.loaded.model, run.trainable
@@ -77,12 +84,20 @@ class Loop:
     self.method_state = run.method.init()
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+    self.summary: dict[str, Any] = {}  # once it has come to its end
     self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
     self.guard = Guard(run, self.anchors, self.workdir)
     self._layout = param_shardings(
       (*params, frozen), run.mesh, dist.DECODE_RULES
     )
-    self._step = make_step(self.graphdef, run.method.loss, run.optimizer)
+    self._teachers = {n: place_teacher(t, run) for n, t in run.teachers.items()}
+    self._in_loss = [n for n, anchor in needed.items() if anchor.in_loss]
+    self._step = make_step(
+      self.graphdef,
+      run.method.loss,
+      run.optimizer,
+      {n: self._graph_of(n) for n in self._in_loss},
+    )
     self._problems = _shuffled(run)
     try:
       self._resume()
@@ -91,19 +106,32 @@ class Loop:
       raise
 
   def train(self) -> dict[str, Any]:
-    """Runs to the last step, or until its tokens are spent.
+    """Runs to the last step, or until its tokens are spent; the summary.
 
     Raises:
       Stopped: It was asked to stop, and has saved.
       OSError: A file could not be written; what is on disk stays usable.
     """
+    for _ in self.steps():
+      pass
+    return self.summary
+
+  def steps(self) -> Generator[dict[str, float], None, None]:
+    """The same a line of `metrics.jsonl` at a time.
+
+    The line of the last step comes once the run has ended, and is followed by
+    that of its end. Closed before, it saves and lets others in.
+
+    Raises:
+      Stopped: As `train`, and `OSError`.
+    """
     try:
       with asked_to_stop() as stop:
-        return self._train(stop)
+        yield from self._steps(stop)
     finally:
       self.workdir.close()
 
-  def _train(self, stop: Callable[[int], bool]) -> dict[str, Any]:
+  def _steps(self, stop: Callable[[int], bool]) -> Iterator[dict[str, float]]:
     run = self.run
     finished = self.finished()
     self.checkpoints.forget_after(self.first_step)
@@ -112,13 +140,14 @@ class Loop:
     self.workdir.open(self.first_step + finished, finished)
     dist.barrier('what a dying run left is gone')
     steps = range(self.first_step, 0 if finished else run.steps)
-    bar = _bar(steps, run.steps, self.workdir.writes)
+    bar = progress.bar(steps, run.steps, self.workdir.writes)
     shown: dict[str, float] = {}
+    last: list[dict[str, float]] = []
     for step in bar:
       begin = time.perf_counter()
       metrics = self._watch(step)
       if self.guard.stopped:
-        self._end(step, metrics, begin)
+        last = [self._end(step, metrics, begin)]
         break
       # What is evaluated is what is trained on: after a step back, that.
       metrics |= self._evaluate() if step % run.eval_every == 0 else {}
@@ -129,22 +158,30 @@ class Loop:
       self._seen = metrics
       self.workdir.log(step, metrics)
       shown |= metrics
-      bar.set_postfix_str(_progress(run.eval.splits[0], shown))
+      bar.set_postfix_str(progress.latest(run.eval.splits[0], shown))
+      line = {'step': step} | metrics
       if self._spent() or step + 1 == run.steps:
         begin = time.perf_counter()
-        self._end(step + 1, self._watch(step + 1, last=True), begin)
+        metrics = self._watch(step + 1, last=True)
+        last = [line, self._end(step + 1, metrics, begin)]
         break
-      stopping = stop(step)
-      if stopping or (step + 1) % run.checkpoint_every == 0:
-        self._save(step + 1)
-      self.checkpoints.seal(wait=stopping)
-      if stopping:
+      try:
+        yield line
+      except GeneratorExit:
+        if threading.main_thread().is_alive():  # Orbax starts others
+          self._rest(step + 1)
+        raise
+      if stop(step):
         bar.close()
-        self.checkpoints.close()
+        self._rest(step + 1)
         raise Stopped(f'{self.workdir.path} is saved at step {step + 1}')
+      if (step + 1) % run.checkpoint_every == 0:
+        self._save(step + 1)
+      self.checkpoints.seal()
     bar.close()
     self.checkpoints.close()
-    return self._summary()
+    self.summary = self._summary()
+    yield from last
 
   def finished(self) -> bool:
     """Whether nothing is left to do from where the run was taken up."""
@@ -154,7 +191,9 @@ class Loop:
   def _spent(self) -> bool:
     return 0 < self.run.tokens <= self.tokens
 
-  def _end(self, step: int, metrics: dict[str, float], begin: float) -> None:
+  def _end(
+    self, step: int, metrics: dict[str, float], begin: float
+  ) -> dict[str, float]:
     """Saves the last version; the guard's look at it began at `begin`."""
     metrics |= self._evaluate()
     self._refresh_anchors(step, metrics)
@@ -166,6 +205,12 @@ class Loop:
     self.checkpoints.forget_after(step - 1)
     dist.barrier('nothing is saved at the end yet')
     self._save(step)
+    return {'step': step} | metrics
+
+  def _rest(self, step: int) -> None:
+    """Saves before the end, so that the run may go on from here."""
+    self._save(step)
+    self.checkpoints.close()
 
   def _summary(self) -> dict[str, Any]:
     facts = _facts(self.run, self.state, self.guard)
@@ -189,6 +234,9 @@ class Loop:
     begin = time.perf_counter()
     collected = self._collect(step)
     self.method_state = collected.state
+    if collected.adopt is not None:
+      params = _adopted(collected.adopt, self.graphdef, self.run)
+      self.state = self.state._replace(params=params)
     self.workdir.transcripts(step, collected.transcripts)
     metrics = reduce_metrics(collected.metrics)
     middle = time.perf_counter()
@@ -209,7 +257,9 @@ class Loop:
   def _collect(self, step: int) -> Collected:
     # Copies that are laid out for decoding live no longer than this call.
     players = {
-      name: self.player(self.anchors.params[name])
+      name: self._teachers[name]
+      if name in self._teachers
+      else self.player(self.anchors.params[name])
       for name in self.run.method.anchors
     }
     players['policy'] = self.player(self.state.params)
@@ -217,6 +267,17 @@ class Loop:
     return self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
     )
+
+  def _graph_of(self, name: str) -> Any:
+    teacher = self._teachers.get(name)
+    return teacher.graphdef if teacher else self.graphdef
+
+  def _parts_of(self, name: str) -> tuple:
+    """The parameters of an anchor, as its graph wants them."""
+    teacher = self._teachers.get(name)
+    if teacher:
+      return teacher.params
+    return (*self.anchors.params[name], self.frozen)
 
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; one without any row takes none."""
@@ -238,13 +299,24 @@ class Loop:
       tuple(batch for batch in batches if batch is not None)
       for batches in zip(*parts, strict=True)
     ]
+    if update.fresh_optimizer:
+      self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
     for batches in steps * update.epochs:
       if batches:
-        self.state, values = self._step(self.state, self.frozen, {}, batches)
-        metrics.append(
-          {prefix * (k in WHOLE) + k: v for k, v in values.items()}
+        anchors = {name: self._parts_of(name) for name in self._in_loss}
+        self.state, values = self._step(
+          self.state, self.frozen, anchors, batches
         )
+        named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
+        metrics.append(named)
+        self._anchors_after_update(named)
     return metrics
+
+  def _anchors_after_update(self, metrics: Mapping[str, jax.Array]) -> None:
+    if self.anchors.by_update:
+      seen = {f'train/{k}': float(v) for k, v in metrics.items()}
+      step = int(self.state.step)
+      self.anchors.after_update(step, self.state.params, seen)
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture, laid out for decoding."""
@@ -273,7 +345,8 @@ class Loop:
         'anchors': anchors,
         'seen': {k: v for k, v in self._seen.items() if math.isfinite(v)},
         'model': self.run.loaded.sha256,
-        'method': self.method_state,
+        'method': records.put(self.workdir.path, self.method_state),
+        'teachers': resume.teachers_sha256(self.run),
         'tokens': self.tokens,
         'seconds': self.seconds,
         **self.guard.state(),
@@ -282,24 +355,16 @@ class Loop:
     )
 
   def _resume(self) -> None:
-    step = _newest(self.checkpoints, self.workdir)
+    step = resume.newest(self.checkpoints, self.workdir)
     if step is None:
       return
     self.state, record = self.checkpoints.restore(step, self.state)
-    _check_model(self.workdir.path, record['model'], self.run.loaded.sha256)
-    self.method_state = record['method']
+    resume.check_origin(self.workdir.path, record, self.run)
+    self.method_state = records.get(self.workdir.path, record['method'])
     self.tokens, self.seconds = record['tokens'], record['seconds']
     self.first_step, self._seen = step, record['seen']
     self.guard.resume(record)
     self.anchors.resume(step, record['anchors'], self.state.params)
-
-
-def _claimed(root: epath.PathLike, config: Mapping[str, Any]) -> Workdir:
-  """A run's folder, which is its own from now on."""
-  workdir = Workdir(root)
-  dist.by_first(lambda: workdir.claim(config))
-  workdir.claim(config)  # now that process 0 has written it, by all
-  return workdir
 
 
 def _shuffled(run: Run) -> Any:
@@ -308,27 +373,16 @@ def _shuffled(run: Run) -> Any:
   return grain.MapDataset.source(problems).shuffle(seed=run.seed).repeat()
 
 
-def _newest(checkpoints: Checkpoints, workdir: Workdir) -> int | None:
-  """The newest whole step, None if there is none; what is damaged is said."""
-  # One process decides, so that all restore the same.
-  step, damaged = dist.by_first(checkpoints.recover)
-  checkpoints.reload()
-  if workdir.writes:
-    for later, why in damaged.items():
-      print(
-        f'checkpoint {later} of {workdir.path} is damaged ({why}) and was '
-        f'moved to {workdir.path / "damaged"}',
-        file=sys.stderr,
-      )
-  return step
-
-
-def _check_model(path: epath.Path, began: str, now: str) -> None:
-  if began != now:
-    raise RefusedError(
-      f'{path} began from a model with SHA-256 {began[:12]}; config.model now '
-      f'has {now[:12]}'
+def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:
+  """What an adapted player is, as parameters of the policy."""
+  if run.trainable != 'full':
+    raise ValueError(
+      'an adapter can be added to the trunk where config.trainable is full; '
+      f'here it is {run.trainable}'
     )
+  state = merged(nnx.merge(player.graphdef, *player.params))
+  _, params, _ = split_params(nnx.merge(graphdef, state), run.trainable)
+  return place(params, param_shardings(params, run.mesh))
 
 
 def _facts(run: Run, state: TrainState, guard: Guard) -> dict[str, Any]:
@@ -342,32 +396,3 @@ def _facts(run: Run, state: TrainState, guard: Guard) -> dict[str, Any]:
     'model': run.loaded.sha256,
     'device': jax.devices()[0].device_kind,
   }
-
-
-def _bar(steps: range, total: int, shown: bool) -> tqdm:
-  bar = tqdm(
-    steps,
-    initial=steps.start,
-    total=total,
-    unit='step',
-    disable=not shown,
-    dynamic_ncols=True,
-  )
-  bar.set_postfix_str('the first step compiles')
-  return bar
-
-
-def _progress(split: str, latest: Mapping[str, float]) -> str:
-  """The held-out score and the speed, for the progress bar."""
-  learning = (
-    ('selfplay/agreement', 'agreement {:.2f}')
-    if 'selfplay/agreement' in latest
-    else ('train/loss', 'loss {:.3f}')
-  )
-  pairs = (
-    (f'eval/{split}/accuracy_sampled', 'sampled {:.3f}'),
-    (f'eval/{split}/accuracy_greedy', 'greedy {:.3f}'),
-    learning,
-    ('rollout/tokens_per_s', '{:,.0f} tokens/s'),
-  )
-  return ', '.join(f.format(latest[k]) for k, f in pairs if latest.get(k))

@@ -31,6 +31,19 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Teacher:
+  """Another model that a method asks.
+
+  Attributes:
+    loaded: It, with its own tokenizer.
+    max_prompts: Most prompts in one compiled call.
+  """
+
+  loaded: Loaded
+  max_prompts: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """Everything a run is made of, built from its config by `config.build`."""
 
@@ -50,6 +63,7 @@ class Run:
   max_prompts: int
   mesh: jax.sharding.Mesh
   anchors: Mapping[str, str]
+  teachers: Mapping[str, Teacher]
   eval: EvalConfig
   guard: GuardConfig
   alarms: Mapping[str, Alarm]

@@ -1,7 +1,8 @@
 """The train state, and one jitted gradient step for any method's loss."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -155,8 +156,19 @@ def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
   )
 
 
+def with_fresh_moments(
+  state: TrainState, optimizer: OptimizerConfig, mesh: Mesh
+) -> TrainState:
+  """The same parameters and clocks, and moments of zero."""
+  kept = {'step': state.step, 'skipped': state.skipped, 'scale': state.scale}
+  return init_state(state.params, optimizer, mesh)._replace(**kept)
+
+
 def make_step(
-  graphdef: nnx.GraphDef, loss: Loss, optimizer: OptimizerConfig
+  graphdef: nnx.GraphDef,
+  loss: Loss,
+  optimizer: OptimizerConfig,
+  in_loss: Mapping[str, nnx.GraphDef] = MappingProxyType({}),
 ) -> Callable:
   """The compiled step `(state, frozen, anchors, batches) -> (state, metrics)`.
 
@@ -172,19 +184,18 @@ def make_step(
     graphdef: Of the model.
     loss: A method's `loss`.
     optimizer: Its hyper-parameters.
+    in_loss: Graphs of the anchors that the loss reads; `anchors` has their
+      parameters, in parts.
   """
   direction = optimizer.direction()
   learning_rate = optimizer.learning_rate()
 
   def objective(moving, frozen, anchors, batch):
     model = nnx.merge(graphdef, *moving, frozen)
-    values, metrics = loss(model, anchors, batch)
-
-    def weighted(v):
-      return jnp.sum(jnp.where(batch.weight != 0, batch.weight * v, 0))
-
-    sums = {name: weighted(v) for name, v in metrics.items()}
-    return weighted(values) / batch.total, (sums, jnp.sum(batch.weight))
+    still = {n: nnx.merge(in_loss[n], *parts) for n, parts in anchors.items()}
+    values, metrics = loss(model, still, batch)
+    sums = {name: batch.weighted(v) for name, v in metrics.items()}
+    return batch.weighted(values) / batch.total, (sums, jnp.sum(batch.weight))
 
   def accumulate(moving, frozen, anchors, batch):
     """Gradient and metric sums over the microbatches that hold rows."""

@@ -55,6 +55,7 @@ def render(
   eos: str | None,
   add_generation_prompt: bool,
   source: str,
+  think: bool = False,
 ) -> str:
   """The text of a dialogue.
 
@@ -65,6 +66,8 @@ def render(
     eos: The end mark, likewise.
     add_generation_prompt: Whether an answer is to follow.
     source: The model's directory, named in what is raised.
+    think: Whether a model that can think before it answers is asked to
+      (`enable_thinking`, as Qwen3's template calls it).
 
   Raises:
     ValueError: The template is broken, does what it may not, or takes more
@@ -82,7 +85,7 @@ def render(
       tools=None,
       documents=None,
       add_generation_prompt=add_generation_prompt,
-      enable_thinking=False,  # Qwen3's thoughts would be part of its proposal
+      enable_thinking=think,
     )
   except Exception as e:  # anything may be wrong in it
     line = f'line {e.lineno}: ' if isinstance(e, TemplateSyntaxError) else ''

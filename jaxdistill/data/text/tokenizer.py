@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import re
@@ -12,6 +13,7 @@ import tokenizers
 from etils import epath
 
 from jaxdistill.data.text import chat
+from jaxdistill.types import Message
 
 _SYMBOL = re.compile(r'<[a-z]+>|[a-z]+|\S')
 _FILES = (  # of a directory that says how texts become ids
@@ -53,8 +55,29 @@ class Tokenizer(Protocol):
     """Text of ids, marks left out."""
     ...
 
-  def prompt(self, text: str) -> list[int]:
-    """Ids that ask a text, so that the answer comes next."""
+  def prompt(
+    self, asked: str | Sequence[Message], think: bool | None = None
+  ) -> list[int]:
+    """Ids that ask a text, or go on with a dialogue: the answer comes next.
+
+    Args:
+      asked: The text, or messages of which the last is the user's.
+      think: Whether the model thinks first; None is as the tokenizer says.
+    """
+    ...
+
+  def turn(self, text: str, think: bool | None = None) -> list[int]:
+    """Ids between the end mark of a response and the next one.
+
+    Args:
+      text: What the user says there: an observation, a second question.
+      think: As for `prompt`.
+    """
+    ...
+
+  @property
+  def vocabulary(self) -> str:
+    """A name for what ids mean: two that have the same share their ids."""
     ...
 
   def ending_at(self, text: str) -> 'Tokenizer':
@@ -115,13 +138,39 @@ class SymbolTokenizer:
     del text
     return self
 
-  def prompt(self, text: str) -> list[int]:
-    """The begin mark and the ids of `text`.
+  def prompt(
+    self, asked: str | Sequence[Message], think: bool | None = None
+  ) -> list[int]:
+    """The begin mark and the ids of what was said, answers with their end mark.
 
     Raises:
       ValueError: A symbol is not in the vocabulary.
     """
-    return [self.bos_id, *self.encode(text)]
+    del think
+    if isinstance(asked, str):
+      return [self.bos_id, *self.encode(asked)]
+    ids = [self.bos_id]
+    for author, text in asked:
+      ids += self.encode(text)
+      ids += [self.eos_id] if author == 'assistant' else []
+    return ids
+
+  def turn(self, text: str, think: bool | None = None) -> list[int]:
+    """The ids of `text`: no mark tells users from models.
+
+    Raises:
+      ValueError: A symbol is not in the vocabulary.
+    """
+    del think
+    return self.encode(text)
+
+  @property
+  def vocabulary(self) -> str:
+    return self._vocabulary
+
+  @functools.cached_property
+  def _vocabulary(self) -> str:
+    return hashlib.sha256('\n'.join(self.symbols).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,6 +187,8 @@ class TextTokenizer:
     pad_id: Fills up batches.
     eos_ids: End a response; the first is appended to a given one.
     render: Messages to text by the chat template; None where prompts are plain.
+    think: Whether a model that can think before it answers does, where a prompt
+      does not say.
   """
 
   source: str
@@ -146,6 +197,7 @@ class TextTokenizer:
   pad_id: int
   eos_ids: tuple[int, ...]
   render: Callable[..., str] | None = dataclasses.field(repr=False)
+  think: bool = False
 
   @classmethod
   def from_directory(
@@ -257,17 +309,28 @@ class TextTokenizer:
     """Text of `ids`, marks left out."""
     return self.library.decode(ids, skip_special_tokens=True)
 
-  def prompt(self, text: str) -> list[int]:
-    """Ids that ask `text`: by the chat template, or after the begin mark.
+  def prompt(
+    self, asked: str | Sequence[Message], think: bool | None = None
+  ) -> list[int]:
+    """Ids that ask: by the chat template, or after the begin mark.
 
     Raises:
-      ValueError: The chat template fails, or `text` spells a mark and cannot
+      ValueError: The chat template fails, or a text spells a mark and cannot
         be told from what the template puts around it.
     """
+    if isinstance(asked, str):
+      asked = [Message('user', asked)]
+    think = self.think if think is None else think
     if self.render is None:
-      return [*self._begin, *self.encode(text)]
-    whole = _ask(self.render, text)
-    frame = self._frame
+      said = '\n'.join(text for _, text in asked)
+      return [*self._begin, *self.encode(said)]
+    if len(asked) > 1:
+      for _, text in asked:
+        self._check_plain(text)
+      return self._encode(_said(self.render, asked, think), marks=True)
+    text = asked[0].text
+    whole = _said(self.render, asked, think)
+    frame = self._frames[think]
     inner = frame.around(whole)
     checked = text if inner is None else inner
     ids = self._encode(whole, marks=True)
@@ -278,12 +341,51 @@ class TextTokenizer:
         f'{text!r} has a mark of {self.source} in it, and its chat template '
         'does not leave it in one place'
       )
-    head = self._encode(frame.head, marks=True)
     return [
-      *head,
+      *self._encode(frame.head, marks=True),
       *self.encode(inner),
       *self._encode(frame.tail, marks=True),
     ]
+
+  def turn(self, text: str, think: bool | None = None) -> list[int]:
+    """Ids of what the template puts between two answers, `text` in it.
+
+    What was sampled before stays as it is, also where the template would write
+    it otherwise (Qwen3's leaves thoughts out).
+
+    Raises:
+      ValueError: The template takes no dialogue, or `text` spells a mark.
+    """
+    think = self.think if think is None else think
+    self._check_plain(text)
+    if self.render is None:
+      return self.encode(f'\n{text}\n')
+    before = [Message('user', _ASKED), Message('assistant', _ANSWERED)]
+    whole = _said(self.render, [*before, Message('user', text)], think)
+    _, answered, rest = whole.partition(_ANSWERED)
+    ids = self._encode(rest.lstrip(), marks=True)
+    if not answered or ids[0] not in self.eos_ids:
+      raise ValueError(
+        f'chat template of {self.source}: it sets no end mark after an answer, '
+        'so no second turn can follow'
+      )
+    return ids[1:]
+
+  @property
+  def vocabulary(self) -> str:
+    return self._vocabulary
+
+  @functools.cached_property
+  def _vocabulary(self) -> str:
+    return hashlib.sha256(self.files['tokenizer.json']).hexdigest()
+
+  def _check_plain(self, text: str) -> None:
+    """Refuses a text with a mark in it."""
+    if self._encode(text, marks=True) != self.encode(text):
+      raise ValueError(
+        f'{text!r} has a mark of {self.source} in it, which only the last '
+        'message of a single turn may have'
+      )
 
   def _encode(self, text: str, *, marks: bool) -> list[int]:
     self.library.encode_special_tokens = not marks
@@ -305,9 +407,13 @@ class TextTokenizer:
     return [i for i, _ in itertools.takewhile(lambda pair: pair[1], pairs)]
 
   @functools.cached_property
-  def _frame(self) -> '_Frame':
-    assert self.render is not None
-    return _frame(self.library, self.render, self.source)
+  def _frames(self) -> 'tuple[_Frame, _Frame]':
+    """Of a model that does not think first, and of one that does."""
+    still, thinking = (
+      _frame(self.library, self.render, self.source, think)
+      for think in (False, True)
+    )
+    return still, thinking
 
 
 class _Frame(NamedTuple):
@@ -331,8 +437,8 @@ class _Frame(NamedTuple):
     return whole[len(self.head) : len(whole) - len(self.tail)]
 
 
-def _frame(library, render, source: str) -> _Frame:
-  text = _ask(render, _ASKED)
+def _frame(library, render, source: str, think: bool = False) -> _Frame:
+  text = _said(render, [Message('user', _ASKED)], think)
   if text.count(_ASKED) != 1:
     raise ValueError(
       f'chat template of {source}: it writes a message {text.count(_ASKED)} '
@@ -362,9 +468,15 @@ def _frame(library, render, source: str) -> _Frame:
   )
 
 
-def _ask(render: Callable[..., str], text: str) -> str:
-  message = {'role': 'user', 'content': text}
-  return render([message], add_generation_prompt=True)
+def _said(
+  render: Callable[..., str], messages: Sequence[Message], think: bool
+) -> str:
+  """A dialogue as a template writes it, up to where the answer begins."""
+  return render(
+    [{'role': author, 'content': text} for author, text in messages],
+    add_generation_prompt=True,
+    think=think,
+  )
 
 
 def _turn_end(library, render, ends: list[int], bos: int | None) -> list[int]:

@@ -1,0 +1,102 @@
+"""What a block does besides attention, and both ends of the decoder."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxdistill.dist import constrain
+from jaxdistill.models.attention import soft_cap
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.linear import Weights, apply
+from jaxdistill.models.rope import rotate
+
+_ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
+
+
+class Resolved(NamedTuple):
+  """All weights of one role, as the arithmetic reads them."""
+
+  embed: Array
+  layers: dict[str, Array | Weights]
+  norm: Array
+  head: Weights
+
+
+class Unrolled(NamedTuple):
+  """The same, with each layer by itself."""
+
+  embed: Array
+  layers: list[dict[str, Array | Weights]]
+  norm: Array
+  head: Weights
+
+
+def embed(
+  tokens: Int[Array, 'B T'], weights: Resolved | Unrolled, config: DecoderConfig
+) -> Float[Array, 'B T D']:
+  """Embeddings, scaled as the config says, in the compute dtype."""
+  x = weights.embed.astype(config.dtype)[tokens]
+  x = x * jnp.asarray(config.embed_scale, config.dtype)
+  return constrain(x, 'batch', None, None)
+
+
+def unembed(
+  hidden: Float[Array, '*Z D'],
+  weights: Resolved | Unrolled,
+  config: DecoderConfig,
+) -> Float[Array, '*Z V']:
+  """Logits, float32."""
+  logits = apply(hidden, weights.head, jnp.float32)
+  return soft_cap(logits, config.logit_cap)
+
+
+def rms_norm(
+  x: Float[Array, '*Z D'], scale: Float[Array, 'D'], eps: float
+) -> Float[Array, '*Z D']:
+  """Root-mean-square normalisation, in float32."""
+  y = x.astype(jnp.float32)
+  y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
+  return (y * scale).astype(x.dtype)
+
+
+def project(
+  x: Float[Array, 'B T D'],
+  layer: dict,
+  turned: Float[Array, 'B T 2 F'],
+  config: DecoderConfig,
+) -> tuple[
+  Float[Array, 'B T N H'], Float[Array, 'B T K H'], Float[Array, 'B T K H']
+]:
+  """Queries, scaled, and keys, both rotated; and values."""
+  c, h = config, rms_norm(x, layer['attention_norm'], config.norm_eps)
+  heads = (*x.shape[:-1], -1, c.head_dim)
+  q, k, v = (apply(h, layer[name]).reshape(heads) for name in 'qkv')
+  if c.qk_norm:
+    q = rms_norm(q, layer['q_norm'], c.norm_eps)
+    k = rms_norm(k, layer['k_norm'], c.norm_eps)
+  scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+  return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned), v
+
+
+def finish_block(
+  x: Float[Array, 'B T D'],
+  attended: Float[Array, 'B T N H'],
+  layer: dict,
+  config: DecoderConfig,
+) -> Float[Array, 'B T D']:
+  """Output projection and gated MLP, each added to the residual stream."""
+  c = config
+
+  def add(x, y, post_norm):
+    if c.post_norms:
+      y = rms_norm(y, layer[post_norm], c.norm_eps)
+    return x + y
+
+  y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
+  x = add(x, y, 'post_attention_norm')
+  h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
+  gate = _ACTIVATIONS[c.activation](apply(h, layer['gate']))
+  y = apply(gate * apply(h, layer['up']), layer['down'])
+  return add(x, y, 'post_mlp_norm')

@@ -1,0 +1,90 @@
+"""Functions of logits that never exist all at once."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxdistill.dist import batch_shards
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.layers import Resolved, unembed
+
+_CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+  """What predicts the tokens that are asked for, short of their logits.
+
+  Attributes:
+    states: Normalised hidden states.
+    weights: What makes logits of them.
+    config: Of the decoder; static.
+  """
+
+  states: Float[Array, 'B R D']
+  weights: Resolved
+  config: DecoderConfig = dataclasses.field(metadata={'static': True})
+
+  def logits(self, states: Float[Array, 'B C D']) -> Float[Array, 'B C V']:
+    return unembed(states, self.weights, self.config)
+
+  def over(
+    self,
+    fn: Callable[..., Any],
+    *others: 'Hidden',
+    arrays: Sequence[Shaped[Array, 'B R *Z']] = (),
+  ) -> Any:
+    """Any function of logits, a chunk of the tokens at a time, under remat.
+
+    No array of `[B, R, V]` is made, forwards or backwards.
+
+    Args:
+      fn: `(logits, *others_logits, *arrays) -> values`: [B, C, V] and [B, C,
+        ...] to any tree of [B, C, ...].
+      *others: Of the same tokens, by other decoders or after other prompts.
+      arrays: What else `fn` reads.
+    """
+    all_of = (self, *others)
+    b, r = self.states.shape[:2]
+    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
+    size = 4 * here * sum(h.config.vocab_size for h in all_of)
+    wanted = max(1, _CHUNK_BYTES // size)
+    chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
+
+    def split(x):
+      return x.reshape(b, r // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    def joined(x):
+      return x.swapaxes(0, 1).reshape(b, r, *x.shape[3:])
+
+    def of_chunk(chunks):
+      states, arrays = chunks
+      logits = [h.logits(s) for h, s in zip(all_of, states, strict=True)]
+      return fn(*logits, *arrays)
+
+    chunks = jax.tree.map(split, ([h.states for h in all_of], list(arrays)))
+    return jax.tree.map(joined, jax.lax.map(jax.checkpoint(of_chunk), chunks))
+
+  def logprobs(
+    self,
+    targets: Int[Array, 'B R'],
+    temperature: Float[Array, ''] | float = 1.0,
+  ) -> Float[Array, 'B R']:
+    """log p of a token each, float32.
+
+    Args:
+      targets: The tokens.
+      temperature: Divides the logits.
+    """
+
+    def score(logits, target):
+      logits = logits / temperature
+      picked = jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
+      return picked - jax.nn.logsumexp(logits, -1)
+
+    return self.over(score, arrays=(targets,))

@@ -1,0 +1,184 @@
+"""What the contract carries, each piece by the smallest method that needs it.
+
+The methods are those of `tests/methods/`: one file each, outside the package.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import config as configs
+from jaxdistill.run.loop import Loop
+from jaxdistill.run.workdir import Workdir
+
+METHODS = pathlib.Path(__file__).parent / 'methods'
+
+
+def config_of(name, **keys):
+  """A run of two steps, as small as it can be."""
+  config = configs.base_config(str(METHODS / f'{name}.py'))
+  config.model = 'small-middle'
+  config.steps, config.eval_every, config.checkpoint_every = 2, 2, 1
+  config.eval.splits, config.eval.problems = ('test',), 8
+  config.eval.samples, config.eval.max_tokens = 2, 24
+  config.guard.every = 0
+  config.anchors = {}
+  config.batch.length, config.batch.sequences = 64, 8
+  configs.override(config, keys.items())
+  return config
+
+
+@pytest.fixture
+def trained(mesh, tmp_path):
+  """Trains two steps; the loop, its metrics by step, and the policy before."""
+
+  def train(name, workdir='run', **keys):
+    config = config_of(name, **keys)
+    configs.check(config)
+    configs.prepare(config)
+    run = configs.build(config)
+    with jax.set_mesh(run.mesh):
+      loop = Loop(run, tmp_path / workdir, config.to_dict())
+      before = jax.tree.map(np.asarray, loop.state.params)
+      loop.train()
+    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
+    return loop, [json.loads(line) for line in lines], before
+
+  return train
+
+
+def promised(line):
+  """What must not depend on when a run was cut."""
+  return {
+    k: v
+    for k, v in line.items()
+    if not k.startswith('time') and not k.endswith('_per_s')
+  }
+
+
+def moved(before, after):
+  return any(
+    not np.array_equal(a, np.asarray(b))
+    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+  )
+
+
+def test_serl_two_kinds_in_one_update(trained):
+  loop, lines, _ = trained('serl')
+  first = lines[0]
+  assert {'train/actor_clipped', 'train/judge_ratio_is_one'} <= first.keys()
+  assert 'train/judge_clipped' not in first  # its own loss, its own names
+  whole = first['train/actor_loss'] + first['train/judge_loss']
+  assert first['train/loss'] == pytest.approx(whole, abs=1e-6)
+  assert 'train/grad_norm' in first and 'train/actor_grad_norm' not in first
+  assert first['train/judge_ratio_is_one'] == 1
+  assert loop.run.loaded.model.deltas.roles == ('solver', 'judge')
+  assert int(loop.state.step) == 2
+
+
+def test_score_two_turns(trained, tmp_path):
+  _, lines, _ = trained('score')
+  assert 0 <= lines[0]['eval/test/accuracy_turn_1'] <= 1
+  assert 'eval/test/accuracy_turn_2' in lines[0]
+  assert lines[0]['train/kl_base'] == pytest.approx(0, abs=1e-6)
+  assert lines[1]['train/loss'] != 0
+  told = Workdir(tmp_path / 'run').path / 'rollouts' / '000000.jsonl'
+  turns = [json.loads(x)['turns'] for x in told.read_text().splitlines()]
+  assert len(turns) == 16 and {len(t) for t in turns} <= {1, 2}
+  assert any(len(t) == 2 for t in turns)
+
+
+def test_sdpo_a_teacher_in_the_loss_that_moves_by_optimizer_step(
+  trained, monkeypatch
+):
+  after, versions = Loop._anchors_after_update, []
+
+  def noted(self, metrics):
+    versions.append(jax.tree.map(np.asarray, self.state.params))
+    after(self, metrics)
+
+  monkeypatch.setattr(Loop, '_anchors_after_update', noted)
+  loop, lines, before = trained('sdpo')
+  assert lines[0]['train/kl_teacher'] > 0  # it reads the answer
+  assert len(versions) == int(loop.state.step) >= 2
+  teacher = before  # half of the way at each update, none between
+  for now in versions:
+    teacher = jax.tree.map(lambda a, b: a + 0.5 * (b - a), teacher, now)
+  for a, b in zip(
+    *map(jax.tree.leaves, (teacher, loop.anchors.params['teacher'])),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  assert moved(before, loop.state.params)
+
+
+def test_dpo_pairs(trained):
+  loop, lines, _ = trained('dpo')
+  first = lines[0]
+  assert first['dpo/pairs'] > 0
+  # Two epochs: at first no margin, then one for what was chosen.
+  assert first['train/margin'] > 0
+  assert first['train/loss'] < np.log(2)
+  assert int(loop.state.step) == 4
+  # Moments began anew at each run step, the clock of the rate went on.
+  assert int(loop.state.shared_opt[0].count) == 2
+
+
+def test_seal_inner_trainings(trained, tmp_path):
+  loop, lines, _ = trained('seal')
+  assert all(0 <= line['seal/score'] <= 1 for line in lines[:2])
+  assert len(loop.method_state['edits']) == 2
+  files = sorted((tmp_path / 'run' / 'data').glob('*.jsonl'))
+  assert len(files) == 2  # one for each checkpoint's state
+  assert int(loop.state.step) == 0  # no step of the outer optimizer
+
+
+def test_an_external_teacher_s_tokens(trained, tmp_path):
+  _, lines, _ = trained('teacher', model='small-early')
+  assert lines[0]['train/kl_teacher'] > 0.01
+  assert not (tmp_path / 'run' / 'anchors' / 'teacher').exists()
+
+
+TASK = """
+from jaxdistill.data.tasks import SmallTask
+
+def recall(player, problems, *, samples, max_tokens, key, pass_k=()):
+  assert player.tokenizer and samples == 2 and max_tokens == 24
+  return {'recall': [float(p.row % 2) for p in problems]}
+
+class Facts(SmallTask):
+  @property
+  def evaluator(self):
+    return recall
+
+task = Facts()
+"""
+
+
+def test_a_task_says_what_is_measured_of_it(trained, tmp_path):
+  (tmp_path / 'facts.py').write_text(TASK)
+  _, lines, _ = trained('rft', task=str(tmp_path / 'facts.py'))
+  found = {k: v for k, v in lines[0].items() if k.startswith('eval/')}
+  assert found == {'eval/test/recall': 0.5, 'eval/test/problems': 8}
+
+
+def test_rft_a_verifier_by_choices(trained):
+  _, lines, _ = trained('rft')
+  assert 0 < lines[0]['rft/kept'] <= 1
+
+
+@pytest.mark.parametrize('name', ['sdpo', 'dpo', 'seal', 'score'])
+def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
+  whole, lines, _ = trained(name)
+  trained(name, 'cut', steps=1)
+  path = tmp_path / 'cut' / 'config.json'
+  config = json.loads(path.read_text()) | {'steps': 2}
+  path.write_text(json.dumps(config))
+  again, more, _ = trained(name, 'cut')
+  assert again.first_step == 1
+  assert [*map(promised, more)] == [*map(promised, lines)]
+  assert not moved(whole.state.params, again.state.params)
+  assert again.method_state == whole.method_state

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
 from jaxdistill.plots import (
   comparison,
@@ -16,11 +17,22 @@ from jaxdistill.plots import (
 SAMPLED, GREEDY = 'eval/test/accuracy_sampled', 'eval/test/accuracy_greedy'
 
 
+def figures_of(module, monkeypatch):
+  """The figures that a module makes, as they are made."""
+  kept = []
+
+  def make(**settings):
+    kept.append(Figure(**settings))
+    return kept[-1]
+
+  monkeypatch.setattr(module, 'Figure', make)
+  return kept
+
+
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
   """Draws runs given as lists of lines; returns the panels by title."""
-  kept = []
-  monkeypatch.setattr(curves.plt, 'close', kept.append)
+  kept = figures_of(curves, monkeypatch)
 
   def draw(configs=None, alarms=(), **runs):
     for name, lines in runs.items():
@@ -190,8 +202,7 @@ def record(split, **pass_at):
 def test_pass_at_has_a_panel_per_split_and_a_colour_per_name(
   tmp_path, monkeypatch
 ):
-  kept = []
-  monkeypatch.setattr(pass_at.plt, 'close', kept.append)
+  kept = figures_of(pass_at, monkeypatch)
   found = {
     'base-test.json': record('test', k1=0.5, k8=0.9, k64=1.0),
     'tuned-test0.json': record('test', k8=0.8, k1=0.7),
@@ -239,8 +250,7 @@ def metric(last, interval, by_seed, first=0.5):
 
 
 def test_a_comparison_shows_every_arm_s_end_and_interval(tmp_path, monkeypatch):
-  kept = []
-  monkeypatch.setattr(comparison.plt, 'close', kept.append)
+  kept = figures_of(comparison, monkeypatch)
   summary = {
     'arms': {
       'sqlm': {GREEDY: metric(0.8, [0.75, 0.85], {0: 0.78, 1: 0.82})},

@@ -18,8 +18,8 @@ def run_hosts(out, what, processes, devices, *rest):
   with socket.socket() as s:
     s.bind(('localhost', 0))
     coordinator = f'localhost:{s.getsockname()[1]}'
-  flag = f'--xla_force_host_platform_device_count={devices}'
-  env = os.environ | {'XLA_FLAGS': flag, 'JAX_PLATFORMS': 'cpu'}
+  flag = f' --xla_force_host_platform_device_count={devices}'  # the last counts
+  env = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag}
   started = [
     subprocess.Popen(
       [

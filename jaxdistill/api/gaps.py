@@ -103,7 +103,7 @@ def chosen(
   task: Task, split: str | None, problems: int | Sequence[Problem]
 ) -> Sequence[Problem]:
   """The problems that a model is asked; see `gap`."""
-  if not isinstance(problems, int):
-    return problems
+  if not isinstance(problems, int):  # each with random draws of its own
+    return [dataclasses.replace(p, row=i) for i, p in enumerate(problems)]
   with in_one_line():
     return gaps.problems_of(task, split, problems)

@@ -134,12 +134,8 @@ def configure(
   """A complete config, checked; see `train`."""
   if isinstance(config, ConfigDict):
     found = configs.complete(config, overrides)
-  elif isinstance(config, str | os.PathLike):
-    found = configs.read_config(os.fspath(config), overrides)
   else:
-    raise configs.ConfigError(
-      f'a config is a file or a ConfigDict, not {type(config).__name__}'
-    )
+    found = configs.read_config(os.fspath(config), overrides)
   configs.check(found)
   return found
 

@@ -140,7 +140,7 @@ def versions() -> Iterator[Finding]:
 
 
 def version(name: str, there: str, wanted: str) -> Finding:
-  """Whether a version is in a range such as `>=0.10,<0.12`."""
+  """Whether a version is in a range such as `>=0.10,<0.13`."""
   mend = pip(name + wanted) if name != 'Python' else f'install Python{wanted}'
   for part in wanted.split(','):
     if part.startswith('>=') and _numbers(there) < _numbers(part):
@@ -316,10 +316,10 @@ def unused(sign: str, kind: str) -> Finding:
   """An accelerator that JAX does not use, and why."""
   asked = os.environ.get('JAX_PLATFORMS', '')
   mends = {
-    'nvidia': pip('jax[cuda13]>=0.10,<0.12')
+    'nvidia': pip('jax[cuda13]>=0.10,<0.13')
     + ' (driver 580 or newer; older: jax[cuda12])',
-    'amd': pip('jax[rocm7-local]>=0.10,<0.12'),
-    'tpu': pip('jax[tpu]>=0.10,<0.12'),
+    'amd': pip('jax[rocm7-local]>=0.10,<0.13'),
+    'tpu': pip('jax[tpu]>=0.10,<0.13'),
   }
   plugins = {
     'nvidia': ('jax_cuda13_plugin', 'jax_cuda12_plugin'),

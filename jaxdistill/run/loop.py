@@ -18,10 +18,8 @@ from etils import epath
 from flax import nnx
 
 from jaxdistill import dist
-from jaxdistill.anchors import Anchors, Bank, parse_rule
-from jaxdistill.batch import make_minibatches
+from jaxdistill.batch import Batch, make_minibatches
 from jaxdistill.checkpoint import Checkpoints, abstract
-from jaxdistill.methods.method import anchors_of
 from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import progress, records, resume
@@ -29,11 +27,11 @@ from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
   make_player,
-  place_teacher,
   reduce_metrics,
   share,
 )
 from jaxdistill.run.guard import GUARD, Guard
+from jaxdistill.run.others import Others
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import (
   WHOLE,
@@ -66,21 +64,13 @@ class Loop:
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
     self.run, self.workdir = run, resume.claimed(root, config)
     self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    needed = anchors_of(run.method)
-    asked = {name: anchor.rule for name, anchor in needed.items()}
-    rules = {**run.anchors, **asked, GUARD: 'frozen'}
-    self.anchors = Anchors(
-      Bank(epath.Path(root) / 'anchors', run.keep_anchors),
-      {n: parse_rule(r) for n, r in rules.items() if n not in run.teachers},
-      needed.keys() - run.teachers.keys(),
-      run.seed,
-      [n for n, anchor in needed.items() if anchor.clock == 'optimizer'],
-    )
     self.graphdef, params, frozen = split_params(
       run.loaded.model, run.trainable
     )
     self.state = init_state(params, run.optimizer, run.mesh)
     self.frozen = place(frozen, param_shardings(frozen, run.mesh))
+    self.others = Others(run, root, self.graphdef, self.frozen)
+    self.anchors = self.others.selves
     self.method_state = run.method.init()
     self.key = jax.random.key(run.seed)
     self.tokens, self.seconds, self.first_step = 0, 0.0, 0
@@ -90,13 +80,8 @@ class Loop:
     self._layout = param_shardings(
       (*params, frozen), run.mesh, dist.DECODE_RULES
     )
-    self._teachers = {n: place_teacher(t, run) for n, t in run.teachers.items()}
-    self._in_loss = [n for n, anchor in needed.items() if anchor.in_loss]
     self._step = make_step(
-      self.graphdef,
-      run.method.loss,
-      run.optimizer,
-      {n: self._graph_of(n) for n in self._in_loss},
+      self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
     )
     self._problems = _shuffled(run)
     try:
@@ -256,28 +241,12 @@ class Loop:
 
   def _collect(self, step: int) -> Collected:
     # Copies that are laid out for decoding live no longer than this call.
-    players = {
-      name: self._teachers[name]
-      if name in self._teachers
-      else self.player(self.anchors.params[name])
-      for name in self.run.method.anchors
-    }
+    players = self.others.players(self.player)
     players['policy'] = self.player(self.state.params)
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     return self.run.method.collect(
       players, self.draw(step), self.method_state, step, key
     )
-
-  def _graph_of(self, name: str) -> Any:
-    teacher = self._teachers.get(name)
-    return teacher.graphdef if teacher else self.graphdef
-
-  def _parts_of(self, name: str) -> tuple:
-    """The parameters of an anchor, as its graph wants them."""
-    teacher = self._teachers.get(name)
-    if teacher:
-      return teacher.params
-    return (*self.anchors.params[name], self.frozen)
 
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; one without any row takes none."""
@@ -285,38 +254,18 @@ class Loop:
     kind = update.sets[0].kind
     # What is measured of the whole is that set's where there is only one.
     prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
-    parts = [
-      make_minibatches(
-        row_set,
-        update.minibatches,
-        run.loaded.model.role_index(row_set.role),
-        run.mesh,
-        run.shapes,
-      )
-      for row_set in update.sets
-    ]
-    steps = [
-      tuple(batch for batch in batches if batch is not None)
-      for batches in zip(*parts, strict=True)
-    ]
     if update.fresh_optimizer:
       self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
-    for batches in steps * update.epochs:
+    for batches in _batches(update, run) * update.epochs:
       if batches:
-        anchors = {name: self._parts_of(name) for name in self._in_loss}
+        anchors = self.others.parts()
         self.state, values = self._step(
           self.state, self.frozen, anchors, batches
         )
         named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
         metrics.append(named)
-        self._anchors_after_update(named)
+        self.others.after_update(self.state, named)
     return metrics
-
-  def _anchors_after_update(self, metrics: Mapping[str, jax.Array]) -> None:
-    if self.anchors.by_update:
-      seen = {f'train/{k}': float(v) for k, v in metrics.items()}
-      step = int(self.state.step)
-      self.anchors.after_update(step, self.state.params, seen)
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture, laid out for decoding."""
@@ -371,6 +320,24 @@ def _shuffled(run: Run) -> Any:
   """The problems that are trained on, read by index, without an end."""
   problems: Any = run.task.problems('train')  # lists too
   return grain.MapDataset.source(problems).shuffle(seed=run.seed).repeat()
+
+
+def _batches(update: Update, run: Run) -> list[tuple[Batch, ...]]:
+  """What each optimizer step of a pass is given: one batch per row set."""
+  parts = [
+    make_minibatches(
+      row_set,
+      update.minibatches,
+      run.loaded.model.role_index(row_set.role),
+      run.mesh,
+      run.shapes,
+    )
+    for row_set in update.sets
+  ]
+  return [
+    tuple(batch for batch in batches if batch is not None)
+    for batches in zip(*parts, strict=True)
+  ]
 
 
 def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:

@@ -1,6 +1,6 @@
 """What a hostile newcomer types: one line, exit code 2, nothing done.
 
-What the keys of a config may be is in `config_test.py`, damaged models are in
+What the keys of a config may be is in `config_keys_test.py`, damaged models in
 `hostile_test.py`.
 """
 

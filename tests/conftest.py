@@ -49,3 +49,50 @@ def mesh(one_device, monkeypatch):
 
   monkeypatch.setattr(dist, 'make_mesh', on_one)
   return one_device
+
+
+@pytest.fixture(scope='module')
+def small_world():
+  """Whoever asks for it first makes it, and says so."""
+  from jaxdistill.data.tasks import load_task
+
+  return load_task('small').problems('train')
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """A folder of its own, and no run that really trains."""
+  from jaxdistill.run import loop
+
+  monkeypatch.chdir(tmp_path)
+
+  def steps(self, stop):
+    raise AssertionError('it trains')
+
+  monkeypatch.setattr(loop.Loop, '_steps', steps)
+  return tmp_path
+
+
+@pytest.fixture
+def refused(here, capsys):
+  """Runs a command that must be refused; returns what it says."""
+  from jaxdistill.cli import main as command
+
+  def run(*argv):
+    before = tree(here)
+    code = command.main(list(argv))
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.count('\n') == 1 and err.endswith('\n'), err
+    assert out == ''
+    assert tree(here) == before
+    return err
+
+  return run
+
+
+def tree(root):
+  """Every file below a folder with its bytes, and every folder."""
+  return {
+    str(p): p.read_bytes() if p.is_file() else None for p in root.rglob('*')
+  }

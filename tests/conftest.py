@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, and shape types checked at run time."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -29,6 +30,13 @@ import jax
 import pytest
 
 from jaxdistill import dist
+from jaxdistill.run import loop
+
+
+def pytest_collection_finish():
+  """What was imported stays, and need not be looked through for garbage."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture
@@ -49,3 +57,23 @@ def mesh(one_device, monkeypatch):
 
   monkeypatch.setattr(dist, 'make_mesh', on_one)
   return one_device
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_step_of_a_kind():
+  """Runs with equal models, methods and optimizers share a compiled step.
+
+  It depends on nothing else, and is most of what a run compiles anew.
+  """
+  make_step, made = loop.make_step, {}
+
+  def shared(graphdef, loss, optimizer, in_loss):
+    method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
+    key = graphdef, *method, optimizer, tuple(in_loss.items())
+    if key not in made:
+      made[key] = make_step(graphdef, loss, optimizer, in_loss)
+    return made[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, 'make_step', shared)
+    yield

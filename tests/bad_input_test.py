@@ -259,13 +259,12 @@ def here(tmp_path, monkeypatch):
   text = json.dumps(other | {'steps': 7})
   (tmp_path / 'other' / 'config.json').write_text(text)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
 
   def never(*args, **kwargs):
     raise AssertionError('it was taken')
 
   monkeypatch.setattr('jaxdistill.config.building.load', never)
-  monkeypatch.setattr(loop.Loop, 'train', never)
+  monkeypatch.setattr(loop.Loop, '_steps', never)
   return tmp_path
 
 
@@ -315,7 +314,7 @@ def test_no_problem_that_the_model_cannot_read_is_asked(
   assert "no symbol 'W'" in err and err.count('\n') == 1 and not out
 
 
-@pytest.mark.parametrize('verb', ['', *command._RUN, 'doctor'])
+@pytest.mark.parametrize('verb', ['', *command.VERBS])
 def test_help_has_an_example_and_every_option(verb, capsys):
   assert command.main([*verb.split(), '--help']) == 0
   out = capsys.readouterr().out

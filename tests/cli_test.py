@@ -138,10 +138,10 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_ends_in_one_line(mesh, tmp_path, capsys, monkeypatch):
-  def stopped(self):
+  def stopped(self, stop):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr('jaxdistill.run.loop.Loop.train', stopped)
+  monkeypatch.setattr('jaxdistill.run.loop.Loop._steps', stopped)
   assert train(ROOT / 'configs/sqlm_small.py', tmp_path / 'run') == 130
   (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
   assert line == (

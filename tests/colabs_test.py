@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,12 +11,6 @@ import nbformat
 import pytest
 
 COLABS = pathlib.Path(__file__).parents[1] / 'colabs'
-# What `conftest.py` sets to compile fast: programs run slowly by it.
-OURS = ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS')
-OURS += (
-  'JAX_COMPILATION_CACHE_DIR',
-  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS',
-)
 
 
 @pytest.fixture
@@ -23,28 +18,39 @@ def notebook():
   return nbformat.read(COLABS / 'quickstart.ipynb', as_version=4)
 
 
-def printed(cell):
-  return ''.join(x.text for x in cell.outputs if x.get('name') == 'stdout')
+def shown(cell):
+  """What a cell prints, and what its last line is as text."""
+  return ''.join(
+    x.text if x.get('name') == 'stdout' else x.data['text/plain']
+    for x in cell.outputs
+    if x.get('name') != 'stderr'
+  )
 
 
 def test_quickstart(notebook, monkeypatch):
-  for name in OURS:  # its kernel is a user's
-    monkeypatch.delenv(name)
+  monkeypatch.delenv('XLA_FLAGS')  # a user has one device
   assert not any(cell.get('outputs') for cell in notebook.cells)
   where = {'metadata': {'path': str(COLABS)}}
   nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
   cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
-  said = {cell.source: printed(cell) for cell in cells}
+  said = {cell.source: shown(cell) for cell in cells}
 
   def of(words):
     return next(text for source, text in said.items() if words in source)
 
-  assert 'Self-play helps' in of('gap --model small-late')
-  assert 'Self-play does not help' in of('gap --model small-early')
-  assert of('000004.jsonl').count('vote ') == 8
-  assert 'Went back to the version of step 0' in of('alarms.jsonl')
-  shown = [x for c in cells for x in c.outputs if x.output_type != 'stream']
-  assert sum('image/png' in x.get('data', {}) for x in shown) == 2
+  assert 'Self-play helps' in of("gap('small-late'")
+  assert 'Self-play does not help' in of("gap('small-early'")
+  assert 'right' in of('late = jd.train')
+  assert of('late.transcripts(3)').count('vote ') == 8
+  assert of('late.model.ask').splitlines()[-1].startswith('vote: 132')
+  before, *_, after = re.findall(r'0\.\d+', of('guard.act'))
+  assert float(after) < float(before) - 0.1
+  assert 'Went back to the version of step 0' in of('guarded.alarms')
+  kinds = [x.get('data', {}) for c in cells for x in c.outputs]
+  assert sum('image/png' in x for x in kinds) == 1
+  pages = [x['text/html'] for x in kinds if 'text/html' in x]
+  assert sum('data:image/png;base64' in x for x in pages) == 1
+  assert sum('<h3>small-' in x for x in pages) == 2
 
 
 def test_the_first_cell_installs_where_nothing_is(notebook, monkeypatch):

@@ -14,7 +14,7 @@ from jaxdistill import methods
 from jaxdistill.cli import main as command
 from jaxdistill.data.tasks import load_task
 from jaxdistill.methods.sqlm import Sqlm
-from jaxdistill.run import loop
+from jaxdistill.run import loop, stored
 from jaxdistill.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -43,12 +43,11 @@ def small_world():
 def here(tmp_path, monkeypatch):
   """A folder of its own, and no run that really trains."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(command, 'cache_compilations', lambda: None)
 
-  def train(self):
+  def steps(self, stop):
     raise AssertionError('it trains')
 
-  monkeypatch.setattr(loop.Loop, 'train', train)
+  monkeypatch.setattr(loop.Loop, '_steps', steps)
   return tmp_path
 
 
@@ -285,7 +284,7 @@ def test_a_config_read_back_is_the_same_run(here, monkeypatch, capsys):
     return seen[-1]
 
   monkeypatch.setattr(configs, 'build', watched)
-  monkeypatch.setattr(command, '_check_stored', lambda *args: None)
+  monkeypatch.setattr(stored, 'check_stored', lambda *args: None)
   config = small_config(**{'method.samples': '3', 'anchors.old': 'every:7'})
   Workdir(here / 'w').claim(config)
   assert command.main(['chat', '--workdir', 'w']) == 2

@@ -12,6 +12,7 @@ import pytest
 
 from jaxdistill import config as configs
 from jaxdistill.run.loop import Loop
+from jaxdistill.run.others import Others
 from jaxdistill.run.workdir import Workdir
 
 METHODS = pathlib.Path(__file__).parent / 'methods'
@@ -94,13 +95,13 @@ def test_score_two_turns(trained, tmp_path):
 def test_sdpo_a_teacher_in_the_loss_that_moves_by_optimizer_step(
   trained, monkeypatch
 ):
-  after, versions = Loop._anchors_after_update, []
+  after, versions = Others.after_update, []
 
-  def noted(self, metrics):
-    versions.append(jax.tree.map(np.asarray, self.state.params))
-    after(self, metrics)
+  def noted(self, state, metrics):
+    versions.append(jax.tree.map(np.asarray, state.params))
+    after(self, state, metrics)
 
-  monkeypatch.setattr(Loop, '_anchors_after_update', noted)
+  monkeypatch.setattr(Others, 'after_update', noted)
   loop, lines, before = trained('sdpo')
   assert lines[0]['train/kl_teacher'] > 0  # it reads the answer
   assert len(versions) == int(loop.state.step) >= 2

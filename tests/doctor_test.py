@@ -121,8 +121,8 @@ def test_a_process_that_crashes_or_hangs_is_a_line(monkeypatch):
 @pytest.mark.parametrize(
   ('kind', 'plugin', 'platforms', 'mend'),
   [
-    ('nvidia', False, '', "pip install 'jax[cuda13]>=0.10,<0.12'"),
-    ('tpu', False, '', "pip install 'jax[tpu]>=0.10,<0.12'"),
+    ('nvidia', False, '', "pip install 'jax[cuda13]>=0.10,<0.13'"),
+    ('tpu', False, '', "pip install 'jax[tpu]>=0.10,<0.13'"),
     ('nvidia', True, '', 'its plugin is installed but finds nothing'),
     ('nvidia', False, 'cpu', 'unset JAX_PLATFORMS'),
   ],

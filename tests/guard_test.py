@@ -330,7 +330,7 @@ def test_the_guard_is_taken_when_the_probe_is_best(mesh, tmp_path, monkeypatch):
     found = probed(next(scores), of=8)
     return {f'probe/{k}': float(np.mean(v)) for k, v in found.items()}, found
 
-  monkeypatch.setattr('jaxdistill.run.loop.probe', scripted)
+  monkeypatch.setattr('jaxdistill.run.guard.probe', scripted)
   loop = guarded(tmp_path, **{'steps': 4, 'keep_checkpoints': 1})
   taken = {}
   move = loop.anchors.move
@@ -385,7 +385,7 @@ def test_a_run_that_went_back_resumes_exactly(mesh, tmp_path, monkeypatch):
   assert again.first_step in (3, 4)
   again.train()
   assert same(whole.state, again.state)
-  assert whole.alarms.state() == again.alarms.state()
+  assert whole.guard.alarms.state() == again.guard.alarms.state()
   assert fired(tmp_path / 'whole') == fired(tmp_path / 'cut')
 
 

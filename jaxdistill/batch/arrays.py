@@ -103,7 +103,7 @@ class Batch:
     fn: Callable[..., Any],
     model: Any,
     *teachers: Any,
-    arrays: Sequence[Shaped[Array, 'B R *S']] = (),
+    arrays: Sequence[Shaped[Array, 'B R *Z']] = (),
   ) -> Any:
     """Any function of the logits of the scored tokens, chunk by chunk.
 
@@ -324,7 +324,7 @@ def _read(
 
 
 def take_rows(
-  values: Shaped[Array, 'M B R *S'], places: list[Place], rows: Sequence[Row]
+  values: Shaped[Array, 'M B R *Z'], places: list[Place], rows: Sequence[Row]
 ) -> list[np.ndarray]:
   """Values of each row's response, out of a batch-shaped global array."""
   flat = dist.local_part(values, axis=1).reshape(-1, *values.shape[2:])

@@ -4,6 +4,7 @@ What uses a device is asked in a process of its own, so that a driver that
 crashes or hangs is a line here, not the end.
 """
 
+import argparse
 import glob
 import importlib
 import importlib.metadata
@@ -20,6 +21,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+
+from jaxdistill.cli.parser import Parser
+
+LINE = 'look at this machine; say what is missing'
+HELP = """\
+Looks at this machine: versions, devices, memory, disk, folders, extras. It
+compiles a small program and writes a small checkpoint, to see that both work.
+Exit code 1 if something would stop a run. Changes nothing.
+
+  jaxdistill doctor
+  jaxdistill doctor --json > doctor.json
+
+Next: jaxdistill train --help"""
+CONFIG = False
 
 OK, NOTE, PROBLEM = 'ok', 'note', 'PROBLEM'
 LIBRARIES = (
@@ -63,15 +78,21 @@ class Finding(NamedTuple):
 Probe = Callable[[], Iterable[Finding]]
 
 
-def main(as_json: bool = False) -> int:
+def add_options(parser: Parser) -> None:
+  parser.add_argument(
+    '--json', action='store_true', help='print one JSON object; default a list'
+  )
+
+
+def run(args: argparse.Namespace) -> int:
   """Prints what is found; 1 if something would stop a run, else 0."""
   found: list[Finding] = []
   for finding in look(PROBES):
     found.append(finding)
-    if not as_json:
+    if not args.json:
       print(line(finding), flush=True)
   problems = sum(f.status == PROBLEM for f in found)
-  if as_json:
+  if args.json:
     findings = [f._asdict() for f in found]
     print(json.dumps({'well': not problems, 'findings': findings}, indent=1))
   elif problems:
@@ -119,7 +140,7 @@ def versions() -> Iterator[Finding]:
 
 
 def version(name: str, there: str, wanted: str) -> Finding:
-  """Whether a version is in a range such as `>=0.10,<0.12`."""
+  """Whether a version is in a range such as `>=0.10,<0.13`."""
   mend = pip(name + wanted) if name != 'Python' else f'install Python{wanted}'
   for part in wanted.split(','):
     if part.startswith('>=') and _numbers(there) < _numbers(part):
@@ -168,7 +189,7 @@ def folders() -> Iterator[Finding]:
 
 def compile_cache() -> Iterator[Finding]:
   """Where compiled programs are kept, and how many there are."""
-  from jaxdistill.cli.caches import compile_cache
+  from jaxdistill.run.caches import compile_cache
 
   path = compile_cache()
   mend = 'set XDG_CACHE_HOME to another'
@@ -295,10 +316,10 @@ def unused(sign: str, kind: str) -> Finding:
   """An accelerator that JAX does not use, and why."""
   asked = os.environ.get('JAX_PLATFORMS', '')
   mends = {
-    'nvidia': pip('jax[cuda13]>=0.10,<0.12')
+    'nvidia': pip('jax[cuda13]>=0.10,<0.13')
     + ' (driver 580 or newer; older: jax[cuda12])',
-    'amd': pip('jax[rocm7-local]>=0.10,<0.12'),
-    'tpu': pip('jax[tpu]>=0.10,<0.12'),
+    'amd': pip('jax[rocm7-local]>=0.10,<0.13'),
+    'tpu': pip('jax[tpu]>=0.10,<0.13'),
   }
   plugins = {
     'nvidia': ('jax_cuda13_plugin', 'jax_cuda12_plugin'),

@@ -13,7 +13,12 @@ from jaxdistill.config.keys import (
   method_class,
   override,
 )
-from jaxdistill.config.read import read_comparison, read_config
+from jaxdistill.config.read import (
+  complete,
+  complete_comparison,
+  read_comparison,
+  read_config,
+)
 
 __all__ = [
   'CONTROLS',
@@ -22,6 +27,8 @@ __all__ = [
   'base_config',
   'build',
   'check',
+  'complete',
+  'complete_comparison',
   'method_class',
   'override',
   'prepare',

@@ -1,5 +1,6 @@
 """Configs from files of Python."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,12 +12,12 @@ from jaxdistill.config.comparison import Comparison
 from jaxdistill.config.keys import ConfigError, override, python_module
 
 
-def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
+def read_config(path: str, overrides: Iterable[tuple[str, Any]]) -> ConfigDict:
   """The config of a file, with overrides applied.
 
   Args:
     path: A Python file with `get_config()`.
-    overrides: Keys (`method.samples`) and values as written.
+    overrides: Keys (`method.samples`) and values, as written or as they are.
 
   Raises:
     ConfigError: No such file, key, or type.
@@ -26,6 +27,14 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
     raise ConfigError(f'{path} is a comparison: jaxdistill compare runs it')
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'{path}: get_config() must return a ConfigDict')
+  return complete(config, overrides)
+
+
+def complete(
+  config: ConfigDict, overrides: Iterable[tuple[str, Any]]
+) -> ConfigDict:
+  """A copy of a config with overrides applied; see `read_config`."""
+  config = ConfigDict(config.to_dict(), convert_dict=True)
   check_frame(config)
   override(config, overrides)
   _make_absolute(config)
@@ -33,7 +42,7 @@ def read_config(path: str, overrides: Iterable[tuple[str, str]]) -> ConfigDict:
 
 
 def read_comparison(
-  path: str, overrides: Iterable[tuple[str, str]]
+  path: str, overrides: Iterable[tuple[str, Any]]
 ) -> Comparison:
   """The comparison of a file, with overrides applied to its base.
 
@@ -50,21 +59,26 @@ def read_comparison(
       f'{path}: get_config() must return a Comparison (jaxdistill train runs '
       'single runs)'
     )
+  return complete_comparison(found, overrides, path)
+
+
+def complete_comparison(
+  found: Comparison, overrides: Iterable[tuple[str, Any]], name: str
+) -> Comparison:
+  """A copy of a comparison with overrides applied; see `read_comparison`."""
   if not found.arms or not found.seeds:
-    raise ConfigError(f'{path}: a comparison needs arms and seeds')
+    raise ConfigError(f'{name}: a comparison needs arms and seeds')
   if (
     isinstance(found.seeds, Mapping) and found.seeds.keys() != found.arms.keys()
   ):
     odd = sorted({*found.seeds} ^ {*found.arms})
-    raise ConfigError(f'{path}: arms and seeds differ in {", ".join(odd)}')
+    raise ConfigError(f'{name}: arms and seeds differ in {", ".join(odd)}')
   overrides = list(overrides)
   if any(key == 'seed' for key, _ in overrides):
     raise ConfigError('config.seed: the seeds of a comparison are --seeds')
-  check_frame(found.base)
-  override(found.base, overrides)
-  _make_absolute(found.base)
+  found = dataclasses.replace(found, base=complete(found.base, overrides))
   if not found.base.tokens:
-    raise ConfigError(f'{path}: a comparison needs a budget, base.tokens')
+    raise ConfigError(f'{name}: a comparison needs a budget, base.tokens')
   return found
 
 

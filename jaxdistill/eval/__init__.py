@@ -9,15 +9,18 @@ from jaxdistill.eval.alarms import (
   GuardConfig,
   parse_alarm,
 )
+from jaxdistill.eval.guard import Decision, decide
 
 __all__ = [
   'METRICS',
   'PROBED',
   'Alarm',
   'Alarms',
+  'Decision',
   'Fired',
   'GuardConfig',
   'accuracy',
+  'decide',
   'parse_alarm',
   'pass_at',
 ]

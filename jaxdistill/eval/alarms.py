@@ -237,6 +237,10 @@ class Alarms:
     self._on = on
     return fired
 
+  def better(self, probed: Mapping[str, Sequence[float]]) -> bool:
+    """Whether no version so far has more right answers, of both kinds."""
+    return self._score is None or _score(probed) >= self._score
+
   def improved(self, probed: Mapping[str, Sequence[float]]) -> bool:
     """Whether this is the best version so far; if so it is remembered.
 
@@ -245,13 +249,11 @@ class Alarms:
     answers the most right ones of any best version are remembered, so that
     small losses do not add up unseen.
     """
-    kinds = 'accuracy_greedy', 'accuracy_sampled'
-    now = [float(np.mean(probed[kind])) for kind in kinds]
-    if self._score is not None and sum(now) < self._score:
+    if not self.better(probed):
       return False
-    self._score, peak = sum(now), self.best.get('accuracy_greedy')
+    self._score, peak = _score(probed), self.best.get('accuracy_greedy')
     self.best = {name: list(values) for name, values in probed.items()}
-    if peak and np.mean(peak) > now[0]:
+    if peak and np.mean(peak) > np.mean(probed['accuracy_greedy']):
       self.best['accuracy_greedy'] = peak
     return True
 
@@ -318,6 +320,12 @@ class Alarms:
     if why := _WHY.get((rule.metric, rule.sign), _WHY.get(rule.metric)):
       said += f': {why}'
     return Fired(name, rule.metric, now, limit, rule.action, said)
+
+
+def _score(probed: Mapping[str, Sequence[float]]) -> float:
+  """Right answers of a version, greedy and sampled together."""
+  kinds = 'accuracy_greedy', 'accuracy_sampled'
+  return sum(float(np.mean(probed[kind])) for kind in kinds)
 
 
 def _paired(before, now) -> tuple[float, float]:

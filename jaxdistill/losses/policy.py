@@ -8,26 +8,26 @@ from jaxtyping import Array, Bool, Float, Int
 
 # (log-ratios, trained, segments) -> the log-ratio that stands at each token.
 Ratio = Callable[
-  [Float[Array, 'B T'], Bool[Array, 'B T'], Int[Array, 'B T']],
-  Float[Array, 'B T'],
+  [Float[Array, 'B R'], Bool[Array, 'B R'], Int[Array, 'B R']],
+  Float[Array, 'B R'],
 ]
 
 
 def token_ratio(
-  log_ratio: Float[Array, 'B T'],
-  trained: Bool[Array, 'B T'],
-  segments: Int[Array, 'B T'],
-) -> Float[Array, 'B T']:
+  log_ratio: Float[Array, 'B R'],
+  trained: Bool[Array, 'B R'],
+  segments: Int[Array, 'B R'],
+) -> Float[Array, 'B R']:
   """Each token's own (PPO, arXiv 1707.06347; GRPO)."""
   del trained, segments
   return log_ratio
 
 
 def sequence_ratio(
-  log_ratio: Float[Array, 'B T'],
-  trained: Bool[Array, 'B T'],
-  segments: Int[Array, 'B T'],
-) -> Float[Array, 'B T']:
+  log_ratio: Float[Array, 'B R'],
+  trained: Bool[Array, 'B R'],
+  segments: Int[Array, 'B R'],
+) -> Float[Array, 'B R']:
   """The log-ratio of the whole response, at each of its tokens.
 
   A response is one action (RLOO, arXiv 2402.14740, sec. 3.3). The paper is on
@@ -42,10 +42,10 @@ def sequence_ratio(
 
 
 def sequence_mean_ratio(
-  log_ratio: Float[Array, 'B T'],
-  trained: Bool[Array, 'B T'],
-  segments: Int[Array, 'B T'],
-) -> Float[Array, 'B T']:
+  log_ratio: Float[Array, 'B R'],
+  trained: Bool[Array, 'B R'],
+  segments: Int[Array, 'B R'],
+) -> Float[Array, 'B R']:
   """The response's mean log-ratio, at each token (GSPO, 2507.18071, eq. 7).
 
   Args:
@@ -79,11 +79,11 @@ def sum_over(
 
 
 def clipped_policy(
-  log_ratio: Float[Array, '*N'],
-  advantage: Float[Array, '*N'],
+  log_ratio: Float[Array, '*Z'],
+  advantage: Float[Array, '*Z'],
   clip_low: Float[Array, ''] | float,
   clip_high: Float[Array, ''] | float,
-) -> Float[Array, '*N']:
+) -> Float[Array, '*Z']:
   """The clipped surrogate (PPO, arXiv 1707.06347, eq. 7), to be minimised.
 
   `-min(r * A, clip(r, 1 - low, 1 + high) * A)` with `r = exp(log_ratio)`. With
@@ -103,8 +103,8 @@ def clipped_policy(
 
 
 def k3(
-  logp: Float[Array, '*N'], anchor_logp: Float[Array, '*N']
-) -> Float[Array, '*N']:
+  logp: Float[Array, '*Z'], anchor_logp: Float[Array, '*Z']
+) -> Float[Array, '*Z']:
   """Estimate of KL(policy || anchor) on the policy's own tokens.
 
   `exp(d) - d - 1` with `d = anchor_logp - logp`: never negative, unbiased
@@ -116,13 +116,13 @@ def k3(
 
 
 def policy_gradient(
-  logp: Float[Array, 'B T'],
-  trained: Bool[Array, 'B T'],
-  segments: Int[Array, 'B T'],
-  fields: Mapping[str, Float[Array, 'B T']],
+  logp: Float[Array, 'B R'],
+  trained: Bool[Array, 'B R'],
+  segments: Int[Array, 'B R'],
+  fields: Mapping[str, Float[Array, 'B R']],
   coefficients: Mapping[str, Float[Array, ''] | float],
   ratio: Ratio = token_ratio,
-) -> tuple[Float[Array, 'B T'], dict[str, Float[Array, 'B T']]]:
+) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
   """Clipped policy plus KL: GRPO (arXiv 2402.03300, eq. 3) and its kin.
 
   Args:

@@ -9,7 +9,7 @@ from jaxdistill.models.config import DecoderConfig
 _NEG = -1e30
 
 
-def soft_cap(x: Float[Array, '*N'], cap: float) -> Float[Array, '*N']:
+def soft_cap(x: Float[Array, '*Z'], cap: float) -> Float[Array, '*Z']:
   """`cap * tanh(x / cap)` (Gemma 2, arXiv 2408.00118, sec. 2); 0 is none."""
   return cap * jnp.tanh(x / cap) if cap else x
 
@@ -34,14 +34,14 @@ def attend(
 
 
 def attend_rows(
-  q: Float[Array, 'D N M H'],
-  prompt: tuple[Float[Array, 'D B K S H'], Float[Array, 'D B K S H']],
-  own: tuple[Float[Array, 'D N K T H'], Float[Array, 'D N K T H']],
-  slots: Int[Array, 'D N'],
-  masks: tuple[Bool[Array, 'D B S'], Bool[Array, 'T']],
+  q: Float[Array, 'W U N H'],
+  prompt: tuple[Float[Array, 'W B K S H'], Float[Array, 'W B K S H']],
+  own: tuple[Float[Array, 'W U K T H'], Float[Array, 'W U K T H']],
+  slots: Int[Array, 'W U'],
+  masks: tuple[Bool[Array, 'W B S'], Bool[Array, 'T']],
   group: int,
   config: DecoderConfig,
-) -> Float[Array, 'D N M H']:
+) -> Float[Array, 'W U N H']:
   """Attention of one new token per row, softmax in float32.
 
   A prompt's keys are read once for all rows of it and never repeated: queries,

@@ -36,7 +36,7 @@ class Cache(NamedTuple):
   """Keys and values, one per layer.
 
   Attributes:
-    k: Per layer `[B K S H]` of prompts, or `[D N K T H]` of what comes after
+    k: Per layer `[B K S H]` of prompts, or `[W U K T H]` of what comes after
       them: heads come before places, so that a step's products need no
       transposition.
     v: The same.
@@ -328,16 +328,16 @@ class Decoder(nnx.Module):
   def decode(
     self,
     weights: Unrolled,
-    tokens: Int[Array, 'D N'],
-    slots: Int[Array, 'D N'],
+    tokens: Int[Array, 'W U'],
+    slots: Int[Array, 'W U'],
     prompts: Prompts,
     cache: Cache,
     t: Int[Array, ''],
     group: int,
-  ) -> tuple[Float[Array, 'D N V'], Cache]:
+  ) -> tuple[Float[Array, 'W U V'], Cache]:
     """One token for every row; rows of one prompt share its cache.
 
-    Prompts and rows are dealt out over `D` shards, which know nothing of each
+    Prompts and rows are dealt out over `W` shards, which know nothing of each
     other; each has as many prompts, and room for `group` rows of each.
 
     Args:
@@ -386,8 +386,8 @@ class Decoder(nnx.Module):
 
 
 def _after(
-  prefix: Shaped[Array, '1 P *R'], x: Shaped[Array, 'B T *R']
-) -> Shaped[Array, 'B P+T *R']:
-  """`x` behind the prefix `[1 P *R]` that every row has."""
+  prefix: Shaped[Array, '1 P *Z'], x: Shaped[Array, 'B T *Z']
+) -> Shaped[Array, 'B P+T *Z']:
+  """`x` behind the prefix `[1 P *Z]` that every row has."""
   prefix = jnp.broadcast_to(prefix, (len(x), *prefix.shape[1:]))
   return jnp.concatenate([prefix, x], axis=1)

@@ -43,18 +43,18 @@ def embed(
 
 
 def unembed(
-  hidden: Float[Array, '*N D'],
+  hidden: Float[Array, '*Z D'],
   weights: Resolved | Unrolled,
   config: DecoderConfig,
-) -> Float[Array, '*N V']:
+) -> Float[Array, '*Z V']:
   """Logits, float32."""
   logits = apply(hidden, weights.head, jnp.float32)
   return soft_cap(logits, config.logit_cap)
 
 
 def rms_norm(
-  x: Float[Array, '*N D'], scale: Float[Array, 'D'], eps: float
-) -> Float[Array, '*N D']:
+  x: Float[Array, '*Z D'], scale: Float[Array, 'D'], eps: float
+) -> Float[Array, '*Z D']:
   """Root-mean-square normalisation, in float32."""
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)

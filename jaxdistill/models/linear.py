@@ -84,8 +84,8 @@ class Weights(NamedTuple):
 
   Attributes:
     kernel: `Float[Array, '*L I O']`.
-    delta: `a` of `Float[Array, '*L I R']`, scaled, and `b` of
-      `Float[Array, '*L R O']`; None where no delta is in force.
+    delta: `a` of `Float[Array, '*L I A']`, scaled, and `b` of
+      `Float[Array, '*L A O']`; None where no delta is in force.
     bias: `Float[Array, '*L O']`, or None.
   """
 

@@ -72,7 +72,7 @@ class Rope:
 
 def turns(
   rope: Rope, head_dim: int, positions: Int[Array, 'B T']
-) -> Float[Array, 'B T 2 D']:
+) -> Float[Array, 'B T 2 F']:
   """Cosine and sine of every position's angles, float32."""
   frequency = jnp.asarray(rope.frequencies(head_dim))
   angle = positions[..., None].astype(jnp.float32) * frequency
@@ -80,7 +80,7 @@ def turns(
 
 
 def rotate(
-  x: Float[Array, 'B T N H'], turned: Float[Array, 'B T 2 D']
+  x: Float[Array, 'B T N H'], turned: Float[Array, 'B T 2 F']
 ) -> Float[Array, 'B T N H']:
   """Turns the halves of each head against each other, in float32."""
   cos, sin = turned[..., None, 0, :], turned[..., None, 1, :]

@@ -37,7 +37,7 @@ class Hidden:
     self,
     fn: Callable[..., Any],
     *others: 'Hidden',
-    arrays: Sequence[Shaped[Array, 'B R *S']] = (),
+    arrays: Sequence[Shaped[Array, 'B R *Z']] = (),
   ) -> Any:
     """Any function of logits, a chunk of the tokens at a time, under remat.
 

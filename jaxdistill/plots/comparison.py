@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 from etils import epath
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 # Metric -> its title in tables and figures.
@@ -72,18 +69,17 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
   columns = measured(summary['arms'], SHOWN)
   if not columns:
     raise ValueError('nothing to draw: no run was evaluated and finished')
-  figure, axes = plt.subplots(
+  size = 3.9 * len(columns), 3.9 + 0.3 * len(arms)
+  figure = Figure(figsize=size, layout='constrained')
+  axes = figure.subplots(
     2,
     len(columns),
-    figsize=(3.9 * len(columns), 3.9 + 0.3 * len(arms)),
     height_ratios=(3.1, 0.8 + 0.3 * len(arms)),
     squeeze=False,
-    layout='constrained',
   )
   tints = [*range(0, 20, 2), *range(1, 20, 2)]  # strong ones first
-  colours = {
-    arm: plt.get_cmap('tab20')(tints[i % 20]) for i, arm in enumerate(arms)
-  }
+  tab20 = matplotlib.colormaps['tab20']
+  colours = {arm: tab20(tints[i % 20]) for i, arm in enumerate(arms)}
   for column, (name, title) in enumerate(columns.items()):
     _draw_curves(axes[0, column], name, summary['curves'], colours)
     axes[0, column].set_title(title, fontsize=11)
@@ -104,7 +100,6 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
   figure.legend(marks, labels, loc='outside lower center', ncols=5, fontsize=9)
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=110)
-  plt.close(figure)
 
 
 def _draw_curves(axis, name, curves, colours):

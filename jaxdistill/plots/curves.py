@@ -4,13 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxdistill.plots.files import read_alarms, read_json, read_metrics
@@ -164,13 +160,9 @@ def draw_curves(
     marks = marks_of(read_alarms(workdirs[0]), panels)
   columns = min(3, len(panels))
   rows = -(-len(panels) // columns)
-  figure, axes = plt.subplots(
-    rows,
-    columns,
-    figsize=(5 * columns, 3.4 * rows),
-    squeeze=False,
-    layout='constrained',
-  )
+  size = 5 * columns, 3.4 * rows
+  figure = Figure(figsize=size, layout='constrained')
+  axes = figure.subplots(rows, columns, squeeze=False)
   for axis in axes.flat[len(panels) :]:
     axis.axis('off')
   for axis, title in zip(axes.flat, panels, strict=False):
@@ -189,7 +181,6 @@ def draw_curves(
     )
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=130)
-  plt.close(figure)
 
 
 def panels_of(groups: Sequence[Group]) -> dict[str, list[tuple]]:

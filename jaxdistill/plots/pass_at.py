@@ -3,12 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 from etils import epath
+from matplotlib.figure import Figure
 
 
 def draw_pass_at(
@@ -39,13 +35,8 @@ def draw_pass_at(
       label = epath.Path(path).stem.rpartition('-')[0] or epath.Path(path).stem
       curves.setdefault(split, []).append((label, curve))
   labels = sorted({label for found in curves.values() for label, _ in found})
-  figure, axes = plt.subplots(
-    1,
-    len(curves),
-    figsize=(5.5 * len(curves), 4.2),
-    squeeze=False,
-    layout='constrained',
-  )
+  figure = Figure(figsize=(5.5 * len(curves), 4.2), layout='constrained')
+  axes = figure.subplots(1, len(curves), squeeze=False)
   for axis, (split, lines) in zip(axes.flat, curves.items(), strict=True):
     seen = set()
     for label, curve in lines:
@@ -69,4 +60,3 @@ def draw_pass_at(
     axis.legend(fontsize=9)
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=110)
-  plt.close(figure)

@@ -12,11 +12,8 @@ from typing import Any
 
 import jinja2
 import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt
 from etils import epath
+from matplotlib.figure import Figure
 
 from jaxdistill.plots.curves import (
   ALARMS,
@@ -171,14 +168,12 @@ def draw_svgs(
   drawn = []
   with matplotlib.rc_context(_STYLE):
     for i, (title, series) in enumerate(panels.items()):
-      figure, axis = plt.subplots(
-        figsize=(5, 3.3), dpi=72, layout='constrained'
-      )
+      figure = Figure(figsize=(5, 3.3), dpi=72, layout='constrained')
+      axis = figure.subplots()
       draw_panel(axis, title, series, groups, marks[title])
       file = io.StringIO()
       figure.savefig(file, format='svg', dpi=72, metadata={'Date': None})
       strips = _strips(axis, series, metrics, alarms)
-      plt.close(figure)
       drawn.append(_inline(file.getvalue(), f'p{i}-', title, strips))
   return drawn
 

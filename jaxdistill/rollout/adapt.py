@@ -45,12 +45,12 @@ def train(
   adapters: Any,
   trunk: Any,
   batches: Any,
-  rates: Float[Array | np.ndarray, 'E S'],
+  rates: Float[Array | np.ndarray, 'E X'],
   *,
   loss: Callable,
   optimizer: OptimizerConfig,
-) -> tuple[Any, Float[Array, 'E S']]:
-  """Takes `S` optimizer steps with each of `E` adapters.
+) -> tuple[Any, Float[Array, 'E X']]:
+  """Takes `X` optimizer steps with each of `E` adapters.
 
   Args:
     graphdef: From `widened`.
@@ -102,7 +102,7 @@ def rates_of(
   candidates: int,
   steps: int | Sequence[int],
   scales: Sequence[float] | None,
-) -> Float[np.ndarray, 'E S']:
+) -> Float[np.ndarray, 'E X']:
   """The schedule's rates, scaled by candidate, 0 after a candidate's last."""
   lengths = np.broadcast_to(np.asarray(steps, int), (candidates,))
   places = np.arange(lengths.max())

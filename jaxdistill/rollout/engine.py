@@ -38,10 +38,10 @@ class _Rows(NamedTuple):
   """Which samples stand together, by shard.
 
   Attributes:
-    of: Row of each sample, `Int[Array, 'D S']`.
+    of: Row of each sample, `Int[Array, 'W J']`.
     sample: One sample of each row; `S` where there is no row,
-      `Int[Array, 'D S']`.
-    parent: Row that each row continues, `Int[Array, 'D S']`.
+      `Int[Array, 'W J']`.
+    parent: Row that each row continues, `Int[Array, 'W J']`.
     used: Most rows of a shard.
   """
 
@@ -56,11 +56,11 @@ class _State(NamedTuple):
 
   Attributes:
     t: Tokens drawn.
-    token: Drawn last, `Int[Array, 'D S']`.
-    done: Whether a sample has ended, `Bool[Array, 'D S']`.
+    token: Drawn last, `Int[Array, 'W J']`.
+    done: Whether a sample has ended, `Bool[Array, 'W J']`.
     rows: Of the next token.
     cache: Of the rows before.
-    out: What was drawn, `[D S T]`.
+    out: What was drawn, `[W J T]`.
   """
 
   t: Int[Array, '']
@@ -261,7 +261,7 @@ def _draw(state, logits, of, uniforms, sampling, eos_ids) -> _State:
 
 
 def _group(
-  of: Int[Array, 'D S'], token: Int[Array, 'D S'], done: Bool[Array, 'D S']
+  of: Int[Array, 'W J'], token: Int[Array, 'W J'], done: Bool[Array, 'W J']
 ) -> _Rows:
   """Samples that were on one row and drew the same token are one row."""
 

@@ -78,9 +78,9 @@ def keep_top_p(
 
 
 def draw(
-  logits: Float[Array, 'D N V'],
-  rows: Int[Array, 'D S'],
-  uniform: Float[Array, 'D S'],
+  logits: Float[Array, 'W U V'],
+  rows: Int[Array, 'W J'],
+  uniform: Float[Array, 'W J'],
   sampling: Sampling,
 ) -> Draw:
   """Draws a token per sample by inverting the kept distribution of its row.
@@ -122,10 +122,10 @@ _BLOCK = 512
 
 
 def _invert(
-  mass: Float[Array, 'D N V'],
-  rows: Int[Array, 'D S'],
-  uniform: Float[Array, 'D S'],
-) -> tuple[Int[Array, 'D S'], Float[Array, 'D S']]:
+  mass: Float[Array, 'W U V'],
+  rows: Int[Array, 'W J'],
+  uniform: Float[Array, 'W J'],
+) -> tuple[Int[Array, 'W J'], Float[Array, 'W J']]:
   """The token at which the cumulative mass passes `uniform * total`.
 
   First the block of the vocabulary, then the token in it: a cumulative sum

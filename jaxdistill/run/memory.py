@@ -5,12 +5,12 @@ what is refused could not have run; what passes may still be too large, by its
 activations and by the keys and values of what it generates.
 """
 
-import os
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -109,18 +109,9 @@ def available(mesh: Mesh) -> int | None:
   return (device.memory_stats() or {}).get('bytes_limit')
 
 
-def host_memory() -> int | None:
-  """Bytes that this host could still give, swap included; None: not known."""
-  try:
-    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
-    pairs = dict(line.split(':', 1) for line in lines)
-    kib = sum(int(pairs[n].split()[0]) for n in ('MemAvailable', 'SwapFree'))
-    limit = pathlib.Path('/sys/fs/cgroup/memory.max')
-    text = limit.read_text().strip() if limit.exists() else ''
-    return min(kib * 1024, int(text)) if text.isdecimal() else kib * 1024
-  except (OSError, KeyError, ValueError):
-    pass
-  try:
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  except (OSError, ValueError, AttributeError):
-    return None
+def host_memory() -> int:
+  """Bytes that this host could still give, swap included."""
+  free = psutil.virtual_memory().available + psutil.swap_memory().free
+  limit = pathlib.Path('/sys/fs/cgroup/memory.max')  # of a container
+  text = limit.read_text().strip() if limit.exists() else ''
+  return min(free, int(text)) if text.isdecimal() else free

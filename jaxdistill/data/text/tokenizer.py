@@ -7,12 +7,20 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import tokenizers
 from etils import epath
 
 from jaxdistill.data.text import chat
+from jaxdistill.data.text.frame import (
+  ANSWERED,
+  ASKED,
+  Frame,
+  frame_of,
+  said,
+  turn_end,
+)
 from jaxdistill.types import Message
 
 _SYMBOL = re.compile(r'<[a-z]+>|[a-z]+|\S')
@@ -24,8 +32,6 @@ _FILES = (  # of a directory that says how texts become ids
   'chat_template.jinja',
 )
 _NAMED = ('bos', 'eos', 'pad', 'unk', 'sep', 'cls', 'mask')
-# What a template is tried on, to see what it puts around a text.
-_ASKED, _ANSWERED = 'QUESTION0', 'ANSWER0'
 
 
 @runtime_checkable
@@ -235,7 +241,7 @@ class TextTokenizer:
       if library.id_to_token(i) is None:
         raise ValueError(f'{source}: eos_token_id {i} is not in tokenizer.json')
     if render is not None:
-      ends = [*_turn_end(library, render, ends, ids['bos']), *ends]
+      ends = [*turn_end(library, render, ends, ids['bos']), *ends]
     if not ends:
       raise ValueError(
         f'{source} names no end mark: it has no eos_token in '
@@ -249,7 +255,7 @@ class TextTokenizer:
     others = [library.token_to_id(_word(token) or '') for token in others]
     marks = {i for i in (*ids.values(), *ends, *others) if i is not None}
     if render is not None:
-      marks |= _frame(library, render, source).marks
+      marks |= frame_of(library, render, source).marks
     _mark(library, marks)
     return cls(
       source=source,
@@ -280,7 +286,7 @@ class TextTokenizer:
   @functools.cached_property
   def _size(self) -> int:
     texts = set(self.library.get_vocab().values()) - self._marks.keys()
-    return 1 + max(*texts, *self.prompt(_ASKED), *self.eos_ids, self.pad_id)
+    return 1 + max(*texts, *self.prompt(ASKED), *self.eos_ids, self.pad_id)
 
   def __len__(self) -> int:
     """One more than the largest id that a prompt or a response can have.
@@ -322,14 +328,13 @@ class TextTokenizer:
       asked = [Message('user', asked)]
     think = self.think if think is None else think
     if self.render is None:
-      said = '\n'.join(text for _, text in asked)
-      return [*self._begin, *self.encode(said)]
+      return [*self._begin, *self.encode('\n'.join(t for _, t in asked))]
     if len(asked) > 1:
       for _, text in asked:
         self._check_plain(text)
-      return self._encode(_said(self.render, asked, think), marks=True)
+      return self._encode(said(self.render, asked, think), marks=True)
     text = asked[0].text
-    whole = _said(self.render, asked, think)
+    whole = said(self.render, asked, think)
     frame = self._frames[think]
     inner = frame.around(whole)
     checked = text if inner is None else inner
@@ -360,9 +365,9 @@ class TextTokenizer:
     self._check_plain(text)
     if self.render is None:
       return self.encode(f'\n{text}\n')
-    before = [Message('user', _ASKED), Message('assistant', _ANSWERED)]
-    whole = _said(self.render, [*before, Message('user', text)], think)
-    _, answered, rest = whole.partition(_ANSWERED)
+    before = [Message('user', ASKED), Message('assistant', ANSWERED)]
+    whole = said(self.render, [*before, Message('user', text)], think)
+    _, answered, rest = whole.partition(ANSWERED)
     ids = self._encode(rest.lstrip(), marks=True)
     if not answered or ids[0] not in self.eos_ids:
       raise ValueError(
@@ -402,102 +407,18 @@ class TextTokenizer:
   @functools.cached_property
   def _begin(self) -> list[int]:
     """What the tokenizer itself puts before a text."""
-    shown = self.library.encode(_ASKED)
+    shown = self.library.encode(ASKED)
     pairs = zip(shown.ids, shown.special_tokens_mask, strict=True)
     return [i for i, _ in itertools.takewhile(lambda pair: pair[1], pairs)]
 
   @functools.cached_property
-  def _frames(self) -> 'tuple[_Frame, _Frame]':
+  def _frames(self) -> 'tuple[Frame, Frame]':
     """Of a model that does not think first, and of one that does."""
     still, thinking = (
-      _frame(self.library, self.render, self.source, think)
+      frame_of(self.library, self.render, self.source, think)
       for think in (False, True)
     )
     return still, thinking
-
-
-class _Frame(NamedTuple):
-  """What a template puts around a question: head before QUESTION after tail.
-
-  The head ends with the last mark before the question, the tail begins with
-  the first one after it: there, texts can be cut without changing ids.
-  """
-
-  head: str
-  before: str
-  after: str
-  tail: str
-  marks: set[int]
-
-  def around(self, whole: str) -> str | None:
-    """The part of a rendered text between the two marks."""
-    start, end = self.head + self.before, self.after + self.tail
-    if not whole.startswith(start) or not whole[len(start) :].endswith(end):
-      return None
-    return whole[len(self.head) : len(whole) - len(self.tail)]
-
-
-def _frame(library, render, source: str, think: bool = False) -> _Frame:
-  text = _said(render, [Message('user', _ASKED)], think)
-  if text.count(_ASKED) != 1:
-    raise ValueError(
-      f'chat template of {source}: it writes a message {text.count(_ASKED)} '
-      'times, not once'
-    )
-  start = text.index(_ASKED)
-  end = start + len(_ASKED)
-  added = library.get_added_tokens_decoder()
-  library.encode_special_tokens = False
-  shown = library.encode(text, add_special_tokens=False)
-  # Line ends are added tokens in Gemma, and text nevertheless.
-  spans = [
-    (i, span)
-    for i, span in zip(shown.ids, shown.offsets, strict=True)
-    if i in added and added[i].content.strip()
-  ]
-  left = [(i, stop) for i, (_, stop) in spans if stop <= start][-1:]
-  right = [(i, begin) for i, (begin, _) in spans if begin >= end][:1]
-  cut = left[0][1] if left else 0
-  other = right[0][1] if right else len(text)
-  return _Frame(
-    text[:cut],
-    text[cut:start],
-    text[end:other],
-    text[other:],
-    {i for i, _ in left + right},
-  )
-
-
-def _said(
-  render: Callable[..., str], messages: Sequence[Message], think: bool
-) -> str:
-  """A dialogue as a template writes it, up to where the answer begins."""
-  return render(
-    [{'role': author, 'content': text} for author, text in messages],
-    add_generation_prompt=True,
-    think=think,
-  )
-
-
-def _turn_end(library, render, ends: list[int], bos: int | None) -> list[int]:
-  """The mark that a template sets right after an answer, if it does.
-
-  Of a model's end marks this is the one that its answers end with: Gemma names
-  `<eos>` but ends a turn with `<end_of_turn>`.
-  """
-  asked = {'role': 'user', 'content': _ASKED}
-  answered = {'role': 'assistant', 'content': _ANSWERED}
-  try:
-    text = render([asked, answered], add_generation_prompt=False)
-  except ValueError:  # some take questions only
-    return []
-  _, shown, rest = text.rpartition(_ANSWERED)
-  library.encode_special_tokens = False
-  ids = library.encode(rest.lstrip(), add_special_tokens=False).ids[:1]
-  special = {
-    i for i, t in library.get_added_tokens_decoder().items() if t.special
-  }
-  return [i for i in ids if shown and i in (special - {bos}) | {*ends}]
 
 
 def _mark(library, ids: Iterable[int]) -> None:

@@ -1,0 +1,109 @@
+"""Whether self-play will help a model, asked before it is trained."""
+
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from jaxdistill.api.model import Model, find_task, load
+from jaxdistill.api.refusing import in_one_line
+from jaxdistill.config import ConfigError
+from jaxdistill.run import gap as gaps
+from jaxdistill.types import Problem, Task
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Gap:
+  """What learning from its own majority votes is worth to a model.
+
+  Attributes:
+    model: Which, in words.
+    task: Whose problems it was asked.
+    figures: What `jaxdistill gap --json` prints.
+  """
+
+  model: str
+  task: str
+  figures: Mapping[str, Any]
+
+  @property
+  def verdict(self) -> str:
+    """`helps`, `risky` or `does not help`."""
+    return self.figures['verdict']
+
+  @property
+  def why(self) -> str:
+    """The reason of the verdict."""
+    return self.figures['why']
+
+  @property
+  def instead(self) -> str:
+    """What to do."""
+    return self.figures['instead']
+
+  def __str__(self) -> str:
+    return gaps.told(self.figures)
+
+  __repr__ = __str__
+
+  def _repr_html_(self) -> str:
+    table, _, said = str(self).partition('\n\n')
+    headline, *rest = map(html.escape, said.splitlines())
+    of = html.escape(f'{self.model}, {self.task}')
+    return (
+      f'<h3>{of}</h3><p><b>{headline}</b><br>{"<br>".join(rest)}</p>'
+      f'<pre>{html.escape(table)}</pre>'
+    )
+
+
+def gap(
+  model: epath.PathLike | Model,
+  task: epath.PathLike | Task | None = None,
+  *,
+  split: str | None = None,
+  problems: int | Sequence[Problem] = 128,
+  samples: int = 16,
+  max_tokens: int = 0,
+) -> Gap:
+  """Says whether self-play will help a model on a task; trains nothing.
+
+  Args:
+    model: A model, or what `load` takes.
+    task: Whose problems it is asked; the model's own if None.
+    split: Which of them; None is `dev`, or `train` where there is none.
+    problems: How many at most; or the problems themselves.
+    samples: Answers to each, at least 2.
+    max_tokens: Longest answer; 0 is the run's own.
+
+  Raises:
+    ConfigError: There is no such model, task or split, or it cannot be asked.
+  """
+  if samples < 2:
+    raise ConfigError(f'samples: {samples} must be at least 2, for a vote')
+  if task is not None:
+    task = find_task(task)
+    chosen(task, split, problems)  # before a model is loaded
+  if not isinstance(model, Model):
+    model = load(model, task=task)
+  elif task is not None:
+    model = model.on(task)
+  asked = chosen(model.task, split, problems)
+  with jax.set_mesh(model.run.mesh), in_one_line():
+    found = gaps.gap(
+      *(model.run, model.player, model.task, asked, samples),
+      max_tokens or model.run.eval.max_tokens,
+    )
+  return Gap(model.name, model.task.name, found)
+
+
+def chosen(
+  task: Task, split: str | None, problems: int | Sequence[Problem]
+) -> Sequence[Problem]:
+  """The problems that a model is asked; see `gap`."""
+  if not isinstance(problems, int):  # each with random draws of its own
+    return [dataclasses.replace(p, row=i) for i, p in enumerate(problems)]
+  with in_one_line():
+    return gaps.problems_of(task, split, problems)

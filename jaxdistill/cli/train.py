@@ -1,0 +1,99 @@
+"""`jaxdistill train`: one run, from where it stopped."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdistill.cli import ending, hosts, options
+from jaxdistill.cli.parser import Parser
+
+LINE = 'train a model as a config says; goes on where it stopped'
+HELP = """\
+Trains a model as a config says. The same command in the same folder goes on
+from its newest checkpoint; a folder of another config is refused.
+
+  jaxdistill train --config configs/sqlm_small.py --workdir runs/a
+  jaxdistill train --config configs/sqlm_small.py --workdir runs/b \\
+    --config.steps=5 --config.method.samples=16
+
+--config.KEY=VALUE sets any key of the config; WORKDIR/config.json has them all,
+and the README explains them. Next: jaxdistill chat --workdir runs/a"""
+CONFIG = True
+
+
+def add_options(parser: Parser) -> None:
+  parser.add_argument(
+    '--config',
+    required=True,
+    type=options.text,
+    metavar='FILE.py',
+    help='a Python file with get_config(), such as those of configs/; required',
+  )
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    type=options.text,
+    metavar='FOLDER',
+    help='where the run lives, local or gs://...; made if needed; required',
+  )
+  hosts.add_hosts(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+  from jaxdistill.api import training
+
+  config = training.configure(args.config, args.overrides)
+  hosts.start(args)
+  import jax
+
+  first = jax.process_index() == 0
+  with ending.training(), training.begin(config, args.workdir) as steps:
+    loop = steps.loop
+    if first and not loop.first_step and loop.workdir.has_logged():
+      print(f'{args.workdir} begins again: nothing had been saved.')
+    if first and loop.first_step:
+      print(
+        f'{args.workdir} is finished; this is what it came to.'
+        if loop.finished()
+        else f'{args.workdir} goes on from step {loop.first_step}.'
+      )
+    steps.finish()
+    if first:
+      print(account(loop.summary, args.workdir))
+
+
+def account(summary: Mapping[str, Any], workdir: str) -> str:
+  """A run in a few plain lines: where it began, where it ended, what next."""
+  from etils import epath
+
+  lines = ['', f'{"":38}{"began":>8}{"ended":>8}{"best":>8}']
+  for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
+    for kind in ('sampled', 'greedy'):
+      values = summary.get(f'eval/{split}/accuracy_{kind}')
+      if values:
+        figures = (values[k] for k in ('first', 'last', 'best'))
+        row = ''.join(f'{v:8.3f}' for v in figures)
+        lines.append(f'{f"accuracy {where}, {kind}":38}{row}')
+  cut = summary.get('eval/test/cut', {}).get('last', 0)
+  if cut > 0.1:
+    lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']
+  if not summary['optimizer_steps']:
+    lines += ['', 'Nothing was learned: no step had an answer to train on.']
+  root = epath.Path(workdir)
+  skipped = summary['skipped_updates']
+  command = 'jaxdistill'
+  if not shutil.which(command) and sys.argv[0].endswith(command):
+    command = sys.argv[0]  # as the user has just called it
+  lines += [
+    '',
+    f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
+    + (f', {skipped} updates skipped (not finite)' if skipped else ''),
+    f'The report:   {root / "report.html"}',
+    f'The curves:   {root / "curves.png"}',
+  ]
+  if (root / 'rollouts').exists():
+    lines.append(f'Every answer: {root / "rollouts"}')
+  lines.append(f'Talk to it:   {command} chat --workdir {root}')
+  return '\n'.join(lines)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test lint
+.PHONY: setup quickstart test check lint
 
 setup: .venv/ready
 
@@ -17,7 +17,11 @@ quickstart: setup
 	$(BIN)/jaxdistill train --config configs/sqlm_small.py --workdir runs/quickstart
 
 test: setup
-	$(BIN)/pytest -n 2 --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+# For every save: the lint, and the tests that are no whole runs.
+check: lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --check
 
 lint: setup
 	$(BIN)/ruff check .

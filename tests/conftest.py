@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, and shape types checked at run time."""
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -29,6 +30,44 @@ import jax
 import pytest
 
 from jaxdistill import dist
+from jaxdistill.run import loop
+
+
+# Files of whole runs and of real models, the longest first.
+LONG = (
+  *('colabs', 'loop', 'hosts', 'families', 'text_loop', 'survive', 'cli'),
+  *('guard', 'contract', 'export', 'extend', 'compare', 'step', 'adapt'),
+  *('rollout', 'models', 'pairs', 'anchors', 'batch', 'gap', 'turns', 'api'),
+)
+CHECK = ('batch', 'step')  # of these, what `make check` runs all the same
+
+
+def _name(path):
+  return path.name.removesuffix('_test.py')
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--check', action='store_true', help='leave out what takes long'
+  )
+
+
+def pytest_ignore_collect(collection_path, config):
+  name = _name(collection_path)
+  if config.getoption('check') and name in LONG and name not in CHECK:
+    return True
+
+
+def pytest_collection_modifyitems(items):
+  """The longest files begin first, so that workers end together."""
+  place = {name: i for i, name in enumerate(LONG)}
+  items.sort(key=lambda item: place.get(_name(item.path), len(LONG)))
+
+
+def pytest_collection_finish():
+  """What was imported stays, and need not be looked through for garbage."""
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture
@@ -96,3 +135,23 @@ def tree(root):
   return {
     str(p): p.read_bytes() if p.is_file() else None for p in root.rglob('*')
   }
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_step_of_a_kind():
+  """Runs with equal models, methods and optimizers share a compiled step.
+
+  It depends on nothing else, and is most of what a run compiles anew.
+  """
+  make_step, made = loop.make_step, {}
+
+  def shared(graphdef, loss, optimizer, in_loss):
+    method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
+    key = graphdef, *method, optimizer, tuple(in_loss.items())
+    if key not in made:
+      made[key] = make_step(graphdef, loss, optimizer, in_loss)
+    return made[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, 'make_step', shared)
+    yield

@@ -32,7 +32,6 @@ import pytest
 from jaxdistill import dist
 from jaxdistill.run import loop
 
-
 # Files of whole runs and of real models, the longest first.
 LONG = (
   *('colabs', 'loop', 'hosts', 'families', 'text_loop', 'survive', 'cli'),

@@ -117,8 +117,8 @@ def test_what_cannot_be_kept_is_refused_before_it_is_written(tmp_path):
 
 
 def record_round_trip(record):
-  text = checkpoint._to_json(record)
-  return json.loads(text, object_hook=checkpoint._from_json)
+  text = checkpoint.to_json(record)
+  return json.loads(text, object_hook=checkpoint.from_json)
 
 
 @pytest.mark.parametrize(

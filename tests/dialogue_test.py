@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import pytest
+from toy_tokenizers import changed, directories, directory
 
 from jaxdistill.data.text.tokenizer import TextTokenizer
 from jaxdistill.types import Message
@@ -72,7 +73,7 @@ def test_a_turn_cannot_spell_marks(directories):
 
 
 def test_thinking_is_a_setting(changed):
-  path = changed({'chat_template__jinja': THINKING})
+  path = changed(chat_template__jinja=THINKING)
   tokenizer = TextTokenizer.from_directory(path)
   still = asked_by_transformers(path, DIALOGUE[:1], enable_thinking=False)
   thinks = asked_by_transformers(path, DIALOGUE[:1], enable_thinking=True)

@@ -297,7 +297,10 @@ def test_every_task_is_one(path, python):
 
 
 def test_what_a_task_lacks_is_named(python):
-  lacks = 'proposer_prompt, parse_problem, held_out, parse_answer, reward'
+  lacks = (
+    'asks, ends, proposer_prompt, parse_problem, held_out, parse_answer, '
+    'reward, evaluator'
+  )
   path = python(HALF)
   with pytest.raises(ValueError, match=f'must define `task`.* {lacks}$') as e:
     load_task(path)

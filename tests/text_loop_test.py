@@ -50,11 +50,13 @@ SMALLEST = {
 # so that all prompts are equally long. So are answers read.
 ANYTHING = """
 from jaxdistill.data.tasks.problems import right
-from jaxdistill.types import Problem
+from jaxdistill.types import Problem, Task
 
 
-class Anything:
-  name = 'anything'
+class Anything(Task):
+  @property
+  def name(self):
+    return 'anything'
 
   def problems(self, split):
     return [self.parse_problem(i * ' ') for i in range(10)]

@@ -6,7 +6,15 @@ import os
 import pytest
 import tokenizers
 from tokenizers import models
-from toy_tokenizers import CHATML, CORPUS, FAMILIES, write
+from toy_tokenizers import (
+  CORPUS,
+  FAMILIES,
+  changed,
+  directories,
+  directory,
+  qwen_parts,
+  write,
+)
 
 from jaxdistill.data import small_world
 from jaxdistill.data.text.tokenizer import TextTokenizer, Tokenizer
@@ -37,45 +45,6 @@ TEXTS = [
   ),
   *('<tool_call>x</tool_call>', 'def f(x):\n    return x\n', '\x00\x7f'),
 ]
-
-
-@pytest.fixture(scope='module')
-def directories(tmp_path_factory):
-  root = tmp_path_factory.mktemp('models')
-  return {name: write(root / name, *make()) for name, make in FAMILIES.items()}
-
-
-@pytest.fixture(scope='module', params=FAMILIES)
-def directory(request, directories):
-  return directories[request.param]
-
-
-@pytest.fixture
-def changed(directories, tmp_path):
-  """The Qwen-like directory, with some files replaced or (None) left out."""
-
-  def change(**files):
-    path = write(tmp_path / 'model', *qwen_parts(directories))
-    for name, data in files.items():
-      file = path / (
-        name.replace('__', '.') if '__' in name else f'{name}.json'
-      )
-      if data is None:
-        file.unlink()
-      elif isinstance(data, bytes):
-        file.write_bytes(data)
-      else:
-        file.write_text(data if isinstance(data, str) else json.dumps(data))
-    return path
-
-  return change
-
-
-def qwen_parts(directories):
-  path = directories['qwen']
-  library = tokenizers.Tokenizer.from_file(str(path / 'tokenizer.json'))
-  config = json.loads((path / 'tokenizer_config.json').read_text())
-  return library, config, ['<|im_end|>', '<|endoftext|>'], CHATML
 
 
 def words(tokenizer, ids):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import tokenizers
 from tokenizers import (
   decoders,
@@ -181,3 +182,42 @@ def write(path, library, config, ends, template):
     if text is not None:
       (path / name).write_text(text)
   return path
+
+
+@pytest.fixture(scope='module')
+def directories(tmp_path_factory):
+  root = tmp_path_factory.mktemp('models')
+  return {name: write(root / name, *make()) for name, make in FAMILIES.items()}
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def directory(request, directories):
+  return directories[request.param]
+
+
+@pytest.fixture
+def changed(directories, tmp_path):
+  """The Qwen-like directory, with some files replaced or (None) left out."""
+
+  def change(**files):
+    path = write(tmp_path / 'model', *qwen_parts(directories))
+    for name, data in files.items():
+      file = path / (
+        name.replace('__', '.') if '__' in name else f'{name}.json'
+      )
+      if data is None:
+        file.unlink()
+      elif isinstance(data, bytes):
+        file.write_bytes(data)
+      else:
+        file.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+  return change
+
+
+def qwen_parts(directories):
+  path = directories['qwen']
+  library = tokenizers.Tokenizer.from_file(str(path / 'tokenizer.json'))
+  config = json.loads((path / 'tokenizer_config.json').read_text())
+  return library, config, ['<|im_end|>', '<|endoftext|>'], CHATML

@@ -73,8 +73,9 @@ def _python_task(path: str) -> Task:
       m for m in vars(Task) if not m.startswith('_') and not hasattr(found, m)
     ]
     raise ValueError(
-      f'{path} must define `task`, an object with the members of a Task; it '
-      f'lacks {", ".join(missing)}'
+      f'{path} must define `task`, an object with the members of a Task (as a '
+      'class whose base is `types.Task` has; most have a default); it lacks '
+      + ', '.join(missing)
     )
   return found
 

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,12 @@ class OptimizerConfig:
       return after[self.schedule]
     rise = optax.linear_schedule(0.0, self.lr, self.warmup)
     return optax.join_schedules([rise, after[self.schedule]], [self.warmup])
+
+  def clipped(self, grads: Any) -> tuple[Any, Array]:
+    """Gradients of at most the largest norm, and the norm they had."""
+    norm = optax.tree.norm(grads)
+    scale = jnp.minimum(1.0, self.clip / (norm + 1e-9))
+    return jax.tree.map(lambda g: g * scale, grads), norm
 
   def direction(self) -> optax.GradientTransformation:
     """AdamW's update before it is scaled by the learning rate."""

@@ -1,14 +1,12 @@
-"""Rows into arrays and back, and what rows of one sequence see."""
+"""Rows into arrays and back."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from tiny import TINY
+from packed_rows import FIELDS, make_row, related_rows, row_set, tokens_of
 
 from jaxdistill import dist
 from jaxdistill.batch import (
@@ -20,8 +18,6 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.dist import mesh as mesh_module
-from jaxdistill.models import Decoder, Deltas
-from jaxdistill.models.rope import Rope
 from jaxdistill.types import Prompt, Rollout, Row, RowSet, response_row
 
 MESHES = {
@@ -29,7 +25,6 @@ MESHES = {
   'data=8': {},
   'data=2,fsdp=2,tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2},
 }
-FIELDS = ('advantage', 'old_logp')
 READ = ('tokens', 'positions', 'until')
 SCORED = ('sources', 'targets', 'segments', 'weight')
 
@@ -37,48 +32,6 @@ SCORED = ('sources', 'targets', 'segments', 'weight')
 @pytest.fixture(params=list(MESHES))
 def mesh(request):
   return dist.make_mesh(**MESHES[request.param])
-
-
-def make_row(draw, prompt, response):
-  """Tokens as given and values that differ everywhere."""
-  return Row(
-    prompt_T=np.asarray(prompt, np.int32),
-    response_R=np.asarray(response, np.int32),
-    weight_R=draw.uniform(0.5, 1.5, len(response)).astype(np.float32),
-    total=float(draw.uniform(1, 2)),
-    fields={
-      name: draw.standard_normal(len(response)).astype(np.float32)
-      for name in FIELDS
-    },
-  )
-
-
-def row_set(lengths, coefficients=None):
-  """Rows that share nothing; half of each is a response."""
-  draw, rows = np.random.default_rng(3), []
-  for i, n in enumerate(lengths):
-    tokens = draw.integers(1, 20, n)
-    tokens[0] = 100 + i
-    cut = n - n // 2
-    rows.append(make_row(draw, tokens[:cut], tokens[cut:]))
-  return RowSet('solver', rows, FIELDS, coefficients or {})
-
-
-def related_rows(seed, count, longest, empty=False):
-  """Rows whose prompts have much in common, in no order."""
-  draw = np.random.default_rng(seed)
-  prompts = [draw.integers(1, 3, draw.integers(1, longest)) for _ in range(6)]
-  rows = []
-  for _ in range(count):
-    prompt = prompts[draw.integers(len(prompts))]
-    prompt = prompt[: draw.integers(1, len(prompt) + 1)]
-    n = draw.integers(0 if empty else 1, longest - len(prompt) + 1)
-    rows.append(make_row(draw, prompt, draw.integers(1, 20, n)))
-  return rows
-
-
-def tokens_of(row):
-  return [*row.prompt_T.tolist(), *row.response_R.tolist()]
 
 
 def common(first, second):
@@ -408,147 +361,3 @@ def test_a_row_without_a_prompt_is_refused():
   with pytest.raises(ValueError, match='nothing predicts a first token'):
     Row(none, one, np.ones(1, np.float32), 1.0)
   assert len(Row(one, none, np.zeros(0, np.float32), 1.0)) == 1
-
-
-# What a model makes of packed rows, against each row alone.
-
-WINDOWED = dict(
-  window=4, sliding=(True, False), rope=Rope(100.0), sliding_rope=Rope(30.0)
-)
-LONGEST = 14
-
-
-def make_model(**changes):
-  """Values from numpy, those of deltas too."""
-  config = dataclasses.replace(TINY, **{'rope': Rope(100.0)} | changes)
-  deltas = Deltas(per_role='heads', rank=2, alpha=2.0)
-  empty = nnx.eval_shape(lambda: Decoder(config, deltas, rngs=nnx.Rngs(0)))
-  graphdef, state = nnx.split(empty)
-  draw = np.random.default_rng(0)
-  for path, variable in nnx.to_flat_state(state):
-    shape = variable.shape
-    fan_in = shape[-1 if path[0] == 'embed' else -2] if len(shape) > 1 else 1
-    value = draw.standard_normal(shape) * fan_in**-0.5
-    if 'norm' in path[0]:
-      value = np.ones(shape)
-    variable.set_value(jnp.asarray(value, jnp.float32))
-  return graphdef, state
-
-
-def packed_batch(rows, mesh, sequences=8):
-  return make_batch(RowSet('', rows, FIELDS), 1, mesh, Shapes(48, sequences))
-
-
-def packed_logprobs(graphdef):
-  def logprobs(params, batch):
-    model = nnx.merge(graphdef, params)
-    return jax.lax.map(
-      lambda i: batch.microbatch(i).logprobs(model, 0.8),
-      jnp.arange(batch.reading.tokens.shape[0]),
-    )
-
-  return jax.jit(logprobs)
-
-
-def alone(graphdef, rows):
-  """Log-probs `[N, T - 1]` of all tokens, each row in a sequence alone."""
-  tokens = np.zeros((len(rows), LONGEST), np.int32)
-  for i, row in enumerate(rows):
-    tokens[i, : len(row)] = tokens_of(row)
-
-  def logprobs(params):
-    logits = nnx.merge(graphdef, params)(jnp.asarray(tokens), role=1)
-    logp = jax.nn.log_softmax(logits / 0.8)
-    wanted = tokens[:, 1:, None]
-    return jnp.take_along_axis(logp[:, :-1], wanted, -1)[..., 0]
-
-  return logprobs
-
-
-def response_places(row):
-  return slice(len(row.prompt_T) - 1, len(row) - 1)
-
-
-@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
-@pytest.mark.parametrize('seed', range(3))
-def test_packed_rows_have_the_logprobs_of_rows_alone(one_device, seed, changes):
-  graphdef, params = make_model(**changes)
-  rows = related_rows(seed, 16, LONGEST)
-  batch, places = packed_batch(rows, one_device)
-  assert sum(place.shared for place in places) > 20
-  assert batch.segments.max() > 3
-  found = packed_logprobs(graphdef)(params, batch)
-  assert np.isfinite(found).all()  # padding too
-  expected = np.asarray(jax.jit(alone(graphdef, rows))(params))
-  got = take_rows(found, places, rows)
-  for row, own, wanted in zip(rows, got, expected, strict=True):
-    np.testing.assert_allclose(own, wanted[response_places(row)], atol=2e-5)
-
-
-def test_a_window_is_seen_at_this_length(one_device):
-  """What the test above would not notice if windows never closed."""
-  rows = related_rows(0, 16, LONGEST)
-  batch, places = packed_batch(rows, one_device)
-  windowed, full = (
-    take_rows(packed_logprobs(graphdef)(params, batch), places, rows)
-    for graphdef, params in (
-      make_model(**WINDOWED),
-      make_model(**WINDOWED | {'window': 40}),
-    )
-  )
-  apart = [np.abs(a - b).max() for a, b in zip(windowed, full, strict=True)]
-  assert max(apart) > 0.1
-
-
-@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
-def test_the_packed_gradient_is_the_sum_of_the_rows(one_device, changes):
-  graphdef, params = make_model(**changes)
-  rows = related_rows(4, 16, LONGEST)
-  batch, _ = packed_batch(rows, one_device, sequences=2)
-  assert batch.reading.tokens.shape[0] > 1  # several microbatches
-  weights = np.zeros((len(rows), LONGEST - 1), np.float32)
-  for i, row in enumerate(rows):
-    weights[i, response_places(row)] = row.weight_R
-  logprobs, of_rows = packed_logprobs(graphdef), alone(graphdef, rows)
-  packed = jax.jit(
-    jax.grad(lambda params: jnp.sum(batch.weight * logprobs(params, batch)))
-  )(params)
-  summed = jax.jit(jax.grad(lambda params: jnp.sum(weights * of_rows(params))))(
-    params
-  )
-  for x, y in zip(
-    jax.tree.leaves(packed), jax.tree.leaves(summed), strict=True
-  ):
-    assert np.abs(y).max() > 0.1
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5 * np.abs(y).max())
-
-
-@pytest.mark.parametrize('changes', [{}, WINDOWED], ids=['full', 'windowed'])
-def test_answers_to_one_prompt_do_not_see_each_other(one_device, changes):
-  graphdef, params = make_model(**changes)
-  logprobs, draw = packed_logprobs(graphdef), np.random.default_rng(0)
-  rows = [
-    make_row(draw, [3, 4, 5], draw.integers(1, 20, n)) for n in (6, 4, 5, 6)
-  ]
-
-  def scores(rows):
-    batch, places = packed_batch(rows, one_device)
-    assert [p.shared for p in places] == [0, 3, 3, 3]
-    assert {p.sequence for p in places} == {0}
-    return take_rows(logprobs(params, batch), places, rows)
-
-  before = scores(rows)
-  for changed in range(len(rows)):
-    other = list(rows)
-    response = (rows[changed].response_R + 7) % 19 + 1
-    other[changed] = dataclasses.replace(rows[changed], response_R=response)
-    after = scores(other)
-    for i, (x, y) in enumerate(zip(before, after, strict=True)):
-      if i == changed:
-        assert (x != y).all()
-      else:
-        np.testing.assert_array_equal(x, y)
-  prompt = np.array([3, 6, 5], np.int32)
-  other = [dataclasses.replace(row, prompt_T=prompt) for row in rows]
-  for x, y in zip(before, scores(other), strict=True):
-    assert (x[:2] != y[:2]).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.data import builders
-from jaxdistill.data import small_world as world
+from jaxdistill.data.small import world
 from jaxdistill.data.tasks import load_task, small
 
 OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul}
@@ -418,6 +418,8 @@ def test_load_task_names_the_nearest():
     load_task('smal')
   with pytest.raises(ValueError, match=r"'corpus'.*'small:corpus'"):
     load_task('corpus')
+  with pytest.raises(ValueError, match=r"'small:facts' of small, small:corpus"):
+    load_task('small:fact')
 
 
 def test_tokenizer_round_trip():

@@ -88,7 +88,6 @@ def replay(steps: int = 5) -> dict:
 
 def uneven(workdir: str) -> list[dict]:
   """Self-play in which process 1 gets no valid proposal, then resumed."""
-  jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
   if jax.process_index() == 1:
     tasks.SmallTask.parse_problem = lambda self, text: None
   from jaxdistill.run.loop import Loop
@@ -99,7 +98,7 @@ def uneven(workdir: str) -> list[dict]:
   config.method.propose_every, config.method.archive = 1, 1000
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples = 4
-  config.guard.problems, config.guard.samples = 8, 2
+  config.guard.problems, config.guard.samples = 8, 4  # eval's programs
   config.batch.sequences = 4
   configs.prepare(config)
   run, out = configs.build(config), []
@@ -114,7 +113,6 @@ def uneven(workdir: str) -> list[dict]:
 
 def stopped(workdir: str) -> list[int]:
   """A run whose process 1 is asked to stop in step 1; then it goes on."""
-  jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
   from jaxdistill.run.loop import Loop
   from jaxdistill.run.stopping import Stopped
 

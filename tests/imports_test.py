@@ -26,7 +26,7 @@ TABLE = {
   'rewards': ('types',),
   'data': ('types', 'rewards', 'spelling'),
   'batch': ('types', 'dist'),
-  'models': ('dist', 'data.text', 'data.small_world', 'spelling'),
+  'models': ('dist', 'data.text', 'data.small', 'spelling'),
   'anchors': ('checkpoint', 'dist'),
   'rollout': (
     *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),

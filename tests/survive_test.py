@@ -283,7 +283,7 @@ def orbax_full(*args, **kwargs):
 
 
 FULL = {
-  'events': ('jaxdistill.run.workdir.EventsWriter.write_event', full),
+  'events': ('jaxdistill.run.board.EventsWriter.write_event', full),
   'hashes': ('jaxdistill.anchors.bank.write_atomically', full),
   'manifest': ('jaxdistill.checkpoint.write_atomically', full),
   'orbax': ('orbax.checkpoint.CheckpointManager.save', orbax_full),

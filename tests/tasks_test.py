@@ -286,7 +286,7 @@ def test_a_task_of_a_python_file(python):
 
 def test_names_and_files_are_told_apart(path):
   assert load_task('small') == SmallTask()
-  assert load_task('small:corpus') == SmallTask(corpus=True)
+  assert load_task('small:corpus') == SmallTask(corpus='corpus')
   assert load_task(path) == JsonlTask(path)
 
 

@@ -16,7 +16,7 @@ from toy_tokenizers import (
   write,
 )
 
-from jaxdistill.data import small_world
+from jaxdistill.data.small import world
 from jaxdistill.data.text.tokenizer import TextTokenizer, Tokenizer
 
 TEXTS = [
@@ -52,7 +52,7 @@ def words(tokenizer, ids):
 
 
 def test_symbols_are_asked_after_the_begin_mark():
-  tokenizer: Tokenizer = small_world.TOKENIZER
+  tokenizer: Tokenizer = world.TOKENIZER
   ids = tokenizer.encode('47+85')
   assert tokenizer.prompt('47+85') == [1, *ids]
   assert (tokenizer.pad_id, tokenizer.eos_ids) == (0, (2,))

@@ -94,6 +94,22 @@ class Batch:
     picked = jax.tree.map(lambda x: x[i], arrays)
     return dataclasses.replace(self, **picked)
 
+  def summed(self, of: Callable[['Batch'], Any]) -> Any:
+    """The sum of `of(microbatch)`, a tree of arrays, over those with rows."""
+
+    def one(i):
+      return of(self.microbatch(i))
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(one, jnp.zeros((), jnp.int32)),
+    )
+
+    def add(i, so_far):
+      return jax.tree.map(jnp.add, so_far, one(i))
+
+    return jax.lax.fori_loop(0, self.microbatches, add, zeros)
+
   def weighted(self, values: Float[Array, 'B R']) -> Float[Array, '']:
     """`sum(weight * value)`; what has no weight may be anything, also nan."""
     return jnp.sum(jnp.where(self.weight != 0, self.weight * values, 0))

@@ -7,19 +7,23 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import grain
 import tensorflow_datasets as tfds
 
-from jaxdistill.data import small_world as world
+from jaxdistill.data.small import wide, world
+
+CORPORA = {'corpus': world.draw_document, 'wide': wide.draw_document}
 
 
 class SmallWorld(tfds.core.GeneratorBasedBuilder):
   """The small world as a dataset.
 
   Config `corpus` holds documents to pretrain on (formats propose, solve,
-  verify and hint; all over problems of the train split). Config `problems`
+  verify and hint; all over problems of the train split), `wide` those of all
+  formats (comparing and revising, people, items as well). Config `problems`
   holds problems with their answers in four disjoint splits:
 
   | split | problems | what |
@@ -45,15 +49,17 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS: ClassVar = [
     tfds.core.BuilderConfig(name='problems', description='With answers.'),
     tfds.core.BuilderConfig(name='corpus', description='To pretrain on.'),
+    tfds.core.BuilderConfig(name='wide', description='All formats.'),
   ]
   DOCUMENTS = 400_000
 
-  def _is_corpus(self) -> bool:
+  def _document(self) -> Callable | None:
+    """Draws the corpus's documents; None where this is none."""
     config = self.builder_config
-    return config is not None and config.name == 'corpus'
+    return CORPORA.get(config.name) if config else None
 
   def _info(self):
-    if self._is_corpus():
+    if self._document():
       names = 'format', 'prompt', 'response'
     else:
       names = 'text', 'operation', 'answer'
@@ -67,7 +73,7 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    if self._is_corpus():
+    if self._document():
       return {'train': self._generate_examples(self.DOCUMENTS)}
     draws = {
       'train': (1, world.CORPUS_MIX, 'train', 20_000),
@@ -78,8 +84,10 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
     return {split: self._problems(*draw) for split, draw in draws.items()}
 
   def _generate_examples(self, count):
+    draw = self._document()
+    assert draw, 'only a corpus has documents'
     for i in range(count):
-      yield i, world.draw_document(0, i)
+      yield i, draw(0, i)
 
   def _problems(self, seed, mix, split, count):
     if split == 'train':  # few one-digit problems exist: repeats are allowed
@@ -101,7 +109,7 @@ def source(config: str, split: str) -> grain.MapDataset:
   builder = SmallWorld(config=config, file_format='array_record')
   if not builder.is_prepared():
     what = f'small_world/{config} in {builder.data_path}'
-    minute = ' (a minute)' if config == 'corpus' else ''
+    minute = ' (a minute)' if config in CORPORA else ''
     print(f'Making the data set {what}{minute}, once.', file=sys.stderr)
   # TFDS narrates on stdout; a run's own account is the only one users need.
   with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):

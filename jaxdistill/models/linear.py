@@ -29,6 +29,17 @@ class InnerDelta(nnx.Param):
   """A delta of a short training that is thrown away after use."""
 
 
+def place_of(role: str, roles: tuple[str, ...]) -> int:
+  """The index of a role among all.
+
+  Raises:
+    ValueError: There is no such role; the nearest is named.
+  """
+  if role not in roles:
+    raise ValueError(f'there is no role {role!r}{among(role, roles)}')
+  return roles.index(role)
+
+
 @dataclasses.dataclass(frozen=True)
 class Deltas:
   """Which deltas a model carries.
@@ -69,9 +80,7 @@ class Deltas:
     Raises:
       ValueError: There is no such role; the nearest is named.
     """
-    if role not in self.roles:
-      raise ValueError(f'there is no role {role!r}{among(role, self.roles)}')
-    return self.roles.index(role)
+    return place_of(role, self.roles)
 
   @property
   def scale(self) -> float:

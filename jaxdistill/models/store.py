@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill import dist
-from jaxdistill.data.small_world import SYMBOLS
+from jaxdistill.data.small import wide, world
 from jaxdistill.data.text.tokenizer import (
   SymbolTokenizer,
   TextTokenizer,
@@ -37,7 +37,7 @@ from jaxdistill.models.rope import Rope
 from jaxdistill.spelling import among
 
 SMALL = DecoderConfig(
-  vocab_size=len(SYMBOLS),
+  vocab_size=len(world.SYMBOLS),
   embed_dim=128,
   num_layers=3,
   num_heads=4,
@@ -47,7 +47,8 @@ SMALL = DecoderConfig(
   embed_scale=128**0.5,
 )
 SHIPPED = ('small-early', 'small-middle', 'small-late')
-FRESH = 'small-fresh'
+# Models with random weights, by name: what their ids mean.
+FRESH = {'small-fresh': world.SYMBOLS, 'small-wide-fresh': wide.SYMBOLS}
 _DTYPES = {'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32}
 
 
@@ -93,7 +94,7 @@ def find(name: str) -> epath.Path:
     raise FileNotFoundError(f'{name!r} is no model: it has no config.json')
   raise FileNotFoundError(
     f'no model {name!r}: not a directory, not hf:owner/name, and not a shipped '
-    f'base{among(name, (*SHIPPED, FRESH))}'
+    f'base{among(name, (*SHIPPED, *FRESH))}'
   )
 
 
@@ -104,7 +105,7 @@ def check(name: str) -> None:
     FileNotFoundError: There is no such model.
     ValueError: Its files are not understood or do not belong together.
   """
-  if name == FRESH:
+  if name in FRESH:
     return
   path = find(name)
   if _is_ours(path):
@@ -124,20 +125,20 @@ def describe(name: str) -> DecoderConfig:
     FileNotFoundError: There is no such model.
     ValueError: Its config is not understood.
   """
-  if name == FRESH:
-    return SMALL
+  if name in FRESH:
+    return dataclasses.replace(SMALL, vocab_size=len(FRESH[name]))
   path = find(name)
   return _read_config(path) if _is_ours(path) else hub.read_config(path)
 
 
 def is_own(name: str) -> bool:
   """Whether a model is of our own format, not Hugging Face's."""
-  return name == FRESH or _is_ours(find(name))
+  return name in FRESH or _is_ours(find(name))
 
 
 def positions(name: str) -> int | None:
   """How long a text a model was made for; None where that is not said."""
-  if name == FRESH:
+  if name in FRESH:
     return None
   values = hub.read_json(find(name) / 'config.json')
   said = values.get('max_position_embeddings')
@@ -176,9 +177,8 @@ def load(
   """A model by name, with fresh deltas on it.
 
   Args:
-    name: A shipped base (`small-early`, `small-middle`, `small-late`),
-      `small-fresh` for one with random weights, a directory (ours or Hugging
-      Face's), or `hf:owner/name[@revision]`.
+    name: A shipped base (`SHIPPED`), one with random weights (`FRESH`), a
+      directory (ours or Hugging Face's), or `hf:owner/name[@revision]`.
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     trunk_dtype: Of the trunk's parameters; deltas are float32.
@@ -191,10 +191,10 @@ def load(
     ValueError: Its files are damaged, not understood, or do not belong
       together.
   """
-  if name == FRESH:
-    config = dataclasses.replace(SMALL, dtype=dtype, remat=remat)
+  if name in FRESH:
+    config = dataclasses.replace(describe(name), dtype=dtype, remat=remat)
     model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
-    return Loaded(model, SymbolTokenizer(SYMBOLS), '')
+    return Loaded(model, SymbolTokenizer(FRESH[name]), '')
   path = find(name)
   ours = _is_ours(path)
   config = _read_config(path) if ours else hub.read_config(path)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -71,21 +70,13 @@ def train(
     values, _ = loss(model, {}, micro)
     return micro.weighted(values) / micro.total
 
-  def one(adapter, batch, rates):
-    gradient = jax.value_and_grad(objective)
+  gradient = jax.value_and_grad(objective)
 
+  def one(adapter, batch, rates):
     def step(carry, rate):
       adapter, moments = carry
-
-      def add(i, so_far):
-        new = gradient(adapter, batch.microbatch(i))
-        return jax.tree.map(jnp.add, so_far, new)
-
-      zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, adapter)
-      value, grads = jax.lax.fori_loop(0, batch.microbatches, add, zeros)
-      norm = optax.tree.norm(grads)
-      scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
-      grads = jax.tree.map(lambda g: g * scale, grads)
+      value, grads = batch.summed(lambda micro: gradient(adapter, micro))
+      grads, _ = optimizer.clipped(grads)
       updates, moments = direction.update(grads, moments, adapter)
       updates = jax.tree.map(lambda u: -rate * u, updates)
       return (optax.apply_updates(adapter, updates), moments), value

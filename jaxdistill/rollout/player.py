@@ -23,12 +23,12 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.data.text.tokenizer import Tokenizer
+from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
 from jaxdistill.rollout.engine import generate, lay_out
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.score import Of, Own, Top, score
-from jaxdistill.spelling import among
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
@@ -238,20 +238,24 @@ class Player:
     return rollouts_PG
 
   def _role_of(self, prompts: Sequence[Prompt]) -> int:
-    """The index of the one role that all hosts' prompts are of."""
-    places = [self._place(prompt.role) for prompt in prompts]
+    """The index of the one role that all hosts' prompts are of.
+
+    What is wrong on one host is an error on all: none is left waiting.
+    """
+    known = [p.role for p in prompts if p.role in self.roles]
+    places = [-1] * (len(known) < len(prompts)) + [*map(self._place, known)]
     most, least = dist.agree_max(
       max(places, default=0), -min(places, default=len(self.roles))
     )
-    if places and most != -least:
-      names = sorted({self.roles[i] for i in (most, -least)})
+    for prompt in prompts:
+      self._place(prompt.role)
+    if -least < most:
+      names = sorted({self.roles[i] for i in (most, -least) if i >= 0})
       raise ValueError(f'prompts of one call are of roles {", ".join(names)}')
     return most
 
   def _place(self, role: str) -> int:
-    if role not in self.roles:
-      raise ValueError(f'there is no role {role!r}{among(role, self.roles)}')
-    return self.roles.index(role)
+    return place_of(role, self.roles)
 
   def _ask(self, weights, prefix, shape, role, sampling, key, prompts_P, ids_P):
     """Rollouts of at most `shape[0]` prompts, in one go."""

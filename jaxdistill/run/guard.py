@@ -8,7 +8,7 @@ from jaxdistill.eval import Alarms, Decision, decide
 from jaxdistill.rollout.player import Player
 from jaxdistill.run.ask import probe
 from jaxdistill.run.run import Run
-from jaxdistill.run.step import Params, TrainState, init_state
+from jaxdistill.run.step import Params, TrainState, with_fresh_moments
 from jaxdistill.run.workdir import Workdir
 
 GUARD = 'guard'  # the anchor that a rollback goes back to
@@ -103,8 +103,10 @@ class Guard:
     scale = left.scale
     if decision.rollback:
       scale = scale * self._run.guard.lr_scale
-    state = init_state(params, self._run.optimizer, self._run.mesh)._replace(
-      step=left.step, skipped=left.skipped, scale=scale
+    state = with_fresh_moments(
+      left._replace(params=params, scale=scale),
+      self._run.optimizer,
+      self._run.mesh,
     )
     self._anchors.went_back(step, to, state.params)
     self.alarms.went_back()

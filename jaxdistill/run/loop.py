@@ -18,11 +18,10 @@ from etils import epath
 from flax import nnx
 
 from jaxdistill import dist
-from jaxdistill.batch import Batch, make_minibatches
 from jaxdistill.checkpoint import Checkpoints, abstract
 from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
-from jaxdistill.run import progress, records, resume
+from jaxdistill.run import progress, records, resume, updating
 from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
@@ -34,15 +33,12 @@ from jaxdistill.run.guard import GUARD, Guard
 from jaxdistill.run.others import Others
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import (
-  WHOLE,
   Params,
-  TrainState,
   init_state,
   make_step,
   param_shardings,
   place,
   split_params,
-  with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
 from jaxdistill.types import Collected, Problem, Update
@@ -165,7 +161,7 @@ class Loop:
       self.checkpoints.seal()
     bar.close()
     self.checkpoints.close()
-    self.summary = self._summary()
+    self.summary = self.workdir.summarise(_facts(self))
     yield from last
 
   def finished(self) -> bool:
@@ -196,11 +192,6 @@ class Loop:
     """Saves before the end, so that the run may go on from here."""
     self._save(step)
     self.checkpoints.close()
-
-  def _summary(self) -> dict[str, Any]:
-    facts = _facts(self.run, self.state, self.guard)
-    spent = {'wall_s': self.seconds, 'tokens': self.tokens}
-    return self.workdir.summarise(spent | facts)
 
   def _watch(self, step: int, last: bool = False) -> dict[str, float]:
     """Does what the guard asks for at a step; returns metrics."""
@@ -249,22 +240,10 @@ class Loop:
     )
 
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
-    """Takes an update's optimizer steps; one without any row takes none."""
-    run, metrics = self.run, []
-    kind = update.sets[0].kind
-    # What is measured of the whole is that set's where there is only one.
-    prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
-    if update.fresh_optimizer:
-      self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
-    for batches in _batches(update, run) * update.epochs:
-      if batches:
-        anchors = self.others.parts()
-        self.state, values = self._step(
-          self.state, self.frozen, anchors, batches
-        )
-        named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
-        metrics.append(named)
-        self.others.after_update(self.state, named)
+    """Takes an update's optimizer steps; the metrics of each."""
+    self.state, metrics = updating.take(
+      update, self.state, self.run, self._step, self.frozen, self.others
+    )
     return metrics
 
   def player(self, params: Params) -> Player:
@@ -322,24 +301,6 @@ def _shuffled(run: Run) -> Any:
   return grain.MapDataset.source(problems).shuffle(seed=run.seed).repeat()
 
 
-def _batches(update: Update, run: Run) -> list[tuple[Batch, ...]]:
-  """What each optimizer step of a pass is given: one batch per row set."""
-  parts = [
-    make_minibatches(
-      row_set,
-      update.minibatches,
-      run.loaded.model.role_index(row_set.role),
-      run.mesh,
-      run.shapes,
-    )
-    for row_set in update.sets
-  ]
-  return [
-    tuple(batch for batch in batches if batch is not None)
-    for batches in zip(*parts, strict=True)
-  ]
-
-
 def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:
   """What an adapted player is, as parameters of the policy."""
   if run.trainable != 'full':
@@ -352,14 +313,16 @@ def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:
   return place(params, param_shardings(params, run.mesh))
 
 
-def _facts(run: Run, state: TrainState, guard: Guard) -> dict[str, Any]:
+def _facts(loop: Loop) -> dict[str, Any]:
   """What a run's summary says of it besides its metrics."""
   return {
-    'seed': run.seed,
-    'optimizer_steps': int(state.step),
-    'skipped_updates': int(state.skipped),
-    'rollbacks': guard.rollbacks,
-    'stopped': guard.stopped,
-    'model': run.loaded.sha256,
+    'wall_s': loop.seconds,
+    'tokens': loop.tokens,
+    'seed': loop.run.seed,
+    'optimizer_steps': int(loop.state.step),
+    'skipped_updates': int(loop.state.skipped),
+    'rollbacks': loop.guard.rollbacks,
+    'stopped': loop.guard.stopped,
+    'model': loop.run.loaded.sha256,
     'device': jax.devices()[0].device_kind,
   }

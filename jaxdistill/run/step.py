@@ -197,38 +197,20 @@ def make_step(
     sums = {name: batch.weighted(v) for name, v in metrics.items()}
     return batch.weighted(values) / batch.total, (sums, jnp.sum(batch.weight))
 
-  def accumulate(moving, frozen, anchors, batch):
-    """Gradient and metric sums over the microbatches that hold rows."""
-    gradient = jax.value_and_grad(objective, has_aux=True)
-
-    def one(i):
-      micro = batch.microbatch(i)
-      return gradient(moving, frozen, anchors, micro)
-
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(one, jnp.zeros((), jnp.int32)),
-    )
-
-    def add(i, so_far):
-      return jax.tree.map(jnp.add, so_far, one(i))
-
-    return jax.lax.fori_loop(0, batch.microbatches, add, zeros)
+  gradient = jax.value_and_grad(objective, has_aux=True)
 
   def step(state, frozen, anchors, batches):
     sets, parts = {}, []
     for batch in batches:
-      (value, (sums, weight)), grads = accumulate(
-        state.params, frozen, anchors, batch
+      (value, (sums, weight)), grads = batch.summed(
+        lambda micro: gradient(state.params, frozen, anchors, micro)
       )
       prefix = f'{batch.kind}_' if batch.kind else ''
       sets |= {prefix + name: total / weight for name, total in sums.items()}
       sets |= {f'{prefix}loss': value} if prefix else {}
       parts.append((value, grads))
     value, grads = jax.tree.map(lambda *x: sum(x), *parts)
-    norm = optax.tree.norm(grads)
-    scale = jnp.minimum(1.0, optimizer.clip / (norm + 1e-9))
-    grads = jax.tree.map(lambda g: g * scale, grads)
+    grads, norm = optimizer.clipped(grads)
     lr = learning_rate(state.step) * state.scale
 
     def move(grads, opt, params) -> tuple[Any, Any]:

@@ -11,13 +11,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jax
 from etils import epath
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from jaxdistill.checkpoint import (
@@ -26,6 +23,9 @@ from jaxdistill.checkpoint import (
   write_atomically,
 )
 from jaxdistill.eval.alarms import Fired
+
+if TYPE_CHECKING:
+  from jaxdistill.run.board import Board
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
@@ -48,7 +48,7 @@ class Workdir:
     self.writes = jax.process_index() == 0
     self._lines: list[str] = []
     self._alarms: list[str] = []
-    self._board: EventsWriter | None = None
+    self._board: Board | None = None
     self._lock: IO | None = None
 
   def lock(self) -> None:
@@ -166,11 +166,10 @@ class Workdir:
     else:
       (self.path / 'alarms.jsonl').unlink(missing_ok=True)
     if '://' not in str(self.path):  # event files need a local disk
-      again = any(self.path.glob('events.*'))
-      # Its own thread would swallow a full disk, and then wait for ever.
-      self._board = EventsWriter(str(self.path / 'events'), f'.{os.getpid()}')
-      if again:
-        self._board.write_event(_event(step, session_log={'status': 'START'}))
+      # It imports PyTorch where that is installed: a second or more.
+      from jaxdistill.run.board import Board
+
+      self._board = Board(self.path, step)
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds a line to `metrics.jsonl` and to TensorBoard."""
@@ -182,9 +181,7 @@ class Workdir:
     if self._board:
       with open(self.path / 'metrics.jsonl', 'a') as f:
         f.write(line + '\n')
-      values = [v for x in metrics.items() for v in scalar(*x).value]
-      self._board.write_event(_event(step, summary={'value': values}))
-      self._board.flush()
+      self._board.log(step, metrics)
     else:
       self._write('metrics.jsonl', self._lines)  # an object store cannot append
 
@@ -265,11 +262,6 @@ class Workdir:
 
   def _write(self, name: str, lines: list[str]) -> None:
     write_atomically(self.path / name, ''.join(x + '\n' for x in lines))
-
-
-def _event(step: int, **what: Any) -> Any:
-  make: Any = event_pb2  # protobuf makes its classes when it is imported
-  return make.Event(wall_time=time.time(), step=step, **what)
 
 
 def read_lines(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:

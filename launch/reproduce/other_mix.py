@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from jaxdistill.config import Comparison, read_config
-from jaxdistill.data import small_world as world
+from jaxdistill.data.small import world
 from jaxdistill.data.tasks import SmallTask
 from jaxdistill.types import Problem
 

@@ -1,6 +1,6 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--workdir runs/pretrain]
+  python launch/reproduce/pretrain_small.py [--workdir runs/pretrain] [--wide]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to
@@ -8,6 +8,9 @@ snapshots on the dev split (25 minutes in all on two cores), and writes three to
 in more than .90 of the problems, `middle` is the snapshot nearest to .85 and
 `early` the last with at most .40. Each gets a manifest: recipe, seed, step,
 hash of the data, versions, scores on test and out of distribution.
+
+With `--wide` it trains by `configs/pretrain_wide.py` and writes `small-wide`,
+the last step, with its scores in every format.
 """
 
 import argparse
@@ -20,26 +23,33 @@ from etils import epath
 from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.data import builders
+from jaxdistill.data.tasks import load_task
 from jaxdistill.run.ask import evaluate
 from jaxdistill.run.loop import Loop
 
 SHIPPED = epath.Path('jaxdistill/models/shipped')
-RECIPE = 'configs/pretrain_small.py'
+FORMATS = ('compare', 'revise', 'facts', 'relevance')
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--workdir', default='runs/pretrain')
-  workdir = parser.parse_args().workdir
-  config = configs.read_config(RECIPE, [])
+  parser.add_argument('--workdir')
+  parser.add_argument('--wide', action='store_true')
+  args = parser.parse_args()
+  name = 'pretrain_wide' if args.wide else 'pretrain_small'
+  workdir = args.workdir or f'runs/{name}'
+  config = configs.read_config(f'configs/{name}.py', [])
   run = configs.build(config)
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
+    if args.wide:
+      ship(loop, workdir, 'wide', run.steps, FORMATS)
+      return
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}
-    for name, step in bases.items():
-      ship(loop, workdir, name, step)
+    for base, step in bases.items():
+      ship(loop, workdir, base, step)
 
 
 def choose(loop):
@@ -54,32 +64,39 @@ def choose(loop):
   return early, min(right, key=lambda step: abs(right[step] - 0.85))
 
 
-def score(loop, step, splits):
+def score(loop, step, splits, task=None):
   """Held-out scores of a snapshot, by eight samples."""
   player = loop.player(restore(loop, step))
   wanted = dataclasses.replace(
     loop.run.eval, splits=splits, samples=8, problems=500
   )
-  return evaluate(dataclasses.replace(loop.run, eval=wanted), player)
+  run = dataclasses.replace(loop.run, eval=wanted, task=task or loop.run.task)
+  return evaluate(run, player)
 
 
 def restore(loop, step):
   return loop.anchors.bank.restore('past', step, loop.state.params)
 
 
-def ship(loop, workdir, name, step):
-  """Writes one base with its manifest."""
+def ship(loop, workdir, name, step, formats=()):
+  """Writes one base with its manifest; scores of `formats` are among it."""
   from flax import nnx
 
   summary = json.loads((epath.Path(workdir) / 'summary.json').read_text())
+  corpus = loop.run.task.corpus
+  scores = score(loop, step, ('test', 'ood'))
+  for one in formats:
+    task = load_task(f'small:{one}')
+    found = score(loop, step, ('test', 'ood'), task)
+    scores |= {f'{one}/{key}': value for key, value in found.items()}
   manifest = {
-    'recipe': RECIPE,
+    'recipe': f'configs/pretrain_{"wide" if formats else "small"}.py',
     'seed': loop.run.seed,
     'step': step,
-    'data': 'small_world/corpus',
-    'data_sha256': builders.fingerprint('corpus'),
+    'data': f'small_world/{corpus}',
+    'data_sha256': builders.fingerprint(corpus),
     'versions': summary['versions'],
-    'scores': score(loop, step, ('test', 'ood')),
+    'scores': scores,
   }
   model = nnx.merge(loop.graphdef, *restore(loop, step))
   target = SHIPPED / f'small-{name}'

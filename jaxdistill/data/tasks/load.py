@@ -15,10 +15,16 @@ from jaxdistill.data.tasks import (
   words,
 )
 from jaxdistill.data.tasks.files import JsonlTask
-from jaxdistill.data.tasks.small import SMALL, SmallTask
+from jaxdistill.data.tasks.small import CORPORA, SmallTask
+from jaxdistill.data.tasks.small_formats import FORMATS, FormatTask
 from jaxdistill.spelling import among
 from jaxdistill.types import Task
 
+SMALL: dict[str, Task] = {
+  'small': SmallTask(),
+  **{f'small:{corpus}': SmallTask(corpus) for corpus in CORPORA},
+  **{f'small:{name}': FormatTask(name) for name in FORMATS},
+}
 # The first part of a name -> who reads the rest of it.
 FAMILIES: dict[str, Callable[[str], Task]] = {
   'arithmetic': arithmetic.read_name,
@@ -35,7 +41,10 @@ def load_task(name: str) -> Task:
   Args:
     name: One of these:
 
-      * `small`, `small:corpus`: the small world (`SmallTask`);
+      * `small`, the small world, and `small:corpus`, `small:wide`, its
+        documents (`SmallTask`);
+      * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its
+        other formats (`FormatTask`), for a model that knows them;
       * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
       * `equations:1`, `equations:2`: linear equations, by unknowns;
       * `words`: word problems from templates;
@@ -50,7 +59,7 @@ def load_task(name: str) -> Task:
     ValueError: There is no such task; the nearest is named.
   """
   if name in SMALL:
-    return SmallTask(name == SMALL[1])
+    return SMALL[name]
   if name.startswith('examples:'):
     return examples.read_name(name, load_task)
   if name.endswith(('.jsonl', '.parquet')):
@@ -60,7 +69,12 @@ def load_task(name: str) -> Task:
   family = name.partition(':')[0]
   if family in FAMILIES:
     return FAMILIES[family](name)
-  known = among(name, (*SMALL, *FAMILIES, 'examples'))
+  known = among(
+    name,
+    SMALL
+    if name.startswith('small:')
+    else ('small', 'small:corpus', *FAMILIES, 'examples'),
+  )
   raise ValueError(
     f'there is no task {name!r}{known} (or a .jsonl, .parquet or .py file)'
   )

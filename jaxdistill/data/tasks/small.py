@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from jaxdistill.data import small_world as world
+from jaxdistill.data.small import world
 from jaxdistill.data.tasks.problems import right
 from jaxdistill.types import Problem, Problems, Task
 
-SMALL = ('small', 'small:corpus')
+Corpus = Literal['', 'corpus', 'wide']
+CORPORA: tuple[Corpus, ...] = ('corpus', 'wide')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +18,14 @@ class SmallTask(Task):
   """Arithmetic of the small world, with its answers.
 
   Attributes:
-    corpus: Whether the train split is the pretraining corpus, not problems.
+    corpus: Which corpus its train split is; empty for problems.
   """
 
-  corpus: bool = False
+  corpus: Corpus = ''
 
   @property
   def name(self) -> str:
-    return SMALL[self.corpus]
+    return f'small:{self.corpus}' if self.corpus else 'small'
 
   @property
   def asks(self) -> bool:
@@ -68,7 +69,7 @@ def _problems(task: SmallTask, split: str) -> Problems:
       pair = example['prompt'], example['response']
       return Problem(example['prompt'], task, demonstration=pair)
 
-    documents: Any = builders.source('corpus', split).map(read)
+    documents: Any = builders.source(task.corpus, split).map(read)
     return documents
 
   def read(example):

@@ -316,7 +316,7 @@ def run_ours(job: dict) -> dict:
   with jax.set_mesh(run.mesh), tempfile.TemporaryDirectory() as folder:
     loop = Loop(run, folder, config.to_dict())
     loop.draw = lambda step: [
-      dataclasses.replace(problems[step * n + i], row=i) for i in range(n)
+      dataclasses.replace(problems[step * n + i], address=i) for i in range(n)
     ]
     jax.block_until_ready((loop.state, loop.frozen))
     loading = time.perf_counter() - begin

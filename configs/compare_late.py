@@ -30,7 +30,7 @@ def get_config():
     'k_5': {'method.propose_every': 5, 'optimizer.steps': 22},
     'adapter': {'roles': 'adapter'},
     'shared': {'roles': 'shared'},
-    **CONTROLS,
+    **{name: CONTROLS[name] for name in CONTROLS if name != 'given_problems'},
   }
   seeds = dict.fromkeys(arms, (0, 1, 2))
   return Comparison(base, arms, seeds | {'sqlm': (0, 1, 2, 3, 4)})

@@ -243,7 +243,8 @@ class Checkpoints:
   def close(self) -> None:
     """Waits until everything is on disk and sealed."""
     self.seal(wait=True)
-    self._manager.close()
+    with failing_as_os_error(self._folder):
+      self._manager.close()
 
   def _steps(self) -> list[int]:
     """Steps on disk, or with a manifest at least, newest first."""

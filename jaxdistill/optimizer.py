@@ -65,7 +65,12 @@ class OptimizerConfig:
     return jax.tree.map(lambda g: g * scale, grads), norm
 
   def direction(self) -> optax.GradientTransformation:
-    """AdamW's update before it is scaled by the learning rate."""
+    """AdamW's update before it is scaled by the learning rate.
+
+    Moments have the shapes of their parameters, which are stacked over layers
+    and, of roles, over roles: `run.step.state_shardings` lays them out by that,
+    and `run.memory.needed` counts two of them.
+    """
     return optax.chain(
       optax.scale_by_adam(self.b1, self.b2, self.eps),
       optax.add_decayed_weights(

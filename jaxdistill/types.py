@@ -2,7 +2,7 @@
 
 Data flows through them in this order:
 
-  Problem -> Prompt -> Rollout -> Row -> (arrays, made in `batch.py`)
+  Problem -> Prompt -> Rollout -> Row -> (arrays, made in `batch/`)
 
 One alphabet of axes, in shapes (`Float[Array, 'B T']`) and as suffixes of
 ragged lists (`rollouts_PG`); a letter is one thing everywhere:
@@ -122,8 +122,8 @@ class Problem:
     topic: What a proposer is asked for.
     demonstration: A prompt and the response to learn from it (for supervised
       methods).
-    row: Global address within a step: random draws for this problem are folded
-      from it, so they do not depend on the host or the batch.
+    address: Its place within a step, over all hosts. Random draws for it are
+      folded from it, so they do not depend on the host or the batch.
   """
 
   text: str
@@ -131,7 +131,7 @@ class Problem:
   answer: str | None = None
   topic: str = ''
   demonstration: tuple[str, str] | None = None
-  row: int = 0
+  address: int = 0
 
 
 class Message(NamedTuple):
@@ -153,14 +153,14 @@ class Prompt:
   Attributes:
     role: Who answers.
     text: What is asked, the last message.
-    row: Global address from which the samples' randomness is folded.
+    address: What the samples' randomness is folded from, of its own in a call.
     before: The messages before it.
     think: Whether a model that can think first does; None is as the run says.
   """
 
   role: str
   text: str
-  row: int = 0
+  address: int = 0
   before: tuple[Message, ...] = ()
   think: bool | None = None
 
@@ -172,12 +172,12 @@ class Prompt:
   @classmethod
   def solve(cls, problem: Problem) -> 'Prompt':
     """What asks the solver for an answer."""
-    return cls('solver', problem.task.solver_prompt(problem), problem.row)
+    return cls('solver', problem.task.solver_prompt(problem), problem.address)
 
   @classmethod
   def propose(cls, topic: Problem) -> 'Prompt':
     """What asks the proposer for a problem."""
-    return cls('proposer', topic.task.proposer_prompt(topic), topic.row)
+    return cls('proposer', topic.task.proposer_prompt(topic), topic.address)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,6 +360,8 @@ class Update:
   fresh_optimizer: bool = False
 
   def __post_init__(self):
+    if not self.sets:
+      raise ValueError('an update needs a row set; it may have no rows')
     kinds = [row_set.kind for row_set in self.sets]
     if len({*kinds}) < len(kinds):
       raise ValueError(f'two sets of one update are of one kind: {kinds}')

@@ -117,6 +117,9 @@ def test_steps_and_rates_by_candidate(player):
   for still in found[2:]:
     np.testing.assert_allclose(ask(still), ask(player), atol=1e-5)
   assert np.abs(ask(found[0]) - ask(found[1])).max() > 1e-4
+  nothing = dataclasses.replace(sets_E[0], rows=[])  # e.g. none was kept
+  _, still = adapted(player, [sets_E[0], nothing])
+  np.testing.assert_allclose(ask(still), ask(player), atol=1e-5)
   optimizer = OptimizerConfig(lr=1.0, schedule='linear', steps=4)
   rates = adapt.rates_of(optimizer, 2, [3, 2], [1.0, 0.5])
   np.testing.assert_allclose(rates, [[1.0, 0.75, 0.5], [0.5, 0.375, 0.0]])

@@ -175,7 +175,7 @@ def test_arms_are_compared(mesh, tmp_path):
   base = small('grpo', steps=9, tokens=300)
   arms = {'plain': {}, 'dapo': {'method.objective': 'dapo'}}
   comparison, told = jd.Comparison(base, arms, seeds=(0,)), []
-  found = jd.compare(comparison, tmp_path, told=told.append, eval_every=3)
+  found = jd.compare(comparison, tmp_path, announce=told.append, eval_every=3)
   assert base.eval_every == 2
   assert [(x.number, x.total, x.arm, x.finished) for x in told] == [
     *((1, 2, 'plain', False), (2, 2, 'dapo', False)),

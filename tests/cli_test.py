@@ -28,6 +28,7 @@ SMALLEST = {
   'eval.problems': 4,
   'guard.problems': 4,
   'eval.samples': 2,
+  'eval.max_tokens': 40,
   'batch.sequences': 4,
 }
 

@@ -34,6 +34,8 @@ import pytest
 from jaxdistill import dist
 from jaxdistill.run import loop
 
+# Where the same programs run often enough that optimizing them is worth it.
+OFTEN = ('colabs', 'loop', 'guard', 'api', 'compare', 'survive')
 # Files of whole runs and of real models, the longest first.
 LONG = (
   *('colabs', 'loop', 'hosts', 'families', 'text_loop', 'survive', 'cli'),
@@ -69,6 +71,13 @@ def pytest_collection_finish():
   """What was imported stays, and need not be looked through for garbage."""
   gc.freeze()
   gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def optimized(request):
+  """How much time compilation takes."""
+  rarely = _name(request.path) not in OFTEN
+  jax.config.update('jax_disable_most_optimizations', rarely)
 
 
 @pytest.fixture

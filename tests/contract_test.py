@@ -148,7 +148,7 @@ from jaxdistill.data.tasks import SmallTask
 
 def recall(player, problems, *, samples, max_tokens, key, pass_k=()):
   assert player.tokenizer and samples == 2 and max_tokens == 24
-  return {'recall': [float(p.row % 2) for p in problems]}
+  return {'recall': [float(p.address % 2) for p in problems]}
 
 class Facts(SmallTask):
   @property

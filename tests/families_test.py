@@ -1,5 +1,6 @@
 """Checkpoints of every family against what transformers makes of them."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -16,6 +17,7 @@ from flax import nnx
 from jaxdistill.batch import Shapes
 from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.models import Decoder, from_pretrained, hub, load
+from jaxdistill.models.families import FAMILIES
 from jaxdistill.rollout import Player, Sampling
 from jaxdistill.types import Prompt
 
@@ -68,6 +70,11 @@ def log_softmax(logits):
   logits = logits.astype(np.float64)
   logits = logits - logits.max(-1, keepdims=True)
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_every_family_has_a_case():
+  cases = {family for family, _ in checkpoints.CASES.values()}
+  assert cases == {*FAMILIES}
 
 
 @pytest.mark.parametrize('case', checkpoints.CASES)
@@ -279,11 +286,11 @@ WORDS = SymbolTokenizer(
 GREEDY = Sampling(samples=1, max_tokens=64, temperature=0.0)
 # Of a few tokens only, shorter than the windows, and longer than them.
 PROMPTS = [
-  Prompt('solver', WORDS.decode(DRAW.integers(3, 300, n).tolist()), row=n)
+  Prompt('solver', WORDS.decode(DRAW.integers(3, 300, n).tolist()), address=n)
   for n in (3, 17, 45)
 ]
 STEM = WORDS.decode(DRAW.integers(3, 300, 30).tolist())
-ALIKE = [Prompt(p.role, f'{STEM} {p.text}', p.row) for p in PROMPTS]
+ALIKE = [Prompt(p.role, f'{STEM} {p.text}', p.address) for p in PROMPTS]
 
 
 def player_of(model, tokenizer, mesh):
@@ -292,12 +299,12 @@ def player_of(model, tokenizer, mesh):
   return Player(graphdef, (params,), ('solver',), tokenizer, mesh, shapes, 8)
 
 
-def continuation(model, prompt_T, ends):
-  """Greedy tokens of transformers, up to the end mark."""
+def continuation(model, prompt_T, ends, most=GREEDY.max_tokens):
+  """Greedy tokens of transformers, up to the end mark, or `most`."""
   out = model.generate(
     torch.tensor(prompt_T, dtype=torch.long)[None],
     do_sample=False,
-    max_new_tokens=GREEDY.max_tokens,
+    max_new_tokens=most,
     eos_token_id=list(ends),
     pad_token_id=ends[0],
   )
@@ -369,7 +376,8 @@ def test_a_real_model_answers_alike(real, one_device):
   loaded = load(real)
   asked = Prompt('solver', 'Why is the sky blue?')
   player = player_of(loaded.model, loaded.tokenizer, one_device)
-  ((answer,),) = player.generate([asked], GREEDY, jax.random.key(0))
+  few = dataclasses.replace(GREEDY, max_tokens=24)
+  ((answer,),) = player.generate([asked], few, jax.random.key(0))
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(real)
   messages = [{'role': 'user', 'content': asked.text}]
@@ -378,7 +386,7 @@ def test_a_real_model_answers_alike(real, one_device):
   )
   assert answer.prompt_T.tolist() == ids
   model = checkpoints.reference(real)
-  expected = continuation(model, ids, loaded.tokenizer.eos_ids)
+  expected = continuation(model, ids, loaded.tokenizer.eos_ids, 24)
   assert answer.tokens_T.tolist() == expected
   assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
   assert 'blue' in answer.text

@@ -9,11 +9,14 @@ import pytest
 
 from jaxdistill.data import builders
 from jaxdistill.data.small import items, judging, people, wide, world
-from jaxdistill.data.tasks import load_task
+from jaxdistill.data.tasks import load_task, small
 from jaxdistill.data.tasks.small_formats import FORMATS
 from jaxdistill.types import Message
 
 NAMES = [f'small:{name}' for name in FORMATS]
+SUM = r'(?:compare|solve) ([0-9+*-]+):'
+FIRST_COMPARED = 'compare 92-27:2-7-0=19,9-2-1=06;69 or 2-7-0=15,9-2-1=06;65?'
+FIRST_REVISED = 'solve 69*6:9*6+0=56,6*6+5=41;416<eos>revise:'
 
 
 @functools.cache
@@ -129,6 +132,8 @@ def test_only_the_known_are_asked_about_without_their_passage():
 def test_rewrites_keep_most_of_a_passage():
   kept, turned, wrong = [], [], []
   for prompt, response in documents()['rewrite']:
+    name = re.match(r'rewrite ((?:\w\w ){3})', prompt)[1].strip()
+    assert people.split_of(name) == 'train'
     true = {*re.fullmatch(r'rewrite (.+):', prompt)[1].split(',')}
     said = set()
     for fact in response.split(','):
@@ -166,14 +171,48 @@ def test_grades_of_the_corpus_are_now_and_then_one_off():
     off.append(int(response) - items.grade(*pair))
   assert {*off} == {-1, 0, 1}
   assert np.mean(np.abs(off)) == pytest.approx(items.NOISE, abs=0.035)
+  # At the ends too: there is no step beyond them.
+  lowest = [
+    int(response)
+    for prompt, response in documents()['grade']
+    if not items.grade(
+      *re.fullmatch(r'query (.+) item (.+) grade:', prompt).groups()
+    )
+  ]
+  assert np.mean(lowest) == pytest.approx(items.NOISE, abs=0.07)
   grades = collections.Counter(
     p.answer for p in load_task('small:relevance').problems('test')
   )
   assert {*grades} == {*'01234'} and min(grades.values()) > 25
 
 
+def test_sums_are_of_their_split():
+  """Workings differ by chance; the sums under them must not meet."""
+  for name in ('small:compare', 'small:revise'):
+    task = load_task(name)
+    for split, kind in (('dev', 'dev'), ('test', 'test'), ('ood', 'test')):
+      texts = [re.search(SUM, p.text)[1] for p in task.problems(split)]
+      assert {world.read_sum(text).split for text in texts} == {kind}
+    train = task.problems('train')
+    texts = [re.search(SUM, train[i].text)[1] for i in range(200)]
+    assert {world.read_sum(text).split for text in texts} == {'train'}
+  shown = documents()['compare'] + documents()['revise']
+  texts = [re.search(SUM, prompt)[1] for prompt, _ in shown]
+  assert {world.read_sum(text).split for text in texts} == {'train'}
+
+
+def test_problems_are_the_same_on_every_machine():
+  firsts = {name: load_task(name).problems('test')[0].text for name in NAMES}
+  assert firsts == {
+    'small:compare': FIRST_COMPARED,
+    'small:revise': FIRST_REVISED,
+    'small:facts': 'ask de ma lo pet:',
+    'small:relevance': 'query red wool item red cone wool grade:',
+  }
+
+
 @pytest.mark.parametrize('name', NAMES)
-def test_splits_are_different_and_the_same_tomorrow(name):
+def test_splits_are_different(name):
   task = load_task(name)
   splits = {s: task.problems(s) for s in ('dev', 'test', 'ood')}
   texts = {s: {p.text for p in found} for s, found in splits.items()}
@@ -186,9 +225,6 @@ def test_splits_are_different_and_the_same_tomorrow(name):
     assert found.isdisjoint(train | corpus), split
     others = set().union(*(texts[s] for s in texts if s != split))
     assert found.isdisjoint(others)
-  assert [p.text for p in load_task(name).problems('test')][:3] == [
-    p.text for p in splits['test'][:3]
-  ]
 
 
 def test_answers_are_one_word():
@@ -209,6 +245,7 @@ def test_a_narrow_model_is_refused_by_its_symbol():
 
 
 def test_the_wide_corpus_is_stored_whole(tmp_path, monkeypatch):
+  small._problems.cache_clear()
   here = functools.partial(builders.SmallWorld, data_dir=tmp_path)
   monkeypatch.setattr(builders.SmallWorld, 'DOCUMENTS', 50)
   monkeypatch.setattr(builders, 'SmallWorld', here)
@@ -217,4 +254,6 @@ def test_the_wide_corpus_is_stored_whole(tmp_path, monkeypatch):
   found = task.problems('train')
   pairs = {found[i].demonstration for i in range(len(found))}
   drawn = [wide.draw_document(0, i) for i in range(50)]
+  small._problems.cache_clear()
+  assert len(found) == 50
   assert pairs == {(d['prompt'], d['response']) for d in drawn}

@@ -159,7 +159,7 @@ def test_proposals_are_counted():
     *((kept[0], 'stop'), (kept[1], 'stop'), (kept[0], 'length')),
     *(('what', 'stop'), (away, 'stop')),
   )
-  topics = [Problem('1+1', task, topic='add', row=i) for i in range(2)]
+  topics = [Problem('1+1', task, topic='add', address=i) for i in range(2)]
   found = gap.propose(
     writer, topics, proposals=5, max_tokens=8, key=jax.random.key(0)
   )

@@ -13,11 +13,12 @@ from methods_test import (
   normalised,
 )
 
+from jaxdistill.config import CONTROLS
 from jaxdistill.config.keys import filled
-from jaxdistill.methods.sqlm import CONTROLS, Sqlm
+from jaxdistill.methods.sqlm import Sqlm
 
 GIVEN = [
-  dataclasses.replace(TASK.parse_problem(text), row=row)
+  dataclasses.replace(TASK.parse_problem(text), address=row)
   for text, row in (('1+6', 4), ('2+3', 5))
 ]
 
@@ -32,7 +33,7 @@ def collected():
 def test_the_task_s_problems_are_asked_and_voted_on():
   found, policy = collected()
   ((prompts, sampling),) = policy.asked  # nothing was proposed
-  assert [(p.role, p.text, p.row) for p in prompts] == [
+  assert [(p.role, p.text, p.address) for p in prompts] == [
     ('solver', 'solve 1+6', 4),
     ('solver', 'solve 2+3', 5),
   ]

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdistill import config as configs
 from jaxdistill.eval import Alarms, parse_alarm
-from jaxdistill.eval.alarms import DEFAULTS
+from jaxdistill.eval.alarms import _WHY, DEFAULTS, PROBED
 from jaxdistill.run.ask import probe
 from jaxdistill.run.loop import Loop
 
@@ -65,6 +65,10 @@ def test_what_is_no_alarm_is_refused(text):
 def test_off_is_no_alarm_and_all_defaults_are_some():
   assert parse_alarm('off') is None
   assert all(parse_alarm(text) for text in DEFAULTS.values())
+
+
+def test_what_falls_has_a_reason_to_be_said():
+  assert {f'probe/{name}' for name in PROBED} <= _WHY.keys()
 
 
 def test_a_level_is_the_mean_of_its_window():
@@ -236,8 +240,12 @@ def test_a_rollback_takes_the_best_version_and_a_smaller_step(mesh, tmp_path):
   assert same(kept['params'], before)
   assert loop.anchors.held['past'] == 3
   assert same(loop.anchors.bank.restore('past', 3, kept['params']), before)
-  last = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[-1])
-  assert last['guard/rollbacks'] == 1 and last['guard/lr_scale'] == 0.5
+  logged = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
+  assert logged[-1]['guard/rollbacks'] == 1
+  assert logged[-1]['guard/lr_scale'] == 0.5
+  # No default alarm looks at what nobody logs.
+  watched = {parse_alarm(text).metric for text in DEFAULTS.values()}
+  assert watched <= set().union(*logged)
 
 
 def test_a_smaller_step_is_a_smaller_step(mesh, tmp_path):
@@ -348,14 +356,19 @@ def test_the_guard_is_taken_when_the_probe_is_best(mesh, tmp_path, monkeypatch):
   assert same(loop.state.params, taken[2])
 
 
-def test_followers_of_a_policy_that_was_left_are_taken_along(mesh, tmp_path):
+def test_followers_of_a_policy_that_was_left_are_taken_along(
+  mesh, tmp_path, monkeypatch
+):
   """But for those that have chosen for themselves."""
   sets = {'method.reference': 'ema:0.5', 'guard.every': 9, 'steps': 3}
   best = {'anchors.best': 'best:test/accuracy_greedy', 'eval_every': 1}
   loop = guarded(tmp_path, **sets, **best, **{'alarms.x': ALWAYS + 'rollback'})
   before = arrays(loop.state.params)
   measured = iter((0.1, 0.2, 0.1, 0.1))
-  loop._evaluate = lambda: {'eval/test/accuracy_greedy': next(measured)}
+  monkeypatch.setattr(
+    'jaxdistill.run.loop.evaluate',
+    lambda run, player: {'eval/test/accuracy_greedy': next(measured)},
+  )
   loop.train()
   assert same(loop.anchors.params['base'], before)
   assert loop.anchors.held['best'] == 1
@@ -380,7 +393,6 @@ def test_a_run_that_went_back_resumes_exactly(mesh, tmp_path, monkeypatch):
     patch.setattr(type(cut.run.method), 'collect', dies)
     with pytest.raises(KeyboardInterrupt):
       cut.train()
-  cut.checkpoints.close()
   again = guarded(tmp_path / 'cut', **sets)
   assert again.first_step in (3, 4)
   again.train()

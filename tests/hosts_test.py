@@ -7,14 +7,18 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from hosts_worker import replay
+
+from jaxdistill import dist
 
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
 
-def run_hosts(out, what, processes, devices, *rest):
-  """Runs the worker in `processes` processes; returns what process 0 wrote."""
+def run_hosts(out, devices, *work):
+  """Two processes do some work in turn; returns what process 0 wrote."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
     coordinator = f'localhost:{s.getsockname()[1]}'
@@ -22,15 +26,12 @@ def run_hosts(out, what, processes, devices, *rest):
   env = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag}
   started = [
     subprocess.Popen(
-      [
-        *(sys.executable, WORKER, what, coordinator),
-        *(str(processes), str(i), out, *map(str, rest)),
-      ],
+      [sys.executable, WORKER, coordinator, str(i), out, *work],
       env=env,
       stderr=subprocess.PIPE,
       text=True,
     )
-    for i in range(processes)
+    for i in range(2)
   ]
   try:
     errors = [p.communicate(timeout=240)[1] for p in started]
@@ -38,14 +39,14 @@ def run_hosts(out, what, processes, devices, *rest):
     for p in started:
       p.kill()
   codes = [p.returncode for p in started]
-  assert codes == [0] * processes, errors[codes.index(max(codes, key=abs))]
+  assert codes == [0, 0], errors[codes.index(max(codes, key=abs))]
   return json.loads(pathlib.Path(out).read_text())
 
 
 def test_one_eight_and_two_times_four_devices_take_the_same_steps(tmp_path):
-  alone = run_hosts(tmp_path / 'a', 'replay', 1, 1)
-  eight = run_hosts(tmp_path / 'b', 'replay', 1, 8)
-  hosts = run_hosts(tmp_path / 'c', 'replay', 2, 4)
+  alone = replay(dist.make_mesh(devices=jax.devices()[:1]))
+  eight = replay(dist.make_mesh())
+  (hosts,) = run_hosts(tmp_path / 'a', 4, 'replay')
   assert len(alone['losses']) == 5
   for other in (eight, hosts):
     for ours, theirs in zip(alone['losses'], other['losses'], strict=True):
@@ -53,9 +54,21 @@ def test_one_eight_and_two_times_four_devices_take_the_same_steps(tmp_path):
     np.testing.assert_allclose(other['params'], alone['params'], atol=2e-5)
 
 
-def test_a_host_without_valid_proposals_ends_like_any_other(tmp_path):
-  work = tmp_path / 'run'
-  first, again = run_hosts(tmp_path / 'a', 'uneven', 2, 2, work)
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """What two processes of two devices each did, one thing after the other."""
+  root = tmp_path_factory.mktemp('hosts')
+  work = {'uneven': root / 'uneven', 'stopped': root / 'stopped', 'gather': ''}
+  out = run_hosts(root / 'out', 2, *(f'{k}={v}' for k, v in work.items()))
+  return root, dict(zip(work, out, strict=True))
+
+
+def test_a_host_without_valid_proposals_ends_like_any_other(done):
+  root, found = done
+  work, (first, again, said) = root / 'uneven', found['uneven']
+  # What is wrong on one host is an error on both.
+  assert said[0] == f'on another host: {said[1]}'
+  assert said[1].startswith("there is no role 'judge'")
   assert first['first_step'] == 0 and first['tokens'] > 0
   assert again['first_step'] == 2
   lines = [json.loads(x) for x in (work / 'metrics.jsonl').open()]
@@ -79,12 +92,12 @@ def test_a_host_without_valid_proposals_ends_like_any_other(tmp_path):
   }
 
 
-def test_one_process_that_is_asked_to_stop_stops_all(tmp_path):
-  work = tmp_path / 'run'
-  assert run_hosts(tmp_path / 'a', 'stopped', 2, 1, work) == [0, 2, -1]
-  steps = [json.loads(x)['step'] for x in (work / 'metrics.jsonl').open()]
-  assert steps == [0, 1, 2, 3, 4]
+def test_one_process_that_is_asked_to_stop_stops_all(done):
+  root, found = done
+  assert found['stopped'] == [0, 2, -1]
+  lines = (root / 'stopped' / 'metrics.jsonl').open()
+  assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
 
 
-def test_texts_are_gathered_from_all_processes(tmp_path):
-  assert run_hosts(tmp_path / 'a', 'gather', 2, 1) == ['a', 'b\n"ü']
+def test_texts_are_gathered_from_all_processes(done):
+  assert done[1]['gather'] == ['a', 'b\n"ü']

@@ -1,6 +1,8 @@
 """One process of a multi-process run; started by `hosts_test.py`.
 
-python hosts_worker.py replay|uneven|stopped|gather COORDINATOR PROCESSES ID OUT
+python hosts_worker.py COORDINATOR ID OUT WORK[=FOLDER] ...
+
+WORK is one of the functions below; process 0 writes what they return.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ import sys
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxdistill import config as configs
 from jaxdistill import dist, rollout
@@ -26,7 +29,7 @@ from jaxdistill.run.step import (
   make_step,
   split_params,
 )
-from jaxdistill.types import Row, RowSet
+from jaxdistill.types import Prompt, Row, RowSet
 
 TINY = DecoderConfig(
   vocab_size=24,
@@ -58,9 +61,9 @@ def stored_rows() -> list[Row]:
   return rows
 
 
-def replay(steps: int = 5) -> dict:
-  """Five steps on stored rollouts, each process with its share of them."""
-  mesh = dist.make_mesh()
+def replay(mesh: Mesh | None = None, steps: int = 5) -> dict:
+  """Five steps on stored rollouts, each process with its part of them."""
+  mesh = mesh or dist.make_mesh()
   method = Grpo(policy=PolicyGradient(kl=0.1))
   optimizer = OptimizerConfig(lr=1e-2, eps=1e-3)
   host, hosts = jax.process_index(), jax.process_count()
@@ -86,8 +89,11 @@ def replay(steps: int = 5) -> dict:
   return {'losses': losses, 'params': flat.tolist()}
 
 
-def uneven(workdir: str) -> list[dict]:
-  """Self-play in which process 1 gets no valid proposal, then resumed."""
+def uneven(workdir: str) -> list:
+  """Self-play in which process 1 gets no valid proposal, then resumed.
+
+  At last process 1 asks for somebody who is not there.
+  """
   if jax.process_index() == 1:
     tasks.SmallTask.parse_problem = lambda self, text: None
   from jaxdistill.run.loop import Loop
@@ -97,9 +103,9 @@ def uneven(workdir: str) -> list[dict]:
   config.method.problems, config.method.samples = 4, 4
   config.method.propose_every, config.method.archive = 1, 1000
   config.eval.splits, config.eval.problems = ('test',), 8
-  config.eval.samples = 4
+  config.eval.samples, config.eval.max_tokens = 4, 32
   config.guard.problems, config.guard.samples = 8, 4  # eval's programs
-  config.batch.sequences = 4
+  config.method.max_tokens, config.batch.sequences = 32, 4
   configs.prepare(config)
   run, out = configs.build(config), []
   with jax.set_mesh(run.mesh):
@@ -108,7 +114,15 @@ def uneven(workdir: str) -> list[dict]:
       loop = Loop(part, workdir, config.to_dict())
       summary = loop.train() | {'first_step': loop.first_step}
       out.append(summary | {'archive': loop.method_state['archive']})
-  return out
+    role = ('solver', 'judge')[jax.process_index()]
+    try:
+      loop.player(loop.state.params).generate(
+        [Prompt(role, '47+85')], rollout.Sampling(), jax.random.key(0)
+      )
+      said = ''
+    except ValueError as e:
+      said = str(e)
+  return [*out, dist.gather_texts([said])]
 
 
 def stopped(workdir: str) -> list[int]:
@@ -119,8 +133,9 @@ def stopped(workdir: str) -> list[int]:
   config = configs.base_config('sft')
   config.model, config.steps, config.eval_every = 'small-fresh', 4, 4
   config.method.problems, config.batch.sequences = 4, 4
-  config.eval.splits, config.eval.problems = ('test',), 2
-  config.guard.problems = 2
+  config.eval.splits, config.eval.problems = ('test',), 8
+  config.eval.samples, config.eval.max_tokens = 4, 32
+  config.guard.problems, config.guard.samples = 8, 4
   run, first = configs.build(config), []
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
@@ -154,14 +169,16 @@ def gather() -> list[str]:
 
 
 def main():
-  what, coordinator, processes, process, out, *rest = sys.argv[1:]
-  if int(processes) > 1:
-    dist.start_hosts(coordinator, int(processes), int(process))
-  work = {f.__name__: f for f in (replay, uneven, stopped, gather)}
-  found = work[what](*rest)
+  coordinator, process, out, *work = sys.argv[1:]
+  jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
+  dist.start_hosts(coordinator, 2, int(process))
+  done = []
+  for name, _, folder in (text.partition('=') for text in work):
+    do = {f.__name__: f for f in (replay, uneven, stopped, gather)}[name]
+    done.append(do(*([folder] if folder else [])))
   if jax.process_index() == 0:
     with open(out, 'w') as file:
-      json.dump(found, file)
+      json.dump(done, file)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,9 @@ def small(method='sqlm', **changes):
   config.steps, config.eval_every, config.checkpoint_every = 4, 2, 2
   config.method.problems = 4
   config.eval.problems, config.eval.samples = 8, 2
+  config.eval.max_tokens = 40  # an answer with a repair or two
+  if 'max_tokens' in config.method:
+    config.method.max_tokens = 40
   config.anchors = {'past': 'every:2'}
   config.batch.sequences = 8
   config.guard.every, config.guard.act = 0, False
@@ -84,7 +87,6 @@ def test_resumed_equals_uninterrupted(mesh, tmp_path, name, damaged):
   object.__setattr__(cut.run.method, 'collect', dies)
   with pytest.raises(KeyboardInterrupt):
     cut.train()
-  cut.checkpoints.close()
   if damaged:  # the checkpoint before step 3: that before step 2 is used
     damage_newest(tmp_path / 'cut')
 
@@ -229,7 +231,7 @@ def test_each_host_reads_the_problems_of_its_step(mesh, tmp_path):
   config = small('grpo')
   loop = start(config, tmp_path)
   drawn = [loop.draw(step) for step in (0, 1, 0)]
-  assert [p.row for p in drawn[0]] == [0, 1, 2, 3]
+  assert [p.address for p in drawn[0]] == [0, 1, 2, 3]
   assert drawn[0] == drawn[2]
   assert {p.text for p in drawn[0]}.isdisjoint(p.text for p in drawn[1])
   other = start(small('grpo', seed=1), tmp_path / 'other')

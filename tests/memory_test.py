@@ -10,7 +10,7 @@ from jaxdistill import dist
 from jaxdistill.cli import main as command
 from jaxdistill.models import Decoder, Deltas
 from jaxdistill.optimizer import OptimizerConfig
-from jaxdistill.run import memory
+from jaxdistill.run import host, memory
 from jaxdistill.run.step import init_state, split_params
 
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
@@ -96,5 +96,12 @@ def test_refused_before_weights_are_read(tmp_path, capsys, monkeypatch, verb):
   assert not (tmp_path / 'w').exists()
 
 
-def test_this_host_has_memory():
-  assert 2**28 < memory.host_memory() < 2**50
+def test_this_host_has_memory(monkeypatch, tmp_path):
+  assert 2**28 < host.host_memory() < 2**50
+  # Of a container it is what its limit leaves.
+  monkeypatch.setattr(host, '_GROUP', tmp_path)
+  for name, text in {'max': '1000', 'current': '400'}.items():
+    (tmp_path / f'memory.{name}').write_text(f'{text}\n')
+  assert host.host_memory() == 600
+  (tmp_path / 'memory.max').write_text('max\n')
+  assert host.host_memory() > 2**28

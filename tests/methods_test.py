@@ -25,8 +25,9 @@ from scripted import (
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.methods.grpo import Grpo
+from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.methods.sqlm import Sqlm
-from jaxdistill.rollout import measure
+from jaxdistill.rollout import Sampling, measure
 from jaxdistill.types import Prompt, Records
 
 
@@ -37,7 +38,7 @@ def test_sqlm_asks_what_was_proposed_well():
     ('proposer', 'propose small'),
     ('proposer', 'propose large'),
   ]
-  assert [(p.role, p.text, p.row) for p in problems] == [
+  assert [(p.role, p.text, p.address) for p in problems] == [
     ('solver', 'solve 1+6', 12),  # third row of five, three proposals each
     ('solver', 'solve 2+3', 13),
     ('solver', 'solve 50+51', 15),
@@ -50,6 +51,15 @@ def test_sqlm_asks_what_was_proposed_well():
   for p in problems:
     words += SCRIPT[p.text]
   assert collected.tokens == sum(map(len, words))
+
+
+def test_settings_of_sampling_reach_it():
+  shared = {f.name for f in dataclasses.fields(Sampling)} & {
+    f.name for f in dataclasses.fields(PolicyGradient)
+  }
+  assert shared == {'temperature', 'top_k', 'top_p'}
+  drawn = PolicyGradient(temperature=0.5, top_k=3, top_p=0.25).sampling(2, 7)
+  assert drawn == Sampling(2, 7, temperature=0.5, top_k=3, top_p=0.25)
 
 
 def test_sqlm_pays_the_solver_for_agreeing():
@@ -236,16 +246,16 @@ def test_a_problem_weighs_its_agreement():
 
 def test_problems_of_the_archive_are_asked_again():
   problems = [
-    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', row=0),
-    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', row=1),
+    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', address=0),
+    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', address=1),
   ]
   past = {'bank': [], 'archive': ['8+8']}
   script = SCRIPT | {'solve 8+8': ['a=16', 'a=15', 'a=15', 'a=15']}
   sets = dict(topics=problems, replay=1 / 6, archive=9, script=script)
   collected, policy, _ = collect(state=past, **sets)
   asked = policy.asked[1][0]
-  assert asked[-1].text == 'solve 8+8' and asked[-1].row == 6 + 2 + 0
-  assert len({p.row for p in asked}) == len(asked)
+  assert asked[-1].text == 'solve 8+8' and asked[-1].address == 6 + 2 + 0
+  assert len({p.address for p in asked}) == len(asked)
   # By the vote, not by the truth; and it is not archived again.
   rows = by_text(collected.updates[0].sets[0].rows)
   paid = normalised(0, 1, 1, 1)
@@ -262,13 +272,13 @@ def test_problems_of_the_archive_are_asked_again():
 
 def test_known_answers_are_mixed_in():
   problems = [
-    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', row=0),
-    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', row=1),
+    dataclasses.replace(TASK.parse_problem('2+3'), topic='small', address=0),
+    dataclasses.replace(TASK.parse_problem('1+6'), topic='large', address=1),
   ]
   # One sixth of two topics with three proposals: one problem.
   collected, policy, _ = collect(topics=problems, known=1 / 6)
   asked = policy.asked[1][0]
-  assert [p.row for p in asked] == [0, 1, 3, 5, 6]
+  assert [p.address for p in asked] == [0, 1, 3, 5, 6]
   assert asked[-1].text == 'solve 2+3'
   rows = by_row(collected.updates[0].sets[0].rows)
   advantages = [row.fields['advantage'][-1] for row in rows['solve 2+3|a=6']]
@@ -336,7 +346,7 @@ def test_a_fixed_bank_is_written_once_and_drawn_from():
   second, policy, _ = collect(step=1, state=first.state, **told)
   assert second.state == first.state
   ((prompts, _),) = policy.asked  # nothing was proposed
-  assert [p.row for p in prompts] == [12, 13, 14, 15, 16, 17]
+  assert [p.address for p in prompts] == [12, 13, 14, 15, 16, 17]
   assert {p.text.removeprefix('solve ') for p in prompts} <= set(bank)
   assert len(second.updates) == 1
   assert [t['problem'] for t in second.transcripts] == [

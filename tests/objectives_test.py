@@ -149,7 +149,7 @@ class Case:
     """Token `100 + i` is the `i`-th of the padded layout; prompts are below."""
     return [
       Rollout(
-        prompt=Prompt('solver', '', row=i // self.size),
+        prompt=Prompt('solver', '', address=i // self.size),
         prompt_T=np.arange(1 + i % 3, dtype=np.int32) + 10 * (i // self.size),
         tokens_T=np.arange(self.lengths_N[i], dtype=np.int32)
         + np.int32(100 + LONGEST * self.which_N[i]),

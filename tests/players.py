@@ -34,13 +34,13 @@ BASE = Sampling(samples=3, max_tokens=10)
 KEY = jax.random.key(7)
 # All as the proposer, whose deltas are not zero: the role must get through.
 PROMPTS = [
-  Prompt('proposer', '3+4=', row=11),
-  Prompt('proposer', '1234567890+987*65=', row=4),
-  Prompt('proposer', '', row=0),
-  Prompt('proposer', '9-8/2?', row=7),
-  Prompt('proposer', '00112233445566=', row=3),
-  Prompt('proposer', '3+4=', row=12),
-  Prompt('proposer', '!', row=2**20),
+  Prompt('proposer', '3+4=', address=11),
+  Prompt('proposer', '1234567890+987*65=', address=4),
+  Prompt('proposer', '', address=0),
+  Prompt('proposer', '9-8/2?', address=7),
+  Prompt('proposer', '00112233445566=', address=3),
+  Prompt('proposer', '3+4=', address=12),
+  Prompt('proposer', '!', address=2**20),
 ]
 
 

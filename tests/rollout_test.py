@@ -137,7 +137,7 @@ def test_samples_do_not_depend_on_the_batch(one_device):
 def test_samples_depend_on_key_row_and_sample(one_device):
   player = make_player(one_device, seed=3)
   same, other_row, again = (
-    dataclasses.replace(PROMPTS[0], row=row) for row in (11, 12, 11)
+    dataclasses.replace(PROMPTS[0], address=row) for row in (11, 12, 11)
   )
   prompts = [same, other_row, again, PROMPTS[1]]
   here = player.generate(prompts, BASE, KEY)
@@ -171,7 +171,7 @@ def test_other_meshes_give_the_same_samples(one_device):
 
 def test_other_meshes_share_what_prompts_begin_with(one_device):
   prompts = [
-    Prompt('proposer', f'12345678+{rest}', row=i)
+    Prompt('proposer', f'12345678+{rest}', address=i)
     for i, rest in enumerate(('1=', '22=', '3', '44*5='))
   ]
   player = make_player(one_device)
@@ -269,7 +269,7 @@ def test_after_the_end_there_is_nothing(one_device):
       np.zeros(0, np.int32),
       jnp.asarray(prompts),
       jnp.asarray(lengths, jnp.int32),
-      jnp.asarray([p.row for p in PROMPTS[:4]], jnp.int32),
+      jnp.asarray([p.address for p in PROMPTS[:4]], jnp.int32),
       KEY,
       np.int32(1),
       shards=1,
@@ -316,7 +316,7 @@ def assert_frequencies(counts, expected):
 def test_first_tokens_have_the_exact_frequencies(one_device, filters):
   player = make_player(one_device)
   sampling = Sampling(samples=2000, max_tokens=1, **filters)
-  prompts = [dataclasses.replace(PROMPTS[0], row=row) for row in (0, 1)]
+  prompts = [dataclasses.replace(PROMPTS[0], address=row) for row in (0, 1)]
   rollouts = flat(player.generate(prompts, sampling, KEY))
   counts = np.bincount([r.tokens_T[0] for r in rollouts], minlength=20)
 
@@ -332,7 +332,7 @@ def test_first_tokens_have_the_exact_frequencies(one_device, filters):
 def test_pairs_of_tokens_have_the_exact_frequencies(one_device):
   player = make_player(one_device)
   sampling = Sampling(samples=2000, max_tokens=2)
-  prompts = [dataclasses.replace(PROMPTS[0], row=row) for row in (0, 1)]
+  prompts = [dataclasses.replace(PROMPTS[0], address=row) for row in (0, 1)]
   rollouts = flat(player.generate(prompts, sampling, KEY))
   counts = np.zeros((20, 20))
   for r in rollouts:

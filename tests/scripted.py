@@ -111,8 +111,8 @@ def normalised(*rewards):
 
 TASK = Sums()
 TOPICS = [
-  Problem('', TASK, topic='small', row=4),
-  Problem('', TASK, topic='large', row=5),
+  Problem('', TASK, topic='small', address=4),
+  Problem('', TASK, topic='large', address=5),
 ]
 SCRIPT = {
   # Worth asking; unanimous; malformed.

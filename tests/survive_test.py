@@ -213,7 +213,6 @@ def test_what_a_dying_run_left_does_not_stay(mesh, tmp_path, whole):
   loop.workdir.log = dies
   with pytest.raises(KeyboardInterrupt):
     loop.train()
-  loop.checkpoints.close()
   # Of a save that was cut, of a later end, of half a line.
   for path in ('checkpoints/4.orbax-checkpoint-tmp', 'anchors/mean/4.tmp'):
     (tmp_path / path).mkdir(parents=True)

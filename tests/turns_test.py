@@ -69,7 +69,9 @@ def test_a_second_turn_reads_the_tokens_of_the_first(player, first):
 def test_turns_draw_for_themselves_whatever_else_is_asked(player, first):
   whole = player.follow_up(first, ['+1'] * len(first), ONCE, KEY)
   some = [i for i, r in enumerate(first) if r.finish == 'stop']
-  twins = [r for r in first if r.prompt.row == first[some[0]].prompt.row]
+  twins = [
+    r for r in first if r.prompt.address == first[some[0]].prompt.address
+  ]
   alone = player.follow_up(twins, ['+1'] * len(twins), ONCE, KEY)
   at = next(i for i, r in enumerate(first) if r is twins[0])
   for a, b in zip(alone, whole[at : at + len(twins)], strict=True):

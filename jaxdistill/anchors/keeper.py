@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from jaxdistill.anchors.bank import Bank
-from jaxdistill.anchors.rules import Best, League, Rule
+from jaxdistill.anchors.rules import League, Rule
 
 
 class Anchors:
@@ -54,17 +54,17 @@ class Anchors:
     """
     self._needed = {s: h for s, h in self._needed.items() if s >= oldest}
     for name, rule in self.rules.items():
-      share = 0.0
+      pull = 0.0
       if name not in self.by_update:
         mind = self._mind[name]
-        share, self._mind[name] = rule.share(name, step, seen, mind)
+        pull, self._mind[name] = rule.pull(name, step, seen, mind)
       if name not in self.held:
-        share = 1.0
-      if share == 1:
+        pull = 1.0
+      if pull == 1:
         # A copy: the policy's own arrays are donated to the next step.
         self._take(name, step, jax.tree.map(lambda x: x.copy(), policy))
-      elif share:
-        self.params[name] = _blend(self.params[name], policy, share)
+      elif pull:
+        self.params[name] = _blend(self.params[name], policy, pull)
       if isinstance(rule, League) and name in self._at_hand:
         self._draw(name, step, policy)
 
@@ -80,11 +80,11 @@ class Anchors:
     """
     for name in sorted(self.by_update):
       mind = self._mind[name]
-      share, self._mind[name] = self.rules[name].share(name, step, seen, mind)
-      if share == 1:
+      pull, self._mind[name] = self.rules[name].pull(name, step, seen, mind)
+      if pull == 1:
         self.params[name] = jax.tree.map(lambda x: x.copy(), policy)
-      elif share:
-        self.params[name] = _blend(self.params[name], policy, share)
+      elif pull:
+        self.params[name] = _blend(self.params[name], policy, pull)
 
   def move(
     self, name: str, step: int, policy: Any, keep: int | None = None
@@ -109,7 +109,7 @@ class Anchors:
       policy: Its parameters.
     """
     for name, rule in self.rules.items():
-      if isinstance(rule, League | Best) or name not in self.held:
+      if rule.chooses or name not in self.held:
         continue  # their choice stands, or they have made none yet
       if name in self._own or self.held[name] > to:
         self.move(name, step, policy)
@@ -182,5 +182,5 @@ class Anchors:
 
 
 @jax.jit
-def _blend(anchor, policy, share):
-  return jax.tree.map(lambda a, p: a + share * (p - a), anchor, policy)
+def _blend(anchor, policy, pull):
+  return jax.tree.map(lambda a, p: a + pull * (p - a), anchor, policy)

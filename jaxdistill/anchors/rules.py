@@ -1,6 +1,6 @@
 """When an anchor moves, and how far.
 
-A rule says at every step what share of the way to the policy an anchor goes: 1
+A rule says at every step how far an anchor is pulled to the policy: 1
 is a copy, 0 stays, what is between blends. It may look at the metrics of the
 step before (and of the evaluation now), and keep one number in mind.
 """
@@ -18,11 +18,14 @@ class Rule(Protocol):
 
   Attributes:
     blends: Whether it goes part of the way: its values are then no policy's.
+    chooses: Whether it chooses among versions: by steps of the run only, and
+      its choice stands where the policy goes back.
   """
 
   blends: ClassVar[bool]
+  chooses: ClassVar[bool]
 
-  def share(
+  def pull(
     self, name: str, step: int, seen: Mapping[str, float], mind: float | None
   ) -> tuple[float, float | None]:
     """How far to go, and what to keep in mind.
@@ -41,9 +44,10 @@ class Every:
   """Becomes the policy at every k-th step; never, if k is 0."""
 
   blends: ClassVar[bool] = False
+  chooses: ClassVar[bool] = False
   k: int
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     return float(self.k > 0 and step % self.k == 0), mind
 
 
@@ -52,9 +56,10 @@ class Ema:
   """A moving average: `decay * itself + (1 - decay) * policy` at every step."""
 
   blends: ClassVar[bool] = True
+  chooses: ClassVar[bool] = False
   decay: float
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     return 1 - self.decay, mind
 
 
@@ -67,9 +72,10 @@ class Trust:
   """
 
   blends: ClassVar[bool] = False
+  chooses: ClassVar[bool] = False
   radius: float
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     return float(seen.get(f'train/kl_{name}', 0.0) > self.radius), mind
 
 
@@ -78,9 +84,10 @@ class Best:
   """Becomes the policy whenever a held-out metric is better than ever."""
 
   blends: ClassVar[bool] = False
+  chooses: ClassVar[bool] = True
   metric: str
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     value = seen.get(f'eval/{self.metric}')
     best = -math.inf if mind is None else mind
     if value is None or not value > best:
@@ -97,9 +104,10 @@ class League:
   """
 
   blends: ClassVar[bool] = False
+  chooses: ClassVar[bool] = True
   k: int
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     return float(step % self.k == 0), mind
 
 
@@ -114,11 +122,12 @@ class External:
   """
 
   blends: ClassVar[bool] = False
+  chooses: ClassVar[bool] = False
   model: str
   dtype: str = ''
   max_prompts: int = 0
 
-  def share(self, name, step, seen, mind):
+  def pull(self, name, step, seen, mind):
     return 0.0, mind
 
 

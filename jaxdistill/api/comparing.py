@@ -96,7 +96,7 @@ def compare(
   *,
   arms: Sequence[str] = (),
   seeds: Sequence[int] = (),
-  told: Callable[[Next], None] = lambda run: None,
+  announce: Callable[[Next], None] = lambda run: None,
   **overrides: Any,
 ) -> Compared:
   """Trains arms with several seeds under one budget; goes on where it stopped.
@@ -106,7 +106,7 @@ def compare(
     workdir: Where the runs live, each in `ARM/SEED`.
     arms: Only these; all if empty.
     seeds: Only these; all if empty.
-    told: Called with each run before it is trained.
+    announce: Called with each run before it is trained.
     **overrides: Keys of the base, as for `train`.
 
   Returns:
@@ -117,7 +117,9 @@ def compare(
     ConfigError: Something is wrong with an arm or a folder; nothing has begun.
     Stopped: The process was asked to stop (SIGTERM), and the run is saved.
   """
-  return carry_out(plan(config, overrides.items(), arms, seeds), workdir, told)
+  return carry_out(
+    plan(config, overrides.items(), arms, seeds), workdir, announce
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,7 @@ def plan(
 
 
 def carry_out(
-  plan: Plan, workdir: epath.PathLike, told: Callable[[Next], None]
+  plan: Plan, workdir: epath.PathLike, announce: Callable[[Next], None]
 ) -> Compared:
   """Trains what a plan asks for, and says what all runs came to."""
   comparison, root = plan.comparison, epath.Path(workdir)
@@ -172,7 +174,7 @@ def carry_out(
   ]
   for i, (arm, seed, folder) in enumerate(asked, 1):
     done = comparing.finished(folder)
-    told(Next(i, len(asked), arm, seed, done))
+    announce(Next(i, len(asked), arm, seed, done))
     if not done:
       with begin(comparison.config(arm, seed), folder) as steps:
         for _ in steps:

@@ -45,7 +45,7 @@ class Gap:
     return self.figures['instead']
 
   def __str__(self) -> str:
-    return gaps.told(self.figures)
+    return gaps.as_text(self.figures)
 
   __repr__ = __str__
 
@@ -104,6 +104,6 @@ def chosen(
 ) -> Sequence[Problem]:
   """The problems that a model is asked; see `gap`."""
   if not isinstance(problems, int):  # each with random draws of its own
-    return [dataclasses.replace(p, row=i) for i, p in enumerate(problems)]
+    return [dataclasses.replace(p, address=i) for i, p in enumerate(problems)]
   with in_one_line():
     return gaps.problems_of(task, split, problems)

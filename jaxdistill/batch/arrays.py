@@ -111,7 +111,10 @@ class Batch:
     return jax.lax.fori_loop(0, self.microbatches, add, zeros)
 
   def weighted(self, values: Float[Array, 'B R']) -> Float[Array, '']:
-    """`sum(weight * value)`; what has no weight may be anything, also nan."""
+    """`sum(weight * value)`; what has no weight may be anything, also nan.
+
+    Its gradient is not: where a value is nan, so is what it is made of.
+    """
     return jnp.sum(jnp.where(self.weight != 0, self.weight * values, 0))
 
   def over_targets(
@@ -356,7 +359,8 @@ def make_minibatches(
   """A row set as `count` batches, rows (or pairs) dealt out in turn.
 
   Each has the same denominator, a `count`-th of the set's: a row weighs the
-  same in whichever it falls. None stands for one without rows on any host.
+  same in whichever it falls. Each host deals its own, so which rows meet
+  depends on how many hosts there are. None stands for one without rows on any.
   """
   units = units_of(row_set.rows)
   parts = [

@@ -55,14 +55,14 @@ def run(args: argparse.Namespace) -> None:
 
   first = jax.process_index() == 0
 
-  def told(run: comparing.Next) -> None:
+  def announce(run: comparing.Next) -> None:
     if first:
       done = ', finished' if run.finished else ''
       where = f'{run.number} of {run.total}: {run.arm}, seed {run.seed}'
       print(f'{where}{done}', flush=True)
 
   with ending.training():
-    found = comparing.carry_out(plan, args.workdir, told)
+    found = comparing.carry_out(plan, args.workdir, announce)
   if not first:
     return
   print(f'\n{found}')

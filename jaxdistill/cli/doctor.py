@@ -5,6 +5,7 @@ crashes or hangs is a line here, not the end.
 """
 
 import argparse
+import contextlib
 import glob
 import importlib
 import importlib.metadata
@@ -22,7 +23,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from jaxdistill.cli.parser import Parser
+from jaxdistill.run.host import host_memory
 
 LINE = 'look at this machine; say what is missing'
 HELP = """\
@@ -123,35 +128,34 @@ def look(probes: Iterable[Probe]) -> Iterator[Finding]:
 def versions() -> Iterator[Finding]:
   """Of Python and the libraries, against what jaxdistill asks for."""
   about = importlib.metadata.metadata('jaxdistill')
-  wanted = {'Python': about['Requires-Python'] or ''}
-  for text in importlib.metadata.requires('jaxdistill') or ():
-    if match := re.match(r'([\w-]+)\s*([<>=!~][^;]*)', text.split(';')[0]):
-      wanted.setdefault(match[1], match[2].strip())
-  wanted['jaxlib'] = wanted.get('jax', '')
+  asked = map(Requirement, importlib.metadata.requires('jaxdistill') or ())
+  wanted = {r.name: r.specifier for r in asked if not r.marker}
+  wanted['jaxlib'] = wanted['jax']
   yield Finding('jaxdistill', OK, about['Version'])
-  yield version('Python', platform.python_version(), wanted['Python'])
+  python = SpecifierSet(about['Requires-Python'] or '')
+  yield version('Python', platform.python_version(), python)
   for name in LIBRARIES:
     try:
       there = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-      yield Finding(name, PROBLEM, 'missing', pip(name + wanted.get(name, '')))
+      yield Finding(name, PROBLEM, 'missing', pip(f'{name}{wanted[name]}'))
       continue
-    yield version(name, there, wanted.get(name, ''))
+    yield version(name, there, wanted[name])
 
 
-def version(name: str, there: str, wanted: str) -> Finding:
+def version(name: str, there: str, wanted: SpecifierSet) -> Finding:
   """Whether a version is in a range such as `>=0.10,<0.13`."""
-  mend = pip(name + wanted) if name != 'Python' else f'install Python{wanted}'
-  for part in wanted.split(','):
-    if part.startswith('>=') and _numbers(there) < _numbers(part):
-      return Finding(name, PROBLEM, f'{there} is too old ({wanted})', mend)
-    if part.startswith('<') and _numbers(there) >= _numbers(part):
-      return Finding(name, NOTE, f'{there} is not tested ({wanted})', mend)
-  return Finding(name, OK, f'{there} (tested: {wanted or "any"})')
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-  return tuple(int(n) for n in re.findall(r'\d+', text)[:3])
+  if wanted.contains(there, prereleases=True):
+    return Finding(name, OK, f'{there} (tested: {wanted or "any"})')
+  least = SpecifierSet(','.join(str(s) for s in wanted if '>' in s.operator))
+  old = not least.contains(there, prereleases=True)
+  what = 'too old' if old else 'not tested'
+  mend = pip(f'{name}{wanted}')
+  if name == 'Python':
+    mend = f'install Python{wanted}'
+  return Finding(
+    name, PROBLEM if old else NOTE, f'{there} is {what} ({wanted})', mend
+  )
 
 
 def pip(what: str) -> str:
@@ -160,20 +164,12 @@ def pip(what: str) -> str:
 
 
 def host() -> Iterator[Finding]:
-  """Cores and memory."""
+  """Cores, and what memory it could still give."""
   affinity = getattr(os, 'sched_getaffinity', None)
   cores = len(affinity(0)) if affinity else os.cpu_count()
   yield Finding('cores', OK, f'{cores} ({platform.machine()})')
-
-
-def memory() -> Iterator[Finding]:
-  """What the host could still give."""
-  from jaxdistill.run.memory import host_memory
-
   free = host_memory()
-  if free is None:
-    yield Finding('memory', NOTE, 'not known')
-  elif free < 2 * 2**30:
+  if free < 2 * 2**30:
     yield Finding('memory', NOTE, f'{_gib(free)} free', 'end what else runs')
   else:
     yield Finding('memory', OK, f'{_gib(free)} free')
@@ -181,23 +177,14 @@ def memory() -> Iterator[Finding]:
 
 def folders() -> Iterator[Finding]:
   """Space, and whether there can be written."""
+  from jaxdistill.run.caches import compile_cache
+
   data = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  compiled = compile_cache(), 'set XDG_CACHE_HOME to another'
   yield folder('this folder', os.getcwd(), '--workdir elsewhere', NOTE)
   yield folder('data folder', data, 'set TFDS_DATA_DIR to another', PROBLEM)
   yield folder('temporary folder', tempfile.gettempdir(), 'set TMPDIR', PROBLEM)
-
-
-def compile_cache() -> Iterator[Finding]:
-  """Where compiled programs are kept, and how many there are."""
-  from jaxdistill.run.caches import compile_cache
-
-  path = compile_cache()
-  mend = 'set XDG_CACHE_HOME to another'
-  found = folder('compile cache', path, mend, NOTE)
-  files = [p for p in pathlib.Path(path).rglob('*') if p.is_file()]
-  size = sum(p.stat().st_size for p in files)
-  said = f'{found.said}; {len(files)} files, {size / 2**20:.0f} MiB'
-  yield found._replace(said=said)
+  yield folder('compile cache', *compiled, NOTE)
 
 
 def folder(name: str, path: str, mend: str, status: str) -> Finding:
@@ -251,8 +238,6 @@ def environment() -> Iterator[Finding]:
   for name in VARIABLES:
     if name in os.environ:
       yield Finding(name, OK, os.environ[name] or '(empty)')
-  unset = [name for name in VARIABLES if name not in os.environ]
-  yield Finding('not set', OK, ' '.join(unset) or 'none')
 
 
 def devices() -> Iterator[Finding]:
@@ -281,7 +266,7 @@ def elsewhere(command: list[str]) -> Iterator[Finding]:
     out.seek(0)
     err.seek(0)
     for text in out:
-      if text.startswith('['):
+      with contextlib.suppress(ValueError, TypeError):  # libraries talk too
         yield Finding(*json.loads(text))
     if end:
       last = ([t.strip() for t in err if t.strip()] or [''])[-1]
@@ -410,20 +395,8 @@ def checkpoints() -> Iterator[Finding]:
   yield Finding('checkpoints', OK, f'written and read alike in {took:.2f} s')
 
 
-def shipped() -> Iterator[Finding]:
-  """Whether the models that come with the package are there."""
-  from jaxdistill.models import store
-
-  for name in store.SHIPPED:
-    store.check(name)
-  yield Finding('shipped models', OK, ', '.join(store.SHIPPED))
-
-
-PROBES = (
-  *(versions, host, memory, folders, compile_cache),
-  *(extras, environment, devices),
-)
-OWN_PROCESS = (imports, device_list, compilation, checkpoints, shipped)
+PROBES = (versions, host, folders, extras, environment, devices)
+OWN_PROCESS = (imports, device_list, compilation, checkpoints)
 VITAL = (versions, folders, devices, *OWN_PROCESS)
 
 if __name__ == '__main__':

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
   )
   for name, value in found.items():
     print(f'{name:32} {value:.4f}')
-  if (cut := found[f'eval/{args.split}/cut']) > 0.1:
+  if (cut := found.get(f'eval/{args.split}/cut', 0.0)) > 0.1:
     print(f'{cut:.0%} of the answers are cut: set a longer --max_tokens')
   if args.out:
     about = {'of': model.name, 'problems': n, 'samples': args.samples}

@@ -6,7 +6,7 @@ nearest right one.
 
 from jaxdistill.config.building import build, prepare
 from jaxdistill.config.checks import check
-from jaxdistill.config.comparison import CONTROLS, Comparison
+from jaxdistill.config.comparison import Comparison
 from jaxdistill.config.keys import (
   ConfigError,
   base_config,
@@ -19,6 +19,7 @@ from jaxdistill.config.read import (
   read_comparison,
   read_config,
 )
+from jaxdistill.methods.sqlm import CONTROLS
 
 __all__ = [
   'CONTROLS',

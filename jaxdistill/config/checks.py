@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill.anchors import Best, External, League, Trust, parse_rule
+from jaxdistill.anchors import Best, External, Trust, parse_rule
 from jaxdistill.config.keys import NAMED, ConfigError, base_config, flat
 from jaxdistill.config.parts import deltas_of, method_of, refusing
 from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
@@ -39,7 +39,9 @@ def check(config: Any) -> None:
   with refusing():
     deltas_of(config)
     method = method_of(config)
-    OptimizerConfig(**config.optimizer).learning_rate()
+    optimizer = OptimizerConfig(**config.optimizer)
+    optimizer.learning_rate()
+    optimizer.direction()
     _check_task(method, config)
     _check_anchors(method, config)
     _check_guard(config)
@@ -156,7 +158,7 @@ def _check_anchors(method: Method, config: Any) -> None:
     if not name.isidentifier() or name == 'policy':
       raise ConfigError(f'an anchor cannot be called {name!r}')
     clock = needed[name].clock if name in needed else 'run'
-    if clock == 'optimizer' and isinstance(rule, Best | League):
+    if clock == 'optimizer' and rule.chooses:
       raise ConfigError(
         f'anchor {name} moves by steps of the optimizer; rule {text!r} goes by '
         'steps of the run'

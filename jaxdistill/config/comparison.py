@@ -36,19 +36,3 @@ class Comparison:
     override(config, self.arms[arm].items())
     config.seed = seed
     return config
-
-
-# What self-play is held against: each undoes one part of `sqlm`.
-CONTROLS: dict[str, dict[str, Any]] = {
-  'known_answers': {'method.solver_reward': 'known'},
-  'frozen_proposer': {'method.propose_every': 0},
-  'fixed_bank': {'method.propose_every': 0, 'method.bank': 1536},
-  'format_only': {
-    'method.solver_reward': 'format',
-    'method.proposer_reward': 'valid',
-  },
-  'random_reward': {
-    'method.solver_reward': 'random',
-    'method.propose_every': 0,
-  },
-}

@@ -7,6 +7,7 @@ from jaxdistill.dist.hosts import (
   gather_texts,
   start_hosts,
   sum_over_hosts,
+  together,
 )
 from jaxdistill.dist.mesh import (
   BATCH_AXES,
@@ -38,4 +39,5 @@ __all__ = [
   'sharding',
   'start_hosts',
   'sum_over_hosts',
+  'together',
 ]

@@ -101,6 +101,25 @@ def by_first(act: Callable[[], Any]) -> Any:
   return value
 
 
+def together(act: Callable[[], Any]) -> Any:
+  """What this process comes to when it acts, if none fails.
+
+  Raises:
+    ValueError: It raised this, or another process did: none waits for it.
+  """
+  value, error = None, None
+  try:
+    value = act()
+  except ValueError as e:
+    error = e
+  said = gather_texts([str(error)] if error else [])
+  if error:
+    raise error
+  if said:
+    raise ValueError(f'on another host: {said[0]}')
+  return value
+
+
 def barrier(name: str) -> None:
   """Waits until every process is here."""
   if jax.process_count() > 1:

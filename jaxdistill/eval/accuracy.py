@@ -10,6 +10,8 @@ from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Prompt
 
+# Of a name with `accuracy` in it more is better: `best:` anchors, comparisons
+# and the verdict go by that.
 METRICS = (
   *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
   *('agreement', 'vote_share', 'length', 'cut'),

@@ -129,7 +129,7 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
   voters = min(VOTERS, samples)
   votes = [rewards.majority(a.sampled_G) for a in answers_P]
   known = [i for i, a in enumerate(answers_P) if a.known is not None]
-  told = [answers_P[i] for i in known]
+  known_P = [answers_P[i] for i in known]
   by_size = {k: _votes(answers_P, k) for k in _sizes(samples)}
   shares = by_size[voters]['share']
   out: dict[str, Any] = {
@@ -140,19 +140,20 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
     'guess': guess(shares),
     'cut': float(np.mean([a.cut for a in answers_P])),
   }
-  if not told:
+  if not known:
     return out
   by_size = {
     k: {name: values[known] for name, values in votes.items()}
     for k, votes in by_size.items()
   }
-  greedy = [float(rewards.is_right(a.greedy, a.known)) for a in told]
+  greedy = [float(rewards.is_right(a.greedy, a.known)) for a in known_P]
   right_PG = np.array(
-    [[rewards.is_right(x, a.known) for x in a.sampled_G] for a in told], float
+    [[rewards.is_right(x, a.known) for x in a.sampled_G] for a in known_P],
+    float,
   )
   sampled_P, vote_P = right_PG.mean(1), np.mean(by_size[voters]['right'], 1)
   return out | {
-    'known': len(told),
+    'known': len(known),
     'greedy': float(np.mean(greedy)),
     'sampled': float(sampled_P.mean()),
     'vote': {k: float(np.mean(v['right'])) for k, v in by_size.items()},
@@ -252,9 +253,9 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
   """
   written = found.get('proposals', {}).get('valid', 1.0)
   voters = min(VOTERS, found['samples'])
-  told = 'right_majority' in found
-  right = found['right_majority'][voters] if told else found['guess']
-  guessed = '' if told else ' (guessed from the agreement)'
+  measured = 'right_majority' in found
+  right = found['right_majority'][voters] if measured else found['guess']
+  guessed = '' if measured else ' (guessed from the agreement)'
   often = f'a majority of {voters} is right in {right:.0%} of its problems'
   often += guessed
   if found['cut'] > 0.5:
@@ -285,7 +286,7 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
       'known answers of given problems (method grpo), or show it how in the '
       'prompt (task examples:4:TASK)',
     )
-  if told:
+  if measured:
     gain = found['vote'][voters] - found['sampled']
     if gain < max(0.02, 2 * found['errors']['vote_minus_sampled']):
       return _said(
@@ -302,11 +303,13 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
       'nothing to teach',
       'a harder task',
     )
-  gap = found['vote'][voters] - found['greedy'] if told else 0.0
-  behind = told and gap < -max(0.02, 2 * found['errors']['vote_minus_greedy'])
+  gap = found['vote'][voters] - found['greedy'] if measured else 0.0
+  behind = measured and gap < -max(
+    0.02, 2 * found['errors']['vote_minus_greedy']
+  )
   if right >= 0.9 and not behind:
     gains = ''
-    if told:
+    if measured:
       gains = (
         f', and better than one sample ({found["sampled"]:.0%}): sampled '
         f'accuracy can rise towards {found["vote"][voters]:.0%}'

@@ -134,7 +134,7 @@ def policy_gradient(
       is no divergence.
     coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
       divergence.
-    ratio: What is clipped, see `objective.py`.
+    ratio: What is clipped, see `policy_gradient`.
 
   Returns:
     The value to be minimised, `clipped` (1 where the ratio is out of its

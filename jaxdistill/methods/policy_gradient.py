@@ -135,8 +135,13 @@ class PolicyGradient:
     return {'base': self.reference} if self.kl else {}
 
   def sampling(self, samples: int, max_tokens: int) -> Sampling:
+    """How a method with these settings draws."""
     return Sampling(
-      samples, max_tokens, self.temperature, self.top_k, self.top_p
+      samples,
+      max_tokens,
+      temperature=self.temperature,
+      top_k=self.top_k,
+      top_p=self.top_p,
     )
 
   def advantages(

@@ -238,7 +238,7 @@ class Sqlm(Method):
       jax.random.fold_in(key, 0),
     )
     return [
-      _read(rollout, topic, row=topic.row * self.proposals + g)
+      _read(rollout, topic, address=topic.address * self.proposals + g)
       for topic, written_G in zip(topics, written_PG, strict=True)
       for g, rollout in enumerate(written_G)
     ]
@@ -258,19 +258,19 @@ class Sqlm(Method):
     ]
     if self.bank:
       each = range(self.proposals)
-      places = [t.row * self.proposals + g for t in topics for g in each]
-      drawn = _draw(state['bank'], topics, places, seed)
+      addresses = [t.address * self.proposals + g for t in topics for g in each]
+      drawn = _draw(state['bank'], topics, addresses, seed)
       asked = [_Asked(p, 'bank') for p in drawn]
     beside = self.problems * self.proposals
     if state['archive']:
-      again = [t for t in topics if t.row < self._beside(self.replay)]
-      places = [beside + self.problems + t.row for t in again]
-      drawn = _draw(state['archive'], topics, places, seed)
+      again = [t for t in topics if t.address < self._beside(self.replay)]
+      addresses = [beside + self.problems + t.address for t in again]
+      drawn = _draw(state['archive'], topics, addresses, seed)
       asked += [_Asked(p, 'archive') for p in drawn]
     return asked + [
-      _Asked(dataclasses.replace(t, row=beside + t.row), 'known')
+      _Asked(dataclasses.replace(t, address=beside + t.address), 'known')
       for t in topics
-      if t.row < self._beside(self.known)
+      if t.address < self._beside(self.known)
     ]
 
   def _solve(self, policy, asked, seed, key) -> 'list[_Answered]':
@@ -285,7 +285,7 @@ class Sqlm(Method):
       answers_G = rewards.answers(a.problem.task, rollouts_G)
       vote = rewards.majority(answers_G)
       name = 'known' if a.source == 'known' else self.solver_reward
-      draws = np.random.default_rng([*seed, a.problem.row, 1])
+      draws = np.random.default_rng([*seed, a.problem.address, 1])
       earned_G = rewards.SOLVER_REWARDS[name](a.problem, answers_G, vote, draws)
       out.append(_Answered(a, rollouts_G, answers_G, vote, earned_G))
     return out
@@ -439,7 +439,7 @@ class _Answered:
     }
 
 
-def _read(rollout: Rollout, topic: Problem, row: int) -> _Proposal:
+def _read(rollout: Rollout, topic: Problem, address: int) -> _Proposal:
   """A proposal as its task reads it, with its address."""
   problem = None
   if rollout.finish == 'stop':
@@ -448,16 +448,16 @@ def _read(rollout: Rollout, topic: Problem, row: int) -> _Proposal:
     return _Proposal(rollout, None, 'malformed')
   if problem.task.held_out(problem):
     return _Proposal(rollout, None, 'held out')
-  return _Proposal(rollout, dataclasses.replace(problem, row=row))
+  return _Proposal(rollout, dataclasses.replace(problem, address=address))
 
 
-def _draw(texts, topics, rows, seed) -> list[Problem]:
-  """One problem of a bank, or of the archive, for each row."""
+def _draw(texts, topics, addresses, seed) -> list[Problem]:
+  """One problem of a bank, or of the archive, for each address."""
   if not texts:
     return []
-  draws = [np.random.default_rng([*seed, row]) for row in rows]
+  draws = [np.random.default_rng([*seed, each]) for each in addresses]
   drawn = [texts[draw.integers(len(texts))] for draw in draws]
   return [
-    dataclasses.replace(topics[0].task.parse_problem(text), row=row)
-    for text, row in zip(drawn, rows, strict=True)
+    dataclasses.replace(topics[0].task.parse_problem(text), address=each)
+    for text, each in zip(drawn, addresses, strict=True)
   ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -68,7 +69,8 @@ def train(
   def objective(adapter, micro):
     model = nnx.merge(graphdef, adapter, trunk)
     values, _ = loss(model, {}, micro)
-    return micro.weighted(values) / micro.total
+    # A candidate may have no rows: it stands still.
+    return micro.weighted(values) / jnp.maximum(micro.total, 1e-9)
 
   gradient = jax.value_and_grad(objective)
 

@@ -39,7 +39,7 @@ class _Rows(NamedTuple):
 
   Attributes:
     of: Row of each sample, `Int[Array, 'W J']`.
-    sample: One sample of each row; `S` where there is no row,
+    sample: One sample of each row; `J` where there is no row,
       `Int[Array, 'W J']`.
     parent: Row that each row continues, `Int[Array, 'W J']`.
     used: Most rows of a shard.
@@ -92,7 +92,7 @@ def generate(
   prefix: Int[Array | np.ndarray, 'P'],
   tokens: Int[Array, 'B S'],
   lengths: Int[Array, 'B'],
-  rows: Int[Array, 'B'],
+  addresses: Int[Array, 'B'],
   key: Array,
   role: Int[Array | np.generic, ''],
   *,
@@ -113,7 +113,7 @@ def generate(
     prefix: What all prompts begin with; may be empty.
     tokens: The rest of each prompt, left-padded.
     lengths: Of these rests; 0 marks an empty row, which ends at once.
-    rows: Global addresses: sample g of row r draws from (key, r, g) whatever
+    addresses: Of the prompts: sample g of one draws from (key, it, g) whatever
       else is in the batch.
     key: PRNG key.
     role: Index of the role that answers.
@@ -126,7 +126,7 @@ def generate(
     ended by themselves.
   """
   prompts, state, uniforms = _begin(
-    *(graphdef, params, prefix, tokens, lengths, rows, key, role),
+    *(graphdef, params, prefix, tokens, lengths, addresses, key, role),
     **{'shards': shards, 'sampling': sampling, 'eos_ids': eos_ids},
   )
   most = state.token.shape[1]
@@ -151,7 +151,7 @@ def _begin(
   prefix,
   tokens,
   lengths,
-  rows,
+  addresses,
   key,
   role,
   *,
@@ -167,7 +167,8 @@ def _begin(
     weights, prefix, tokens, jnp.maximum(lengths, 1)
   )
   here = b // shards
-  uniforms = _uniforms(key, rows, g, limit).reshape(shards, here * g, limit)
+  uniforms = _uniforms(key, addresses, g, limit)
+  uniforms = uniforms.reshape(shards, here * g, limit)
   of = jnp.broadcast_to(jnp.arange(here * g) // g, (shards, here * g))
   done = jnp.repeat(lengths.reshape(shards, here) == 0, g, 1)
   empty = jnp.zeros((shards, here * g, limit))
@@ -295,12 +296,12 @@ def _finish(out, done, lengths, samples) -> Responses:
   return *jax.tree.map(prompts, out), ended
 
 
-def _uniforms(key, rows, samples, limit) -> Float[Array, 'B G T']:
-  """One number per token, addressed by row, sample and place."""
+def _uniforms(key, addresses, samples, limit) -> Float[Array, 'B G T']:
+  """One number per token, by its prompt's address, its sample and its place."""
 
-  def of_sample(row, sample):
-    k = jax.random.fold_in(jax.random.fold_in(key, row), sample)
+  def of_sample(address, sample):
+    k = jax.random.fold_in(jax.random.fold_in(key, address), sample)
     return jax.random.uniform(k, (limit,))
 
   over_samples = jax.vmap(of_sample, (None, 0))
-  return jax.vmap(over_samples, (0, None))(rows, jnp.arange(samples))
+  return jax.vmap(over_samples, (0, None))(addresses, jnp.arange(samples))

@@ -154,7 +154,7 @@ class Player:
     Args:
       prompts_P: This host's prompts, all of one role over all hosts.
       sampling: How to draw; `sampling.samples` responses each.
-      key: Sample g of the prompt at address `row` depends on (key, row, g)
+      key: Sample g of a prompt depends on (key, its address, g)
         and not on what else is asked.
 
     Returns:
@@ -163,7 +163,7 @@ class Player:
     Raises:
       ValueError: The prompts are of several roles, or of one that there is not.
     """
-    ids_P = [self.encode(prompt) for prompt in prompts_P]
+    ids_P = dist.together(lambda: [self.encode(p) for p in prompts_P])
     return self._generate(prompts_P, ids_P, sampling, key)
 
   def follow_up(
@@ -188,20 +188,19 @@ class Player:
     Returns:
       By rollout its continuations, each with all turns so far.
     """
-    siblings = Counter(r.prompt.row for r in rollouts)
+    siblings = Counter(r.prompt.address for r in rollouts)
     (most,) = dist.agree_max(max(siblings.values(), default=1))
     before: Counter[int] = Counter()
     prompts, ids, between = [], [], {}
     for i, (rollout, said) in enumerate(
       zip(rollouts, observations, strict=True)
     ):
-      prompt = rollout.prompt
-      place, before[prompt.row] = before[prompt.row], before[prompt.row] + 1
+      prompt, place = rollout.prompt, before[rollout.prompt.address]
+      before[prompt.address] += 1
       if rollout.finish == 'stop':
-        told = self.tokenizer.turn(said, prompt.think)
-        between[i] = np.array(told, np.int32)
-        row = prompt.row * most + place
-        prompts.append(dataclasses.replace(prompt, row=row))
+        between[i] = np.array(self.tokenizer.turn(said, prompt.think), np.int32)
+        address = prompt.address * most + place
+        prompts.append(dataclasses.replace(prompt, address=address))
         ids.append(
           np.concatenate([rollout.prompt_T, rollout.tokens_T, between[i]])
         )
@@ -238,19 +237,13 @@ class Player:
     return rollouts_PG
 
   def _role_of(self, prompts: Sequence[Prompt]) -> int:
-    """The index of the one role that all hosts' prompts are of.
-
-    What is wrong on one host is an error on all: none is left waiting.
-    """
-    known = [p.role for p in prompts if p.role in self.roles]
-    places = [-1] * (len(known) < len(prompts)) + [*map(self._place, known)]
+    """The index of the one role that all hosts' prompts are of."""
+    places = dist.together(lambda: [self._place(p.role) for p in prompts])
     most, least = dist.agree_max(
       max(places, default=0), -min(places, default=len(self.roles))
     )
-    for prompt in prompts:
-      self._place(prompt.role)
     if -least < most:
-      names = sorted({self.roles[i] for i in (most, -least) if i >= 0})
+      names = sorted({self.roles[i] for i in (most, -least)})
       raise ValueError(f'prompts of one call are of roles {", ".join(names)}')
     return most
 
@@ -259,12 +252,12 @@ class Player:
 
   def _ask(self, weights, prefix, shape, role, sampling, key, prompts_P, ids_P):
     """Rollouts of at most `shape[0]` prompts, in one go."""
-    tokens, lengths = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
-    rows = np.zeros(shape[0], np.int32)
+    tokens = np.zeros(shape, np.int32)
+    lengths, addresses = np.zeros((2, shape[0]), np.int32)
     for i, (prompt, ids) in enumerate(zip(prompts_P, ids_P, strict=True)):
       rest = ids[len(prefix) :]
       tokens[i, shape[1] - len(rest) :] = rest
-      lengths[i], rows[i] = len(rest), prompt.row
+      lengths[i], addresses[i] = len(rest), prompt.address
     put = functools.partial(dist.put_local, self.mesh)
     out = generate(
       self.graphdef,
@@ -273,7 +266,7 @@ class Player:
       prefix,
       put(tokens),
       put(lengths),
-      put(rows),
+      put(addresses),
       key,
       np.int32(role),
       shards=dist.batch_shards(self.mesh),
@@ -347,12 +340,7 @@ class Player:
     return self._score(rollouts, Top(k), temperature)
 
   def _score(self, rollouts, what, temperature, ids=None) -> Any:
-    for r in rollouts:
-      if r.vocabulary not in ('', self.tokenizer.vocabulary):
-        raise ValueError(
-          'a response of one tokenizer cannot be scored by a model of another; '
-          'write it anew: player.written(prompt, rollout.text)'
-        )
+    dist.together(lambda: self._check_vocabulary(rollouts))
     read = [{}] * len(rollouts) if ids is None else [{'ids': i} for i in ids]
     rows = [
       Row(r.prompt_T, r.tokens_T, np.zeros(len(r.tokens_T)), 0, fields)
@@ -372,6 +360,14 @@ class Player:
     if isinstance(values, tuple):
       return tuple(take_rows(v, places, rows) for v in values)
     return take_rows(values, places, rows)
+
+  def _check_vocabulary(self, rollouts: Sequence[Rollout]) -> None:
+    for r in rollouts:
+      if r.vocabulary not in ('', self.tokenizer.vocabulary):
+        raise ValueError(
+          'a response of one tokenizer cannot be scored by a model of another; '
+          'write it anew: player.written(prompt, rollout.text)'
+        )
 
   def choose(
     self, prompts: Sequence[Prompt], choices: Sequence[str]

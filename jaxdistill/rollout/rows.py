@@ -49,7 +49,7 @@ def policy_rows(
   found: dict[tuple, list[int]] = {}
   scales = np.ones(len(rollouts)) if scales is None else scales
   for i, r in enumerate(rollouts):
-    text = (r.prompt.row, r.prompt_T.tobytes(), r.tokens_T.tobytes())
+    text = (r.prompt.address, r.prompt_T.tobytes(), r.tokens_T.tobytes())
     if scales[i]:
       key = (*text, float(advantages[i]), float(scales[i]))
       found.setdefault(key, []).append(i)

@@ -70,7 +70,7 @@ def evaluate(
   for split in run.eval.splits:
     held_out = run.task.problems(split)
     n = min(len(held_out), run.eval.problems)
-    mine = share(held_out.__getitem__, n)
+    mine = of_this_host(held_out.__getitem__, n)
     observed = dict(
       (run.task.evaluator or accuracy)(
         player,
@@ -103,7 +103,7 @@ def probe(
   """
   problems = run.task.problems(run.guard.split)
   n = min(len(problems), run.guard.problems)
-  mine = share(problems.__getitem__, n)
+  mine = of_this_host(problems.__getitem__, n)
   observed = accuracy(
     player,
     mine,
@@ -117,7 +117,7 @@ def probe(
     # As many observations of each problem as there are samples, or one.
     if mine:
       by_problem = np.array(observed[name]).reshape(len(mine), -1)
-      values[i, [p.row for p in mine]] = by_problem.mean(1)
+      values[i, [p.address for p in mine]] = by_problem.mean(1)
   values = dist.sum_over_hosts(values)
   found = dict(zip(names, values.tolist(), strict=True))
   metrics = {f'probe/{k}': float(np.mean(v)) for k, v in found.items()}
@@ -144,8 +144,8 @@ def reduce_metrics(
   }
 
 
-def share(get: Callable[[int], Problem], n: int) -> list[Problem]:
+def of_this_host(get: Callable[[int], Problem], n: int) -> list[Problem]:
   """This host's part of problems 0 to n - 1, each with its address."""
   host, hosts = jax.process_index(), jax.process_count()
   part = range(host * n // hosts, (host + 1) * n // hosts)
-  return [dataclasses.replace(get(i), row=i) for i in part]
+  return [dataclasses.replace(get(i), address=i) for i in part]

@@ -33,7 +33,7 @@ def problems_of(task: Task, split: str | None, most: int) -> list[Problem]:
       raise
     found = task.problems('train')
   n = min(len(found), most)
-  return [dataclasses.replace(found[i], row=i) for i in range(n)]
+  return [dataclasses.replace(found[i], address=i) for i in range(n)]
 
 
 def gap(
@@ -63,7 +63,7 @@ def gap(
   found = gaps.weigh(answers)
   topics: Any = task.problems('train')
   topics = [
-    dataclasses.replace(topics[i], row=i)
+    dataclasses.replace(topics[i], address=i)
     for i in range(min(len(topics), TOPICS))
   ]
   if proposes(task, topics):
@@ -88,7 +88,7 @@ def proposes(task: Task, topics: Sequence[Problem]) -> bool:
     return False
 
 
-def told(found: Mapping[str, Any]) -> str:
+def as_text(found: Mapping[str, Any]) -> str:
   """The figures and the verdict, for people."""
   lines = []
   sizes = list(found['majority'])

@@ -69,7 +69,8 @@ class Guard:
     config, metrics, by_problem = self._run.guard, {}, {}
     if config.every and (last or step % config.every == 0):
       metrics, by_problem = probe(self._run, player(state.params))
-    if GUARD not in self._anchors.held:
+    first = GUARD not in self._anchors.held
+    if first:
       self._hold(step, state.params, by_problem)
     stepped = {k: v for k, v in seen.items() if not k.startswith('probe/')}
     decision = decide(
@@ -81,7 +82,7 @@ class Guard:
       scale=float(state.scale),
       last=last,
     )
-    if decision.is_best:
+    if decision.is_best and not first:
       self._hold(step, state.params, by_problem)
     self.rollbacks, self.stopped = decision.rollbacks, decision.stopped
     return decision, metrics

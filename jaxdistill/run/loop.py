@@ -1,10 +1,11 @@
-"""The loop: collect -> update -> refresh anchors -> evaluate -> save.
+"""The loop: look -> evaluate -> refresh anchors -> collect -> update -> save.
 
 It knows a method only by the members of its contract, and holds all the
 state there is: a run that dies goes on from its newest checkpoint as if it had
 never stopped.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -26,8 +27,8 @@ from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
   make_player,
+  of_this_host,
   reduce_metrics,
-  share,
 )
 from jaxdistill.run.guard import GUARD, Guard
 from jaxdistill.run.others import Others
@@ -59,32 +60,31 @@ class Loop:
 
   def __init__(self, run: Run, root: epath.PathLike, config: Mapping[str, Any]):
     self.run, self.workdir = run, resume.claimed(root, config)
-    self.checkpoints = Checkpoints(root, run.keep_checkpoints)
-    self.graphdef, params, frozen = split_params(
-      run.loaded.model, run.trainable
-    )
-    self.state = init_state(params, run.optimizer, run.mesh)
-    self.frozen = place(frozen, param_shardings(frozen, run.mesh))
-    self.others = Others(run, root, self.graphdef, self.frozen)
-    self.anchors = self.others.selves
-    self.method_state = run.method.init()
-    self.key = jax.random.key(run.seed)
-    self.tokens, self.seconds, self.first_step = 0, 0.0, 0
-    self.summary: dict[str, Any] = {}  # once it has come to its end
-    self._seen: dict[str, float] = {}  # the newest metrics, for anchors' rules
-    self.guard = Guard(run, self.anchors, self.workdir)
-    self._layout = param_shardings(
-      (*params, frozen), run.mesh, dist.DECODE_RULES
-    )
-    self._step = make_step(
-      self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
-    )
-    self._problems = _shuffled(run)
-    try:
+    with contextlib.ExitStack() as undo:
+      undo.callback(self.workdir.close)  # if this fails, others may come in
+      self.checkpoints = Checkpoints(root, run.keep_checkpoints)
+      self.graphdef, params, frozen = split_params(
+        run.loaded.model, run.trainable
+      )
+      self.state = init_state(params, run.optimizer, run.mesh)
+      self.frozen = place(frozen, param_shardings(frozen, run.mesh))
+      self.others = Others(run, root, self.graphdef, self.frozen)
+      self.anchors = self.others.selves
+      self.method_state = run.method.init()
+      self.key = jax.random.key(run.seed)
+      self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+      self.summary: dict[str, Any] = {}  # once it has come to its end
+      self._seen: dict[str, float] = {}  # the newest metrics, for rules
+      self.guard = Guard(run, self.anchors, self.workdir)
+      self._layout = param_shardings(
+        (*params, frozen), run.mesh, dist.DECODE_RULES
+      )
+      self._step = make_step(
+        self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
+      )
+      self._problems = _shuffled(run)
       self._resume()
-    except Exception:
-      self.workdir.close()  # others may come in
-      raise
+      undo.pop_all()
 
   def train(self) -> dict[str, Any]:
     """Runs to the last step, or until its tokens are spent; the summary.
@@ -110,6 +110,8 @@ class Loop:
       with asked_to_stop() as stop:
         yield from self._steps(stop)
     finally:
+      with contextlib.suppress(OSError):  # of a full disk: it has been said
+        self.checkpoints.close()  # what is being written is not cut off
       self.workdir.close()
 
   def _steps(self, stop: Callable[[int], bool]) -> Iterator[dict[str, float]]:
@@ -131,7 +133,8 @@ class Loop:
         last = [self._end(step, metrics, begin)]
         break
       # What is evaluated is what is trained on: after a step back, that.
-      metrics |= self._evaluate() if step % run.eval_every == 0 else {}
+      if step % run.eval_every == 0:
+        metrics |= evaluate(run, self.player(self.state.params))
       self._refresh_anchors(step, metrics)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin
@@ -150,17 +153,17 @@ class Loop:
         yield line
       except GeneratorExit:
         if threading.main_thread().is_alive():  # Orbax starts others
-          self._rest(step + 1)
+          self._save(step + 1, wait=True)
         raise
       if stop(step):
         bar.close()
-        self._rest(step + 1)
+        self._save(step + 1, wait=True)
         raise Stopped(f'{self.workdir.path} is saved at step {step + 1}')
       if (step + 1) % run.checkpoint_every == 0:
         self._save(step + 1)
       self.checkpoints.seal()
     bar.close()
-    self.checkpoints.close()
+    self.checkpoints.seal(wait=True)
     self.summary = self.workdir.summarise(_facts(self))
     yield from last
 
@@ -176,7 +179,7 @@ class Loop:
     self, step: int, metrics: dict[str, float], begin: float
   ) -> dict[str, float]:
     """Saves the last version; the guard's look at it began at `begin`."""
-    metrics |= self._evaluate()
+    metrics |= evaluate(self.run, self.player(self.state.params))
     self._refresh_anchors(step, metrics)
     self.seconds += time.perf_counter() - begin
     metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
@@ -187,11 +190,6 @@ class Loop:
     dist.barrier('nothing is saved at the end yet')
     self._save(step)
     return {'step': step} | metrics
-
-  def _rest(self, step: int) -> None:
-    """Saves before the end, so that the run may go on from here."""
-    self._save(step)
-    self.checkpoints.close()
 
   def _watch(self, step: int, last: bool = False) -> dict[str, float]:
     """Does what the guard asks for at a step; returns metrics."""
@@ -204,6 +202,7 @@ class Loop:
       )
       del self.state  # there may not be room for both
       self.state = self.guard.best(step, decision, left)
+      self._seen = {}  # of the policy that was left
     return metrics | self.guard.report(step, decision, self.state)
 
   def _train_step(self, step: int) -> dict[str, float]:
@@ -217,6 +216,7 @@ class Loop:
     metrics = reduce_metrics(collected.metrics)
     middle = time.perf_counter()
     losses = [m for u in collected.updates for m in self.update(u)]
+    losses = jax.device_get(losses)
     for name in {name for m in losses for name in m}:
       values = [float(m[name]) for m in losses if name in m]
       metrics[f'train/{name}'] = float(np.mean(values))
@@ -254,17 +254,14 @@ class Loop:
   def draw(self, step: int) -> list[Problem]:
     """This host's share of a step's problems, read by index."""
     n = self.run.method.problems
-    return share(lambda i: self._problems[step * n + i], n)
+    return of_this_host(lambda i: self._problems[step * n + i], n)
 
   def _refresh_anchors(self, step: int, evaluated: Mapping[str, float]) -> None:
     seen = {**self._seen, **evaluated}
     oldest = self.checkpoints.oldest()
     self.anchors.refresh(step, self.state.params, seen, oldest)
 
-  def _evaluate(self) -> dict[str, float]:
-    return evaluate(self.run, self.player(self.state.params))
-
-  def _save(self, step: int) -> None:
+  def _save(self, step: int, wait: bool = False) -> None:
     anchors = self.anchors.save(step)  # on disk before what needs them is
     self.checkpoints.save(
       step,
@@ -281,12 +278,15 @@ class Loop:
       },
       self.anchors.needs(GUARD),
     )
+    self.checkpoints.seal(wait)
 
   def _resume(self) -> None:
     step = resume.newest(self.checkpoints, self.workdir)
     if step is None:
       return
-    self.state, record = self.checkpoints.restore(step, self.state)
+    like = abstract(self.state)
+    del self.state  # there may not be room for both
+    self.state, record = self.checkpoints.restore(step, like)
     resume.check_origin(self.workdir.path, record, self.run)
     self.method_state = records.get(self.workdir.path, record['method'])
     self.tokens, self.seconds = record['tokens'], record['seconds']

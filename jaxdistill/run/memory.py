@@ -5,16 +5,15 @@ what is refused could not have run; what passes may still be too large, by its
 activations and by the keys and values of what it generates.
 """
 
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.run.host import host_memory
 from jaxdistill.run.step import split_params
 
 
@@ -47,15 +46,15 @@ def check(
     return
   parts = needed(described, deltas, trainable, dtype, trains, anchors)
   # Each replica holds all of it; on a CPU all of them share one memory.
-  share = mesh.shape['fsdp'] * mesh.shape['tensor']
+  chips = mesh.shape['fsdp'] * mesh.shape['tensor']
   where = 'on each device'
   if mesh.local_devices[0].platform == 'cpu':
-    share, where = share / len(mesh.local_devices), 'on this host'
-  needs = sum(parts.values()) / share
+    chips, where = chips / len(mesh.local_devices), 'on this host'
+  needs = sum(parts.values()) / chips
   if needs <= there:
     return
   listed = ', '.join(
-    f'{name} {size / share / 2**30:.3g}' for name, size in parts.items() if size
+    f'{name} {size / chips / 2**30:.3g}' for name, size in parts.items() if size
   )
   ways = ['a smaller model']
   if trains and trainable == 'full':
@@ -107,11 +106,3 @@ def available(mesh: Mesh) -> int | None:
   if device.platform == 'cpu':
     return host_memory()
   return (device.memory_stats() or {}).get('bytes_limit')
-
-
-def host_memory() -> int:
-  """Bytes that this host could still give, swap included."""
-  free = psutil.virtual_memory().available + psutil.swap_memory().free
-  limit = pathlib.Path('/sys/fs/cgroup/memory.max')  # of a container
-  text = limit.read_text().strip() if limit.exists() else ''
-  return min(free, int(text)) if text.isdecimal() else free

@@ -56,10 +56,11 @@ def choose(loop):
   """Steps of the early and the middle base, by their votes on dev."""
   right = {}
   for step in loop.anchors.bank.steps('past'):
-    right[step] = score(loop, step, ('dev',))['eval/dev/vote_accuracy']
-    print(f'step {step}: vote right in {right[step]:.3f} of the dev problems')
-    if right[step] > 0.90:
+    often = score(loop, step, ('dev',))['eval/dev/vote_accuracy']
+    print(f'step {step}: vote right in {often:.3f} of the dev problems')
+    if often > 0.90:
       break
+    right[step] = often
   early = max(step for step, r in right.items() if r <= 0.40)
   return early, min(right, key=lambda step: abs(right[step] - 0.85))
 

@@ -34,11 +34,12 @@ class Dpo(Method):
       right_G = [rewards.is_right(a, problem.answer) for a in answers_G]
       if any(right_G) and not all(right_G):
         pairs.append([rollouts_G[right_G.index(x)] for x in (True, False)])
-    rows = []
+    rows, chosen = [], [r for pair in pairs for r in pair]
+    logps = iter(players['base'].logprobs(chosen))  # one call on every host
     for n, pair in enumerate(pairs):
       length = sum(len(r.tokens_T) for r in pair)
       for r, sign in zip(pair, (1.0, -1.0), strict=True):
-        (logp,) = players['base'].logprobs([r])
+        logp = next(logps)
         # A pair's value stands at each of its tokens.
         row = response_row(
           r, 1 / length, total=0.5, pair=n, sign=sign, anchor_logp=logp

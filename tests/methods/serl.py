@@ -74,4 +74,4 @@ class Serl(Method):
   def _question(self, problem, answers_G, order):
     first, second = (answers_G[i] or '0' for i in order)
     text = f'verify {problem.text}:{first},{second}?'
-    return Prompt('judge', text, problem.row * 2 + order[0])
+    return Prompt('judge', text, problem.address * 2 + order[0])

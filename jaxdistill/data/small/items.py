@@ -74,6 +74,7 @@ def draw_document(rng: np.random.Generator) -> dict[str, str]:
   query, item = draw_pair(rng, 'train')
   value = grade(query, item)
   if rng.random() < NOISE:
-    value = min(max(value + (1 if rng.random() < 0.5 else -1), 0), 4)
+    up = value == 0 or (value < 4 and rng.random() < 0.5)
+    value += 1 if up else -1
   prompt = grade_prompt(query, item)
   return {'format': 'grade', 'prompt': prompt, 'response': str(value)}

@@ -6,8 +6,9 @@
   rewrite PASSAGE :                    -> oslo home of ba ko mi , ...
 
 A person's facts follow from the name. The corpus tells and asks about a few of
-them, the known; of all others it has passages to read and to rewrite only, so a
-question without the passage cannot be answered until the passage was learned.
+them, the known; of those of the train split it has passages to read and to
+rewrite only, of others nothing. So a question without the passage cannot be
+answered until the passage was learned.
 """
 
 import hashlib

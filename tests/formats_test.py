@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxdistill.data import builders
 from jaxdistill.data.small import items, judging, people, wide, world
 from jaxdistill.data.tasks import load_task, small
 from jaxdistill.data.tasks.small_formats import FORMATS
+from jaxdistill.models import store as models
 from jaxdistill.types import Message
 
 NAMES = [f'small:{name}' for name in FORMATS]
@@ -184,6 +186,10 @@ def test_grades_of_the_corpus_are_now_and_then_one_off():
     p.answer for p in load_task('small:relevance').problems('test')
   )
   assert {*grades} == {*'01234'} and min(grades.values()) > 25
+  for p in load_task('small:relevance').problems('ood'):
+    query, item = re.fullmatch(r'query (.+) item (.+) grade:', p.text).groups()
+    (kind,) = [k for k in items.KINDS if query.split()[0] in sum(k, ())]
+    assert {*query.split()} < {*sum(kind, ())} and len(item.split()) == 3
 
 
 def test_sums_are_of_their_split():
@@ -257,3 +263,18 @@ def test_the_wide_corpus_is_stored_whole(tmp_path, monkeypatch):
   small._problems.cache_clear()
   assert len(found) == 50
   assert pairs == {(d['prompt'], d['response']) for d in drawn}
+
+
+def test_what_the_wide_base_knows():
+  """A base for experiments: good at some formats, with room in others."""
+  manifest = models.find('small-wide') / 'manifest.json'
+  scores = json.loads(manifest.read_text())['scores']
+
+  def right(name, split='test'):
+    return scores[f'{name}eval/{split}/accuracy_greedy']
+
+  assert right('') > 0.95 and right('revise/') > 0.95
+  assert 0.5 < right('compare/') < 0.9
+  assert right('facts/') == pytest.approx(0.1, abs=0.04)  # a guess among ten
+  assert 0.8 < right('relevance/') < 0.95
+  assert 0.2 < right('relevance/', 'ood') < 0.85

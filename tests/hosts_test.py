@@ -24,22 +24,19 @@ def run_hosts(out, devices, *work):
     coordinator = f'localhost:{s.getsockname()[1]}'
   flag = f' --xla_force_host_platform_device_count={devices}'  # the last counts
   env = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag}
-  started = [
-    subprocess.Popen(
-      [sys.executable, WORKER, coordinator, str(i), out, *work],
-      env=env,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
+  errors = [pathlib.Path(f'{out}.{i}') for i in range(2)]
+  started = []
+  for i, path in enumerate(errors):
+    with path.open('w') as file:
+      command = [sys.executable, WORKER, coordinator, str(i), out, *work]
+      started.append(subprocess.Popen(command, env=env, stderr=file))
   try:
-    errors = [p.communicate(timeout=240)[1] for p in started]
+    codes = [p.wait(timeout=240) for p in started]
   finally:
     for p in started:
       p.kill()
-  codes = [p.returncode for p in started]
-  assert codes == [0, 0], errors[codes.index(max(codes, key=abs))]
+  for code, path in zip(codes, errors, strict=True):
+    assert code == 0, path.read_text()
   return json.loads(pathlib.Path(out).read_text())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import grain
+import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxdistill.data.small import wide, world
@@ -91,7 +92,7 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
 
   def _problems(self, seed, mix, split, count):
     if split == 'train':  # few one-digit problems exist: repeats are allowed
-      rng = world.np.random.default_rng(seed)
+      rng = np.random.default_rng(seed)
       found = [world.draw_sum(rng, mix, split) for _ in range(count)]
     else:
       found = world.draw_unique(seed, mix, split, count)

@@ -25,7 +25,7 @@ NOISE = 0.1  # of the corpus's grades
 
 
 def grade(query: str, item: str) -> int:
-  """How well an item fits a query: 0 to twice the query's words."""
+  """How well an item fits a query: 0 to 4 for one of two words."""
   return sum(_fit(q, i) for q in query.split() for i in item.split())
 
 
@@ -47,12 +47,21 @@ def split_of(query: str, item: str) -> str:
   return 'test' if place < 2 else 'dev' if place == 2 else 'train'
 
 
-def draw_pair(
-  rng: np.random.Generator, split: str, words: int = 2
-) -> tuple[str, str]:
-  """A query of so many words, and an item that often fits it."""
+def draw_alike(rng: np.random.Generator, split: str) -> tuple[str, str]:
+  """A query of two words of one kind, which the corpus never has; an item."""
   while True:
-    asked = {*rng.choice(len(KINDS), words, replace=False).tolist()}
+    kind = KINDS[rng.integers(len(KINDS))]
+    words = [word for pair in kind for word in pair]
+    query = ' '.join(rng.choice(words, 2, replace=False))
+    _, item = draw_pair(rng, 'train')
+    if split_of(query, item) == split:
+      return query, item
+
+
+def draw_pair(rng: np.random.Generator, split: str) -> tuple[str, str]:
+  """A query of two words, of two kinds, and an item that often fits it."""
+  while True:
+    asked = {*rng.choice(len(KINDS), 2, replace=False).tolist()}
     query, item = [], []
     for i, kind in enumerate(KINDS):
       pair = kind[rng.integers(len(kind))]

@@ -68,8 +68,10 @@ def _facts(rng: np.random.Generator, split: str) -> Asked:
 
 
 def _relevance(rng: np.random.Generator, split: str) -> Asked:
-  ood = split == 'ood'
-  pair = items.draw_pair(rng, 'test' if ood else split, 3 if ood else 2)
+  if split == 'ood':
+    pair = items.draw_alike(rng, 'test')
+  else:
+    pair = items.draw_pair(rng, split)
   prompt, answer = items.grade_prompt(*pair), str(items.grade(*pair))
   return Asked(prompt, answer, 'grade', (prompt, answer))
 
@@ -104,7 +106,7 @@ class FormatTask(Task):
 
   Problems of the held-out splits are in no corpus and no train split. Out of
   distribution are sums that the corpus shows rarely or never, people with four
-  syllables, and queries of three words.
+  syllables, and queries of two words of one kind.
 
   Of `facts`, a problem's topic is the passage that answers it, and its
   demonstration is that passage, told.

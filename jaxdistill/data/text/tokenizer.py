@@ -116,7 +116,9 @@ class SymbolTokenizer:
     return len(self.symbols)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of `text`, spaces ignored.
+    """Ids of `text`, spaces ignored. A closed vocabulary's marks are symbols.
+
+    So `<eos>` in a prompt ends a turn; no decoded response has one.
 
     Raises:
       ValueError: A symbol is not in the vocabulary.

@@ -1,6 +1,6 @@
 """Trains the small bases from nothing on the small world's corpus.
 
-  jaxdistill train --config configs/pretrain_small.py --workdir runs/pretrain
+  jaxdistill train --config configs/pretrain_small.py --workdir runs/small
 
 21 minutes on two cores. `launch/reproduce/pretrain_small.py` runs it,
 scores its snapshots and exports the three bases that ship with the package.

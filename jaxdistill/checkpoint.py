@@ -111,9 +111,13 @@ class Checkpoints:
       not wait and self._manager.is_saving_in_progress()
     ):
       return
-    unsealed, self._unsealed = self._unsealed, {}  # what fails is not sealed
-    with failing_as_os_error(self._folder):
-      self._manager.wait_until_finished()
+    try:
+      with failing_as_os_error(self._folder):
+        self._manager.wait_until_finished()
+    except Exception:  # what fails is not sealed; what is interrupted may be
+      self._unsealed = {}
+      raise
+    unsealed, self._unsealed = self._unsealed, {}
     if jax.process_index() == 0:
       self._manifests.mkdir(parents=True, exist_ok=True)
       for step, needed in unsealed.items():

@@ -119,7 +119,7 @@ class Problem:
     task: The task that asks it and reads its answers.
     answer: The known answer. Methods that learn without labels read it only to
       measure; None where nobody knows.
-    topic: What a proposer is asked for.
+    topic: What a proposer is asked for; of a fact the passage that has it.
     demonstration: A prompt and the response to learn from it (for supervised
       methods).
     address: Its place within a step, over all hosts. Random draws for it are

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import config as configs
+from jaxdistill.cli.main import main
 from jaxdistill.run.loop import Loop
 from jaxdistill.run.others import Others
 from jaxdistill.run.workdir import Workdir
@@ -159,11 +160,17 @@ task = Facts()
 """
 
 
-def test_a_task_says_what_is_measured_of_it(trained, tmp_path):
+def test_a_task_says_what_is_measured_of_it(
+  trained, tmp_path, monkeypatch, capsys
+):
   (tmp_path / 'facts.py').write_text(TASK)
   _, lines, _ = trained('rft', task=str(tmp_path / 'facts.py'))
   found = {k: v for k, v in lines[0].items() if k.startswith('eval/')}
   assert found == {'eval/test/recall': 0.5, 'eval/test/problems': 8}
+  monkeypatch.chdir(tmp_path)
+  ask = ('eval', '--workdir', 'run', '--samples', '2', '--max_tokens', '24')
+  assert main([*ask, '--problems', '8']) == 0
+  assert 'eval/test/recall                 0.5000' in capsys.readouterr().out
 
 
 def test_rft_a_verifier_by_choices(trained):

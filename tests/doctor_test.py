@@ -110,6 +110,7 @@ def test_a_process_that_crashes_or_hangs_is_a_line(monkeypatch):
 
   (found,) = asked(SPEAKS)
   assert found == ('devices', 'ok', '1 x cpu (cpu)', '')
+  assert asked(f'print("[a library")\nprint({{}})\n{SPEAKS}') == [found]
   first, last = asked(f'{SPEAKS}\nraise SystemExit("no driver")')
   assert first.status == 'ok' and last.status == 'PROBLEM'
   assert last.said == 'JAX: ended with code 1; no driver'

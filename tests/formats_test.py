@@ -7,15 +7,25 @@ import re
 
 import numpy as np
 import pytest
+from config_files import ROOT
 
+import jaxdistill as jd
+from jaxdistill.cli.main import main
 from jaxdistill.data import builders
 from jaxdistill.data.small import items, judging, people, wide, world
 from jaxdistill.data.tasks import load_task, small
 from jaxdistill.data.tasks.small_formats import FORMATS
 from jaxdistill.models import store as models
-from jaxdistill.types import Message
+from jaxdistill.types import Message, Problem
 
 NAMES = [f'small:{name}' for name in FORMATS]
+# What the corpus calls the documents that a task's prompts look like.
+KINDS = {
+  'small:compare': ('compare',),
+  'small:revise': ('revise',),
+  'small:facts': ('ask', 'read'),
+  'small:relevance': ('grade',),
+}
 SUM = r'(?:compare|solve) ([0-9+*-]+):'
 FIRST_COMPARED = 'compare 92-27:2-7-0=19,9-2-1=06;69 or 2-7-0=15,9-2-1=06;65?'
 FIRST_REVISED = 'solve 69*6:9*6+0=56,6*6+5=41;416<eos>revise:'
@@ -100,7 +110,7 @@ def test_second_attempts_are_better_than_first():
     spoiled += [not after[-1]] if before[-1] else []
   assert np.mean(after) > np.mean(before) + 0.15
   assert 0 < np.mean(spoiled) < 0.1
-  assert 0.3 < np.mean(before) < 0.7
+  assert np.mean(before) == pytest.approx(0.67, abs=0.05)
   for p in load_task('small:revise').problems('ood')[:50]:
     problem = re.match(r'solve ([^:]+):', p.text)[1]
     assert p.answer == str(eval(problem))
@@ -242,6 +252,33 @@ def test_answers_are_one_word():
   (problem,) = task.problems('test')[:1]
   other = 'tea' if problem.answer != 'tea' else 'chess'
   assert task.reward(problem, [problem.answer, other, None]) == [1, 0, 0]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_prompt_of_the_format_can_be_asked(name):
+  task, found = load_task(name), documents()
+  for problem in [*task.problems('ood')[:20], *task.problems('dev')[:20]]:
+    assert task.parse_problem(problem.text) == Problem(problem.text, task)
+  for kind, pairs in found.items():
+    read = task.parse_problem(pairs[0][0])
+    assert (read is not None) == (kind in KINDS[name]), kind
+  assert task.parse_problem('47+85') is None
+
+
+def test_people_are_asked_by_name():
+  model = jd.load('small-wide', task='small:facts')
+  known = next(p for p, _ in documents()['ask'])
+  answers = model.ask(known, samples=2, max_tokens=4)
+  assert len(answers.rollouts_G) == 2
+  with pytest.raises(ValueError, match=r"'47\+85' is not .* e\.g\. ask "):
+    model.ask('47+85')
+
+
+def test_a_corpus_that_the_model_has_no_symbols_for_is_refused(here, capsys):
+  config = ('--config', str(ROOT / 'configs' / 'pretrain_wide.py'))
+  narrow = '--config.model=small-fresh'
+  assert main(['train', *config, '--workdir', 'w', narrow]) == 2
+  assert "the model has no symbol '" in capsys.readouterr().err
 
 
 def test_a_narrow_model_is_refused_by_its_symbol():

@@ -240,6 +240,7 @@ def test_a_rollback_takes_the_best_version_and_a_smaller_step(mesh, tmp_path):
   assert same(kept['params'], before)
   assert loop.anchors.held['past'] == 3
   assert same(loop.anchors.bank.restore('past', 3, kept['params']), before)
+  assert loop._seen == {}  # a rule is not to go by the policy that was left
   logged = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
   assert logged[-1]['guard/rollbacks'] == 1
   assert logged[-1]['guard/lr_scale'] == 0.5

@@ -31,12 +31,11 @@ def run_hosts(out, devices, *work):
       command = [sys.executable, WORKER, coordinator, str(i), out, *work]
       started.append(subprocess.Popen(command, env=env, stderr=file))
   try:
-    codes = [p.wait(timeout=240) for p in started]
+    codes = [p.wait(timeout=480) for p in started]
   finally:
     for p in started:
       p.kill()
-  for code, path in zip(codes, errors, strict=True):
-    assert code == 0, path.read_text()
+  assert codes == [0, 0], '\n'.join(path.read_text() for path in errors)
   return json.loads(pathlib.Path(out).read_text())
 
 
@@ -64,8 +63,15 @@ def test_a_host_without_valid_proposals_ends_like_any_other(done):
   root, found = done
   work, (first, again, said) = root / 'uneven', found['uneven']
   # What is wrong on one host is an error on both.
-  assert said[0] == f'on another host: {said[1]}'
-  assert said[1].startswith("there is no role 'judge'")
+  assert len(said) == 6
+  (other, roles, symbol), wrong = said[:3], said[3:]
+  assert wrong[0].startswith("there is no role 'judge'")
+  assert (
+    wrong[1] == roles == 'prompts of one call are of roles proposer, solver'
+  )
+  assert wrong[2].startswith("the model has no symbol 'one'")
+  for mine, theirs in ((other, wrong[0]), (symbol, wrong[2])):
+    assert mine == f'on another host: {theirs}'
   assert first['first_step'] == 0 and first['tokens'] > 0
   assert again['first_step'] == 2
   lines = [json.loads(x) for x in (work / 'metrics.jsonl').open()]

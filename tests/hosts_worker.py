@@ -31,6 +31,7 @@ from jaxdistill.run.step import (
 )
 from jaxdistill.types import Prompt, Row, RowSet
 
+SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
   embed_dim=16,
@@ -114,15 +115,14 @@ def uneven(workdir: str) -> list:
       loop = Loop(part, workdir, config.to_dict())
       summary = loop.train() | {'first_step': loop.first_step}
       out.append(summary | {'archive': loop.method_state['archive']})
-    role = ('solver', 'judge')[jax.process_index()]
-    try:
-      loop.player(loop.state.params).generate(
-        [Prompt(role, '47+85')], rollout.Sampling(), jax.random.key(0)
-      )
-      said = ''
-    except ValueError as e:
-      said = str(e)
-  return [*out, dist.gather_texts([said])]
+    player, said = loop.player(loop.state.params), []
+    for wrong in (('judge', '1+1'), ('proposer', 'propose add:'), SPOILT):
+      mine = (('solver', 'solve 1+1:'), wrong)[jax.process_index()]
+      try:
+        player.generate([Prompt(*mine)], rollout.Sampling(), loop.key)
+      except ValueError as e:
+        said.append(str(e))
+  return [*out, dist.gather_texts(said)]
 
 
 def stopped(workdir: str) -> list[int]:

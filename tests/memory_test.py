@@ -100,8 +100,9 @@ def test_this_host_has_memory(monkeypatch, tmp_path):
   assert 2**28 < host.host_memory() < 2**50
   # Of a container it is what its limit leaves.
   monkeypatch.setattr(host, '_GROUP', tmp_path)
-  for name, text in {'max': '1000', 'current': '400'}.items():
+  stat = 'anon 150\nactive_file 50\ninactive_file 200\n'
+  for name, text in {'max': '1000', 'current': '400', 'stat': stat}.items():
     (tmp_path / f'memory.{name}').write_text(f'{text}\n')
-  assert host.host_memory() == 600
+  assert host.host_memory() == 850
   (tmp_path / 'memory.max').write_text('max\n')
   assert host.host_memory() > 2**28

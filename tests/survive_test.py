@@ -356,6 +356,14 @@ def test_a_lock_goes_with_its_process(tmp_path):
   Workdir(tmp_path).free()
 
 
+def test_a_run_that_cannot_begin_lets_others_in(mesh, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr('jaxdistill.run.loop.Guard', full)
+    with pytest.raises(OSError):
+      start(brief(), tmp_path)
+  start(brief(), tmp_path).workdir.close()
+
+
 @pytest.mark.parametrize('text', ['', '{"seed": 1', '[]', '\0\0\0'])
 def test_a_damaged_config_is_named(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)

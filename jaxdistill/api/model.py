@@ -14,7 +14,7 @@ from jaxdistill import config as configs
 from jaxdistill import dist, rewards
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
-from jaxdistill.data.tasks import load_task
+from jaxdistill.data.tasks import SmallTask, load_task
 from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.plots.files import read_json
 from jaxdistill.rollout import Sampling
@@ -142,7 +142,7 @@ class Model:
 
   def example(self) -> Problem:
     """A problem that it may be asked."""
-    if self.task.name.startswith('small'):
+    if isinstance(self.task, SmallTask):
       return Problem('47+85', self.task, topic='add')
     with in_one_line():
       return self.task.problems('train')[0]
@@ -297,7 +297,7 @@ def load(
 
   Args:
     model: A run's folder, a shipped base (`small-early`, `small-middle`,
-      `small-late`), a directory, or `hf:owner/name`.
+      `small-late`, `small-wide`), a directory, or `hf:owner/name`.
     anchor: Of a run: a past version, such as `base@0`; the newest checkpoint if
       None.
     task: Whose problems it is asked; if None the run's own, or `small` for a

@@ -21,13 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
-
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxdistill.cli.parser import Parser
-from jaxdistill.run.host import host_memory
+
+if TYPE_CHECKING:
+  from packaging.specifiers import SpecifierSet
 
 LINE = 'look at this machine; say what is missing'
 HELP = """\
@@ -127,6 +126,9 @@ def look(probes: Iterable[Probe]) -> Iterator[Finding]:
 
 def versions() -> Iterator[Finding]:
   """Of Python and the libraries, against what jaxdistill asks for."""
+  from packaging.requirements import Requirement
+  from packaging.specifiers import SpecifierSet
+
   about = importlib.metadata.metadata('jaxdistill')
   asked = map(Requirement, importlib.metadata.requires('jaxdistill') or ())
   wanted = {r.name: r.specifier for r in asked if not r.marker}
@@ -143,11 +145,11 @@ def versions() -> Iterator[Finding]:
     yield version(name, there, wanted[name])
 
 
-def version(name: str, there: str, wanted: SpecifierSet) -> Finding:
+def version(name: str, there: str, wanted: 'SpecifierSet') -> Finding:
   """Whether a version is in a range such as `>=0.10,<0.13`."""
   if wanted.contains(there, prereleases=True):
     return Finding(name, OK, f'{there} (tested: {wanted or "any"})')
-  least = SpecifierSet(','.join(str(s) for s in wanted if '>' in s.operator))
+  least = type(wanted)(','.join(str(s) for s in wanted if '>' in s.operator))
   old = not least.contains(there, prereleases=True)
   what = 'too old' if old else 'not tested'
   mend = pip(f'{name}{wanted}')
@@ -165,6 +167,8 @@ def pip(what: str) -> str:
 
 def host() -> Iterator[Finding]:
   """Cores, and what memory it could still give."""
+  from jaxdistill.run.host import host_memory
+
   affinity = getattr(os, 'sched_getaffinity', None)
   cores = len(affinity(0)) if affinity else os.cpu_count()
   yield Finding('cores', OK, f'{cores} ({platform.machine()})')
@@ -267,7 +271,8 @@ def elsewhere(command: list[str]) -> Iterator[Finding]:
     err.seek(0)
     for text in out:
       with contextlib.suppress(ValueError, TypeError):  # libraries talk too
-        yield Finding(*json.loads(text))
+        if text.startswith('['):
+          yield Finding(*json.loads(text))
     if end:
       last = ([t.strip() for t in err if t.strip()] or [''])[-1]
       why = f'JAX: {end}; {last}' if last else f'JAX: {end}'

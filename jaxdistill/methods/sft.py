@@ -7,6 +7,7 @@ step that other methods take on data of their own making.
 
 import dataclasses
 
+from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
 
@@ -39,13 +40,13 @@ class Sft(Method):
 
   def collect(self, players, problems, state, step, key):
     del step, key
-    policy, rows = players['policy'], []
-    for problem in problems:
-      assert problem.demonstration is not None, 'seen by `check`'
-      prompt, response = problem.demonstration
-      shown = policy.written(Prompt('solver', prompt), response)
-      n = len(shown.tokens_T)
-      rows.append(response_row(shown, weight=1.0, total=n))
+    policy = players['policy']
+    shown = [p.demonstration for p in problems if p.demonstration]
+    assert len(shown) == len(problems), 'seen by `check`'
+    rollouts = together(
+      lambda: [policy.written(Prompt('solver', p), r) for p, r in shown]
+    )
+    rows = [response_row(r, 1.0, len(r.tokens_T)) for r in rollouts]
     metrics = {'train/tokens': [len(row) for row in rows]}
     sets = (RowSet('solver', rows),)
     update = Update(sets, self.epochs, self.minibatches)

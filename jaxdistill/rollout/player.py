@@ -104,7 +104,7 @@ class Player:
     deltas = dataclasses.replace(model.deltas, inner=rank, inner_alpha=alpha)
     graphdef = adapt.widened(model.config, deltas)
     keys = jnp.repeat(key[None], len(sets_E), 0)
-    role = self._place(sets_E[0].role)
+    role = place_of(sets_E[0].role, self.roles)
     trunk = nnx.state(model)
     adapters, _ = adapt.train(
       graphdef,
@@ -191,14 +191,12 @@ class Player:
     siblings = Counter(r.prompt.address for r in rollouts)
     (most,) = dist.agree_max(max(siblings.values(), default=1))
     before: Counter[int] = Counter()
-    prompts, ids, between = [], [], {}
-    for i, (rollout, said) in enumerate(
-      zip(rollouts, observations, strict=True)
-    ):
+    prompts, ids = [], []
+    between = dist.together(lambda: self._turns(rollouts, observations))
+    for i, rollout in enumerate(rollouts):
       prompt, place = rollout.prompt, before[rollout.prompt.address]
       before[prompt.address] += 1
-      if rollout.finish == 'stop':
-        between[i] = np.array(self.tokenizer.turn(said, prompt.think), np.int32)
+      if i in between:
         address = prompt.address * most + place
         prompts.append(dataclasses.replace(prompt, address=address))
         ids.append(
@@ -212,6 +210,17 @@ class Player:
       else [rollout] * sampling.samples
       for i, rollout in enumerate(rollouts)
     ]
+
+  def _turns(
+    self, rollouts: Sequence[Rollout], observations: Sequence[str]
+  ) -> dict[int, np.ndarray]:
+    """Ids of what is said after those responses that can be gone on from."""
+    pairs = enumerate(zip(rollouts, observations, strict=True))
+    return {
+      i: np.array(self.tokenizer.turn(said, r.prompt.think), np.int32)
+      for i, (r, said) in pairs
+      if r.finish == 'stop'
+    }
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
@@ -238,7 +247,9 @@ class Player:
 
   def _role_of(self, prompts: Sequence[Prompt]) -> int:
     """The index of the one role that all hosts' prompts are of."""
-    places = dist.together(lambda: [self._place(p.role) for p in prompts])
+    places = dist.together(
+      lambda: [place_of(p.role, self.roles) for p in prompts]
+    )
     most, least = dist.agree_max(
       max(places, default=0), -min(places, default=len(self.roles))
     )
@@ -246,9 +257,6 @@ class Player:
       names = sorted({self.roles[i] for i in (most, -least)})
       raise ValueError(f'prompts of one call are of roles {", ".join(names)}')
     return most
-
-  def _place(self, role: str) -> int:
-    return place_of(role, self.roles)
 
   def _ask(self, weights, prefix, shape, role, sampling, key, prompts_P, ids_P):
     """Rollouts of at most `shape[0]` prompts, in one go."""
@@ -376,7 +384,9 @@ class Player:
 
     Each is the sum over a choice's own tokens, without the end mark.
     """
-    shown = [self.written(p, choice) for p in prompts for choice in choices]
+    shown = dist.together(
+      lambda: [self.written(p, choice) for p in prompts for choice in choices]
+    )
     sums = [logp[:-1].sum() for logp in self.logprobs(shown)]
     return np.array(sums, np.float32).reshape(len(prompts), len(choices))
 

@@ -40,6 +40,7 @@ from jaxdistill.run.step import (
   param_shardings,
   place,
   split_params,
+  with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
 from jaxdistill.types import Collected, Problem, Update
@@ -110,9 +111,11 @@ class Loop:
       with asked_to_stop() as stop:
         yield from self._steps(stop)
     finally:
-      with contextlib.suppress(OSError):  # of a full disk: it has been said
-        self.checkpoints.close()  # what is being written is not cut off
-      self.workdir.close()
+      try:  # what is being written is not cut off
+        with contextlib.suppress(OSError):  # of a full disk: it has been said
+          self.checkpoints.close()
+      finally:
+        self.workdir.close()
 
   def _steps(self, stop: Callable[[int], bool]) -> Iterator[dict[str, float]]:
     run = self.run
@@ -241,8 +244,11 @@ class Loop:
 
   def update(self, update: Update) -> list[dict[str, jax.Array]]:
     """Takes an update's optimizer steps; the metrics of each."""
+    run = self.run
+    if update.fresh_optimizer:
+      self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
     self.state, metrics = updating.take(
-      update, self.state, self.run, self._step, self.frozen, self.others
+      update, self.state, run, self._step, self.frozen, self.others
     )
     return metrics
 
@@ -263,21 +269,9 @@ class Loop:
 
   def _save(self, step: int, wait: bool = False) -> None:
     anchors = self.anchors.save(step)  # on disk before what needs them is
-    self.checkpoints.save(
-      step,
-      self.state,
-      {
-        'anchors': anchors,
-        'seen': {k: v for k, v in self._seen.items() if math.isfinite(v)},
-        'model': self.run.loaded.sha256,
-        'method': records.put(self.workdir.path, self.method_state),
-        'teachers': resume.teachers_sha256(self.run),
-        'tokens': self.tokens,
-        'seconds': self.seconds,
-        **self.guard.state(),
-      },
-      self.anchors.needs(GUARD),
-    )
+    record = _record(self) | {'anchors': anchors}
+    needed = self.anchors.needs(GUARD)
+    self.checkpoints.save(step, self.state, record, needed)
     self.checkpoints.seal(wait)
 
   def _resume(self) -> None:
@@ -311,6 +305,19 @@ def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:
   state = merged(nnx.merge(player.graphdef, *player.params))
   _, params, _ = split_params(nnx.merge(graphdef, state), run.trainable)
   return place(params, param_shardings(params, run.mesh))
+
+
+def _record(loop: Loop) -> dict[str, Any]:
+  """What a run that is taken up needs besides the train state: JSON."""
+  return {
+    'seen': {k: v for k, v in loop._seen.items() if math.isfinite(v)},
+    'model': loop.run.loaded.sha256,
+    'method': records.put(loop.workdir.path, loop.method_state),
+    'teachers': resume.teachers_sha256(loop.run),
+    'tokens': loop.tokens,
+    'seconds': loop.seconds,
+    **loop.guard.state(),
+  }
 
 
 def _facts(loop: Loop) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 from jaxdistill.batch import Batch, make_minibatches
 from jaxdistill.run.others import Others
 from jaxdistill.run.run import Run
-from jaxdistill.run.step import WHOLE, TrainState, with_fresh_moments
+from jaxdistill.run.step import WHOLE, TrainState
 from jaxdistill.types import Update
 
 
@@ -36,8 +36,6 @@ def take(
   kind, metrics = update.sets[0].kind, []
   # What is measured of the whole is that set's where there is only one.
   prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
-  if update.fresh_optimizer:
-    state = with_fresh_moments(state, run.optimizer, run.mesh)
   for batches in _batches(update, run) * update.epochs:
     if batches:
       state, values = step(state, frozen, others.parts(), batches)

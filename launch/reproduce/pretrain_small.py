@@ -1,6 +1,6 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--workdir runs/pretrain] [--wide]
+  python launch/reproduce/pretrain_small.py [--wide] [--workdir FOLDER]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to
@@ -44,12 +44,12 @@ def main():
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
     if args.wide:
-      ship(loop, workdir, 'wide', run.steps, FORMATS)
+      ship(loop, workdir, name, 'wide', run.steps, FORMATS)
       return
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}
     for base, step in bases.items():
-      ship(loop, workdir, base, step)
+      ship(loop, workdir, name, base, step)
 
 
 def choose(loop):
@@ -61,7 +61,7 @@ def choose(loop):
     if often > 0.90:
       break
     right[step] = often
-  early = max(step for step, r in right.items() if r <= 0.40)
+  early = max((step for step, r in right.items() if r <= 0.40), default=0)
   return early, min(right, key=lambda step: abs(right[step] - 0.85))
 
 
@@ -79,7 +79,7 @@ def restore(loop, step):
   return loop.anchors.bank.restore('past', step, loop.state.params)
 
 
-def ship(loop, workdir, name, step, formats=()):
+def ship(loop, workdir, recipe, name, step, formats=()):
   """Writes one base with its manifest; scores of `formats` are among it."""
   from flax import nnx
 
@@ -91,7 +91,7 @@ def ship(loop, workdir, name, step, formats=()):
     found = score(loop, step, ('test', 'ood'), task)
     scores |= {f'{one}/{key}': value for key, value in found.items()}
   manifest = {
-    'recipe': f'configs/pretrain_{"wide" if formats else "small"}.py',
+    'recipe': f'configs/{recipe}.py',
     'seed': loop.run.seed,
     'step': step,
     'data': f'small_world/{corpus}',

@@ -48,7 +48,7 @@ def draw_comparison(
 def draw_first_attempt(
   rng: np.random.Generator, mix: dict, split: str
 ) -> tuple[world.Sum, str]:
-  """A problem and a working of it that is about as often wrong as right."""
+  """A problem and a working of it that is right in about two of three."""
   problem = world.draw_sum(rng, mix, split)
   return problem, world.work(problem, rng, 1.4 * world.SLIP, world.REPAIR)
 

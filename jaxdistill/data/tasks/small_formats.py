@@ -82,10 +82,12 @@ class Format(NamedTuple):
   Attributes:
     draw: One problem of a split.
     read: The answer in a response, or None.
+    form: Of a prompt, a regular expression.
   """
 
   draw: Draw
   read: Callable[[str], str | None]
+  form: str
 
 
 def _word(text: str) -> str | None:
@@ -93,10 +95,12 @@ def _word(text: str) -> str | None:
 
 
 FORMATS: Mapping[str, Format] = {
-  'compare': Format(_compare, _word),
-  'revise': Format(_revise, world.read_answer),
-  'facts': Format(_facts, _word),
-  'relevance': Format(_relevance, _word),
+  'compare': Format(_compare, _word, r'compare [0-9+*-]+:.+ or .+\?'),
+  'revise': Format(
+    _revise, world.read_answer, r'solve [0-9+*-]+:.+<eos>revise:'
+  ),
+  'facts': Format(_facts, _word, r'(read .+ )?ask [a-z ]+:'),
+  'relevance': Format(_relevance, _word, r'query [a-z ]+ item [a-z ]+ grade:'),
 }
 
 
@@ -132,6 +136,12 @@ class FormatTask(Task):
 
   def solver_prompt(self, problem: Problem) -> str:
     return problem.text
+
+  def parse_problem(self, text: str) -> Problem | None:
+    """A prompt of this format, whose answer is not looked for."""
+    if not re.fullmatch(FORMATS[self.format].form, text):
+      return None
+    return Problem(text, self)
 
   def parse_answer(self, text: str) -> str | None:
     return FORMATS[self.format].read(text)

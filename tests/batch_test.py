@@ -1,5 +1,6 @@
 """Rows into arrays and back."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -335,6 +336,10 @@ def test_minibatches_deal_the_rows_out_and_share_the_total(mesh):
     assert sorted(lengths) == [[1, 4, 7], [2, 5], [3, 6]][i]
     assert part.total == pytest.approx(sum(r.total for r in rows.rows) / 3)
     assert (part.role, part.coefficients) == (1, {'kl': 0.5})
+  # What is left out is what has no rows, not what has little weight.
+  light = [dataclasses.replace(row, total=0.25) for row in row_set([4, 4]).rows]
+  light = dataclasses.replace(rows, rows=light)
+  assert None not in make_minibatches(light, 2, 0, mesh, Shapes(8, 8))
   whole, none = make_minibatches(row_set([5]), 2, 0, mesh, Shapes(8, 8))
   assert none is None
   assert whole.total == pytest.approx(row_set([5]).rows[0].total / 2)

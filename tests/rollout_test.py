@@ -410,6 +410,12 @@ def test_top_k_by_hand():
     np.testing.assert_array_equal(keep_top_k(logp, k), expected)
 
 
+def test_top_p_keeps_no_token_once_the_mass_is_there():
+  logp = jnp.log(jnp.array([0.25, 0.5, 0.25]))
+  assert keep_top_p(logp, 0.5).tolist() == [False, True, False]
+  assert keep_top_p(logp, 0.51).tolist() == [True, True, True]  # they tie
+
+
 def test_top_p_by_hand():
   logp = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
   kept = {

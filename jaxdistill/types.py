@@ -76,7 +76,8 @@ class Task(Protocol):
     """
     raise ValueError(
       f'task {self.name} has no proposer prompt: its problems are given '
-      '(method grpo)'
+      '(method grpo, or sqlm with method.given=True and '
+      'method.propose_every=0)'
     )
 
   def parse_problem(self, text: str) -> 'Problem | None':

@@ -17,6 +17,7 @@ from config_files import SMALL
 from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.cli.main import main
+from jaxdistill.cli.train import account
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMPARISONS = [p for p in SMALL if p.stem.startswith('compare')]
@@ -167,6 +168,16 @@ def test_the_shipped_bases_are_what_their_manifests_say():
   late = json.loads(late.read_text())['scores']
   assert 0.2 <= late['eval/ood/accuracy_sampled'] <= 0.8
   assert 0.2 <= late['eval/ood/accuracy_greedy'] <= 0.8
+
+
+def test_an_account_says_whose_version_is_left():
+  facts = {
+    **{'optimizer_steps': 2, 'skipped_updates': 0, 'wall_s': 1.0, 'tokens': 9},
+    **{'last_step': 2, 'kept_step': 2},
+  }
+  assert 'ends with' not in account(facts, 'run')
+  said = account(facts | {'kept_step': 0}, 'run')
+  assert 'It ends with its version of step 0, the best' in said
 
 
 def test_help_needs_no_config():

@@ -420,6 +420,9 @@ def test_load_task_names_the_nearest():
     load_task('corpus')
   with pytest.raises(ValueError, match=r"'small:facts' of small, small:corpus"):
     load_task('small:fact')
+  for name in ('relevance', 'small-relevance', 'relevanc'):
+    with pytest.raises(ValueError, match=r"nearest is 'small:relevance'"):
+      load_task(name)
 
 
 def test_tokenizer_round_trip():

@@ -147,6 +147,16 @@ def test_the_headline(pairs, headline, tone):
   assert (found['headline'], found['tone']) == (headline, tone)
 
 
+def test_a_version_that_was_put_back_is_said_so():
+  metrics = evaluated((0.5, 0.9), (0.5, 0.9))
+  metrics[-1]['guard/kept'] = 0
+  found = verdict(CONFIG, metrics, [], SUMMARY)
+  assert 'ends with its version of step 0' in ' '.join(found['lead'])
+  metrics[-1]['guard/kept'] = 1  # the last: nothing to say
+  found = verdict(CONFIG, metrics, [], SUMMARY)
+  assert 'its version of step' not in ' '.join(found['lead'])
+
+
 def test_where_it_began_ended_and_was_best():
   metrics = evaluated((0.5, 0.9), (0.9, 0.92), (None, None), (0.6, 0.9))
   found = verdict(CONFIG, metrics, [], SUMMARY)

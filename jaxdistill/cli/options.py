@@ -52,8 +52,9 @@ def add_task(parser: Parser) -> None:
     '--task',
     type=text,
     metavar='NAME',
-    help='a name such as arithmetic:add:3,3, or a file; needed with --model of '
-    "a Hugging Face model (default: the run's own, or small)",
+    help='a name such as arithmetic:add:3,3 or, of small-wide, '
+    'small:relevance; or a file; needed with --model of a Hugging Face model '
+    "(default: the run's own, or small)",
   )
 
 

@@ -81,6 +81,12 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']
   if not summary['optimizer_steps']:
     lines += ['', 'Nothing was learned: no step had an answer to train on.']
+  if summary['kept_step'] != summary['last_step']:
+    lines += [
+      '',
+      f'It ends with its version of step {summary["kept_step"]}, the best on '
+      'the problems that the guard looks at.',
+    ]
   root = epath.Path(workdir)
   skipped = summary['skipped_updates']
   command = 'jaxdistill'

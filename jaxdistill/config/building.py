@@ -135,7 +135,11 @@ def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
     some = 64 if split == 'train' and not task.asks else 1
     few = len(problems) if isinstance(task, JsonlTask) else some
     for i in range(min(few, len(problems))):
-      tokenizer.encode(task.solver_prompt(problems[i]))
+      try:
+        tokenizer.encode(task.solver_prompt(problems[i]))
+      except ValueError as e:
+        base = '; small-wide has' if task.name.startswith('small:') else ''
+        raise ValueError(f'task {task.name}: {e}{base}') from None
 
 
 def _check_memory(config: Any, trains: bool) -> None:

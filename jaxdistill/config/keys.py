@@ -79,6 +79,8 @@ def python_module(path: str) -> Any:
     file = epath.Path(path)
     others = file.parent.glob('*.py') if not file.exists() else []
     near = among(path, [str(p) for p in others])
+    if not near and not file.exists():
+      near = f' in {file.absolute().parent}'
     raise ConfigError(f'{e}{near}') from None
 
 

@@ -303,6 +303,9 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
       'nothing to teach',
       'a harder task',
     )
+  # Without a proposer the vote is on the task's own problems.
+  own = 'proposals' in found
+  given = '' if own else ' (method.given=True and method.propose_every=0)'
   gap = found['vote'][voters] - found['greedy'] if measured else 0.0
   behind = measured and gap < -max(
     0.02, 2 * found['errors']['vote_minus_greedy']
@@ -314,7 +317,7 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
         f', and better than one sample ({found["sampled"]:.0%}): sampled '
         f'accuracy can rise towards {found["vote"][voters]:.0%}'
       )
-    return _said('helps', f'{often}{gains}', 'train as it is')
+    return _said('helps', f'{often}{gains}', f'train as it is{given}')
   if behind:
     why = (
       f'the vote is right in {found["vote"][voters]:.0%} of the problems, the '
@@ -326,9 +329,13 @@ def verdict(found: Mapping[str, Any]) -> dict[str, str]:
   return _said(
     'risky',
     why,
-    'keep the guard on, train in small steps and stop early; learn only where '
-    'most agree (method.band=(0.6,0.99)), or mix in known answers '
-    '(method.known=0.01)',
+    f'keep the guard on, train in small steps and stop early{given}; learn '
+    'only where most agree (method.band=(0.6,0.99)), or '
+    + (
+      'mix in known answers (method.known=0.01)'
+      if own
+      else 'from known answers (method grpo)'
+    ),
   )
 
 

@@ -152,6 +152,13 @@ def _lead(rows, config, metrics, finished):
     else:
       words += f' ({how}); ended at its best.'
     said.append(words)
+  last = metrics[-1] if metrics else {}
+  kept = last.get('guard/kept', last.get('step'))
+  if finished and kept != last.get('step'):
+    said.append(
+      f'It ends with its version of step {kept:.0f}, the best on the problems '
+      'that the guard looks at.'
+    )
   if not finished:
     # After its last step a run logs a line more.
     done, steps = metrics[-1]['step'] + 1 if metrics else 0, config.get('steps')

@@ -151,6 +151,7 @@ class Loop:
         begin = time.perf_counter()
         metrics = self._watch(step + 1, last=True)
         last = [line, self._end(step + 1, metrics, begin)]
+        bar.update()
         break
       try:
         yield line

@@ -220,8 +220,8 @@ class Workdir:
     """Writes and returns `summary.json`.
 
     For every `eval/...` metric its first and last value, of accuracies also
-    the best; `kept_step`, whose version the run ends with; the versions of the
-    libraries, and `facts`.
+    the best; `last_step`, and `kept_step`, whose version the run ends with;
+    the versions of the libraries, and `facts`.
     """
     lines = self.metrics()
     names = {k for line in lines for k in line if k.startswith('eval/')}
@@ -235,6 +235,7 @@ class Workdir:
         summary[name]['best'] = max(series)
     if lines:
       last = lines[-1]
+      summary['last_step'] = last['step']
       summary['kept_step'] = int(last.get('guard/kept', last['step']))
     libraries = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
     versions = {name: importlib.metadata.version(name) for name in libraries}

@@ -17,7 +17,7 @@ from jaxdistill.data.tasks import (
 from jaxdistill.data.tasks.files import JsonlTask
 from jaxdistill.data.tasks.small import CORPORA, SmallTask
 from jaxdistill.data.tasks.small_formats import FORMATS, FormatTask
-from jaxdistill.spelling import among
+from jaxdistill.spelling import among, nearest
 from jaxdistill.types import Task
 
 SMALL: dict[str, Task] = {
@@ -69,12 +69,12 @@ def load_task(name: str) -> Task:
   family = name.partition(':')[0]
   if family in FAMILIES:
     return FAMILIES[family](name)
-  known = among(
-    name,
-    SMALL
-    if name.startswith('small:')
-    else ('small', 'small:corpus', *FAMILIES, 'examples'),
-  )
+  formats = {one.partition(':')[2]: one for one in SMALL if ':' in one}
+  near = nearest(name.removeprefix('small-'), formats, 0.8)
+  short = ('small', 'small:corpus', *FAMILIES, 'examples')
+  known = among(name, SMALL if name.startswith('small:') else short)
+  if near and not name.startswith('small:'):
+    known = f'; the nearest is {formats[near]!r}'
   raise ValueError(
     f'there is no task {name!r}{known} (or a .jsonl, .parquet or .py file)'
   )

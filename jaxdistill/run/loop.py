@@ -151,7 +151,8 @@ class Loop:
         begin = time.perf_counter()
         metrics = self._watch(step + 1, last=True)
         last = [line, self._end(step + 1, metrics, begin)]
-        bar.update()
+        if step + 1 == run.steps:
+          continue  # the bar comes to its end
         break
       try:
         yield line

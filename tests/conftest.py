@@ -19,6 +19,12 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     ' --xla_cpu_use_fusion_emitters=false'
     ' --xla_cpu_parallel_codegen_split_count=1'
   )
+# Seen on two cores: devices of one program took its collectives in different
+# orders, and waited for each other until XLA ended the process.
+if importlib.metadata.version('jaxlib').startswith('0.12.'):
+  os.environ['XLA_FLAGS'] += (
+    ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
+  )
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = os.path.join(
   tempfile.gettempdir(), f'jaxdistill-tests-{os.getuid()}'

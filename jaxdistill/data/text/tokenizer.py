@@ -116,9 +116,7 @@ class SymbolTokenizer:
     return len(self.symbols)
 
   def encode(self, text: str) -> list[int]:
-    """Ids of `text`, spaces ignored. A closed vocabulary's marks are symbols.
-
-    So `<eos>` in a prompt ends a turn; no decoded response has one.
+    """Ids of `text`, spaces ignored; marks in it are symbols: `<eos>` ends.
 
     Raises:
       ValueError: A symbol is not in the vocabulary.

@@ -20,7 +20,7 @@ from players import (
 
 from jaxdistill import dist
 from jaxdistill.rollout import FIELDS, Sampling, engine, policy_rows
-from jaxdistill.rollout.engine import generate, lay_out
+from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.player import _prefix
 from jaxdistill.rollout.samplers import draw, keep_top_k, keep_top_p
 from jaxdistill.types import Prompt

@@ -31,7 +31,7 @@ class Hidden:
   config: DecoderConfig = dataclasses.field(metadata={'static': True})
 
   def logits(self, states: Float[Array, 'B C D']) -> Float[Array, 'B C V']:
-    return unembed(states, self.weights, self.config)
+    return unembed(states, self.weights.head, self.config)
 
   def over(
     self,

@@ -30,7 +30,6 @@ def get_config():
   config.eval.problems = 512
   config.eval.samples = 1
   config.eval.max_tokens = 8
-  config.max_prompts = 48
   config.method.problems = 16
   config.method.proposals = 4
   config.method.samples = 8

@@ -70,7 +70,7 @@ def test_wrong_type(refused_keys, key, value, kind):
   'key',
   [
     *('steps', 'eval_every', 'checkpoint_every', 'keep_checkpoints', 'rank'),
-    *('max_prompts', 'eval.problems', 'eval.samples', 'eval.max_tokens'),
+    *('eval.problems', 'eval.samples', 'eval.max_tokens'),
     *('batch.length', 'batch.sequences', 'optimizer.lr', 'optimizer.clip'),
     *('method.problems', 'method.proposals', 'method.samples'),
     *('method.max_tokens', 'method.max_problem_tokens', 'method.temperature'),

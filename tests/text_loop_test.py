@@ -32,7 +32,6 @@ SMALLEST = {
   'guard.problems': 2,
   'eval.samples': 2,
   'eval.max_tokens': 4,
-  'max_prompts': 1,  # few programs
   'method.problems': 2,
   'method.proposals': 3,
   'method.samples': 3,

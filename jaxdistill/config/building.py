@@ -85,7 +85,7 @@ def build(config: Any) -> Run:
       loaded=loaded,
       optimizer=OptimizerConfig(**config.optimizer),
       shapes=Shapes(**config.batch),
-      max_prompts=config.max_prompts,
+      cache_gib=config.rollout.cache_gib,
       mesh=mesh,
       anchors=dict(config.anchors),
       teachers=_load_teachers(config, task, mesh),
@@ -115,7 +115,7 @@ def _load_teachers(config: Any, task: Task, mesh: Mesh) -> dict[str, Teacher]:
           mesh=mesh,
         )
       loaded = _asked_by(task, loaded, config.think)
-      out[name] = Teacher(loaded, rule.max_prompts or config.max_prompts)
+      out[name] = Teacher(loaded, rule.cache_gib or config.rollout.cache_gib)
   return out
 
 

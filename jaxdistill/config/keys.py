@@ -114,7 +114,7 @@ def base_config(method: str) -> ConfigDict:
   config.alarms = dict(alarms.DEFAULTS)
   config.eval = fields_of(EvalConfig())
   config.batch = fields_of(Shapes())
-  config.max_prompts = 512
+  config.rollout = {'cache_gib': 0.0}
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   return config
 

@@ -5,7 +5,7 @@ weight and multiplies as few matrices as there are.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class Unrolled(NamedTuple):
   """
 
   embed: Array
-  layers: list[dict[str, Array | Weights]]
+  layers: list[dict[str, Any]]
   norm: Array
   head: Weights
 

@@ -6,6 +6,7 @@ are, each page answers with a part of a softmax, and the parts are joined
 (arXiv 2205.14135, sec. 3.1). So a token costs what there is to read.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -153,15 +154,14 @@ def part(
 
 def join(*parts: Part) -> Part:
   """The softmax over the keys of all."""
-  high = parts[0].high
-  for other in parts[1:]:
-    high = jnp.maximum(high, other.high)
+  high = functools.reduce(jnp.maximum, [p.high for p in parts])
   shares = [jnp.exp(p.high - high) for p in parts]
-  mass = sum(s * p.mass for s, p in zip(shares, parts, strict=True))
-  value = sum(
-    s[..., None] * p.value for s, p in zip(shares, parts, strict=True)
+  pairs = list(zip(shares, parts, strict=True))
+  return Part(
+    high,
+    functools.reduce(jnp.add, [s * p.mass for s, p in pairs]),
+    functools.reduce(jnp.add, [s[..., None] * p.value for s, p in pairs]),
   )
-  return Part(high, mass, value)
 
 
 def read_pages(

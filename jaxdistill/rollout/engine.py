@@ -108,7 +108,7 @@ def generate(
     By prompt its responses.
   """
   config = nnx.merge(graphdef, *params).config
-  tensor, role = mesh.shape.get('tensor', 1), np.int32(role)
+  tensor = mesh.shape.get('tensor', 1)
   desk = Desk(
     len(prefix),
     rests,
@@ -120,8 +120,8 @@ def generate(
   )
   if not desk.asked:
     return []
-  weights = lay_out(graphdef, params, role, tensor=tensor)
-  read = functools.partial(_prefill, graphdef, params, role)
+  weights = lay_out(graphdef, params, np.int32(role), tensor=tensor)
+  read = functools.partial(_prefill, graphdef, params, np.int32(role))
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
   newest = texts = own = None
@@ -136,8 +136,8 @@ def generate(
       fresh = read(put(tokens), first, size=turn.size)
       texts = _relaid(texts, fresh, put(source), put(into))
     levels = tuple(
-      Level(pages, *map(put, table), doublings)
-      for pages, (*table, doublings) in ((texts, turn.texts), (own, turn.own))
+      Level(pages, *map(put, table[:-1]), doublings=table[-1])
+      for pages, table in ((texts, turn.texts), (own, turn.own))
       if pages is not None
     )
     end = _advance(

@@ -21,9 +21,11 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.data.text.tokenizer import Tokenizer
+from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
+from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
@@ -45,7 +47,8 @@ class Player:
     tokenizer: Texts to ids and back.
     mesh: Where the parameters live.
     shapes: Layout of scored sequences.
-    max_prompts: Most prompts in one compiled call, over all hosts.
+    cache_gib: What each device gives to what it generates, in GiB; 0: most of
+      what it has left.
   """
 
   graphdef: nnx.GraphDef
@@ -54,7 +57,7 @@ class Player:
   tokenizer: Tokenizer
   mesh: Mesh
   shapes: Shapes
-  max_prompts: int
+  cache_gib: float = 0.0
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -224,6 +227,7 @@ class Player:
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
     prefix, role = _prefix(ids_P), self._role_of(prompts_P)
+    (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
     responses = generate(
       self.graphdef,
       self.params,
@@ -233,8 +237,8 @@ class Player:
       key,
       role,
       mesh=self.mesh,
-      rows=max(
-        self.max_prompts * sampling.samples // dist.batch_shards(self.mesh), 1
+      rows=rows_within(
+        self._config, sampling, longest, self.mesh, self.cache_gib
       ),
       sampling=sampling,
       eos_ids=self.tokenizer.eos_ids,
@@ -245,6 +249,10 @@ class Player:
         prompts_P, ids_P, responses, strict=True
       )
     ]
+
+  @property
+  def _config(self) -> DecoderConfig:
+    return nnx.merge(self.graphdef, *self.params).config
 
   def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
     return Rollout(

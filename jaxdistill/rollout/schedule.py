@@ -9,7 +9,7 @@ few programs exist.
 
 import collections
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,12 +19,12 @@ from jaxdistill.batch import bucket
 from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
-_PAGE = 64  # tokens
+PAGE = 64  # tokens
 _READ = 2**14  # tokens of prompts that a shard reads at a time
 
 
 class Samples(NamedTuple):
-  """Samples in flight, int32[W, J] each.
+  """Samples in flight, int32[W, J] each, of numpy here and of JAX there.
 
   Attributes:
     row: Row that computes it; beyond the last where it has ended.
@@ -39,16 +39,16 @@ class Samples(NamedTuple):
     paged: Whether it has pages that are full.
   """
 
-  row: np.ndarray
-  token: np.ndarray
-  alive: np.ndarray
-  base: np.ndarray
-  begin: np.ndarray
-  last: np.ndarray
-  address: np.ndarray
-  number: np.ndarray
-  age: np.ndarray
-  paged: np.ndarray
+  row: Any
+  token: Any
+  alive: Any
+  base: Any
+  begin: Any
+  last: Any
+  address: Any
+  number: Any
+  age: Any
+  paged: Any
 
 
 class Response(NamedTuple):
@@ -86,10 +86,10 @@ class Turn(NamedTuple):
   size: int = 0
   texts: tuple = ()
   own: tuple = ()
-  samples: np.ndarray | None = None
-  lead: np.ndarray | None = None
-  hungry: np.ndarray | None = None
-  limits: np.ndarray | None = None
+  samples: Any = None
+  lead: Any = None
+  hungry: Any = None
+  limits: Any = None
 
 
 class _Page(NamedTuple):
@@ -141,8 +141,8 @@ class Desk:
     beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
     places = power(min(units, beside))
     self.most = min(most, places * self.group)
-    self.page = min(_PAGE, power(self.limit))
-    self.size = _PAGE if widest > _PAGE else bucket(widest, 4)
+    self.page = min(PAGE, power(self.limit))
+    self.size = PAGE if widest > PAGE else bucket(widest, 4)
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     self.unit = np.zeros((w, j), int)
@@ -192,16 +192,16 @@ class Desk:
     """What is done next."""
     s, full = self.samples, self.slot == self.page
     first = self._first()
-    leaders = [np.flatnonzero(x == np.arange(x.size)) for x in first]
+    leaders = [np.flatnonzero(x == np.arange(x.size)).tolist() for x in first]
     parents = [
-      self.lead[w, s.row[w, js]] if js.size else js
+      self.lead[w, s.row[w, js]].tolist() if js else []
       for w, js in enumerate(leaders)
     ]
     # Those who have parted copy the pages that they have in common.
     copied = any(
       len(self.own[w].get(k, ())) and n > 1
       for w, ks in enumerate(parents)
-      for k, n in collections.Counter(ks.tolist()).items()
+      for k, n in collections.Counter(ks).items()
     )
     owned = [
       sum(len(self.own[w].get(k, ())) + full for k in ks)
@@ -324,7 +324,7 @@ class Desk:
     moved = rows != self.rows and self.rows > 0
     for w, js in enumerate(leaders):
       homeless = []
-      for j in js.tolist():
+      for j in js:
         r = s.row[w, j]
         if r < rows and lead[w, r] == s.row.shape[1]:
           lead[w, r] = j
@@ -344,7 +344,7 @@ class Desk:
         s.row[w, j : j + g] = row_of[j]
     self.lead, self.rows = lead, rows
     (moved,) = dist.agree_max(int(moved))
-    return np.minimum(parents, rows - 1) if moved else None
+    return parents if moved else None
 
   def _lay_out(self, leaders, parents, room, full) -> tuple:
     """Rows' pages anew: those of each text side by side.
@@ -358,7 +358,7 @@ class Desk:
     owns: list[dict[int, list[_Page]]] = []
     for w, (js, ks) in enumerate(zip(leaders, parents, strict=True)):
       own, place = {}, 0
-      for j, k in zip(js.tolist(), ks.tolist(), strict=True):
+      for j, k in zip(js, ks, strict=True):
         pages = []
         for page in self.own[w].get(k, ()):
           source[w, place] = page.place

@@ -4,32 +4,67 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxdistill.models import flash
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.softmax import soft_cap
+from jaxdistill.models.spans import Spans, dense
 
 _NEG = -1e30
+SHORT = 512  # up to so many keys all logits at once are as fast, and small
 
 
-def soft_cap(x: Float[Array, '*Z'], cap: float) -> Float[Array, '*Z']:
-  """`cap * tanh(x / cap)` (Gemma 2, arXiv 2408.00118, sec. 2); 0 is none."""
-  return cap * jnp.tanh(x / cap) if cap else x
+def form_of(config: DecoderConfig, keys: int, platform: str) -> str:
+  """Which form of attention runs: `dense`, `chunked` or `pallas`.
+
+  Args:
+    config: Its `attention` chooses; `auto` goes by the rest.
+    keys: How many there are at most.
+    platform: `cpu`, `tpu`, or `gpu`.
+  """
+  kernels = {'auto': flash.TPU, 'pallas': flash.KERNELS}
+  if config.attention == 'auto' and keys <= SHORT:
+    return 'dense'
+  if config.attention not in kernels:
+    return config.attention
+  name = {'gpu': 'cuda'}.get(platform, platform)
+  has = name in dict(kernels[config.attention])
+  return 'pallas' if has else 'chunked'
 
 
 def attend(
   q: Float[Array, 'B T N H'],
   k: Float[Array, 'B S K H'],
   v: Float[Array, 'B S K H'],
-  mask: Bool[Array, 'B T S'],
+  spans: Spans,
   config: DecoderConfig,
 ) -> Float[Array, 'B T N H']:
-  """Attention with grouped queries, softmax in float32."""
+  """Attention with grouped queries, softmax in float32.
+
+  Queries that see nothing get 0, and no gradient.
+  """
+  how, cap = config.attention, config.attention_cap
+  if how == 'dense' or (how == 'auto' and k.shape[1] <= SHORT):
+    return _at_once(q, k, v, dense(spans), cap)
+  kernels = {'auto': flash.TPU, 'pallas': flash.KERNELS}.get(how, ())
+  return flash.attention(q, k, v, spans, cap, kernels)
+
+
+def _at_once(
+  q: Float[Array, 'B T N H'],
+  k: Float[Array, 'B S K H'],
+  v: Float[Array, 'B S K H'],
+  mask: Bool[Array, 'B T S'],
+  cap: float,
+) -> Float[Array, 'B T N H']:
+  """With all logits in memory."""
   b, t, n, h = q.shape
   kv = k.shape[2]
   q = q.reshape(b, t, kv, n // kv, h)
   exact = {'preferred_element_type': jnp.float32}
-  logits = jnp.einsum('btknh,bskh->bknts', q, k, **exact)
-  logits = soft_cap(logits, config.attention_cap)
+  logits = soft_cap(jnp.einsum('btknh,bskh->bknts', q, k, **exact), cap)
   p = jax.nn.softmax(jnp.where(mask[:, None, None], logits, _NEG), -1)
   out = jnp.einsum('bknts,bskh->btknh', p.astype(q.dtype), v, **exact)
+  out = jnp.where(mask.any(-1)[..., None, None, None], out, 0)
   return out.astype(q.dtype).reshape(b, t, n, h)
 
 

@@ -7,10 +7,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdistill.models import flash
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.softmax import soft_cap
-from jaxdistill.models.spans import Spans, dense
+from jaxdistill.models.spans import Spans, dense, spans_after
 
 _NEG = -1e30
-SHORT = 512  # up to so many keys all logits at once are as fast, and small
+SHORT = 256  # up to so many keys, all logits at once are small and as fast
+# `auto` takes only what has been through the device's own compiler.
+_KERNELS = {
+  'auto': flash.TPU,
+  'pallas': flash.KERNELS,
+  'chunked': flash.CHUNKED,
+}
 
 
 def form_of(config: DecoderConfig, keys: int, platform: str) -> str:
@@ -21,14 +27,15 @@ def form_of(config: DecoderConfig, keys: int, platform: str) -> str:
     keys: How many there are at most.
     platform: `cpu`, `tpu`, or `gpu`.
   """
-  kernels = {'auto': flash.TPU, 'pallas': flash.KERNELS}
-  if config.attention == 'auto' and keys <= SHORT:
+  if _all_at_once(config, keys):
     return 'dense'
-  if config.attention not in kernels:
-    return config.attention
   name = {'gpu': 'cuda'}.get(platform, platform)
-  has = name in dict(kernels[config.attention])
-  return 'pallas' if has else 'chunked'
+  return 'pallas' if name in dict(_KERNELS[config.attention]) else 'chunked'
+
+
+def _all_at_once(config: DecoderConfig, keys: int) -> bool:
+  short = config.attention == 'auto' and keys <= SHORT
+  return short or config.attention == 'dense'
 
 
 def attend(
@@ -42,11 +49,10 @@ def attend(
 
   Queries that see nothing get 0, and no gradient.
   """
-  how, cap = config.attention, config.attention_cap
-  if how == 'dense' or (how == 'auto' and k.shape[1] <= SHORT):
+  cap = config.attention_cap
+  if _all_at_once(config, k.shape[1]):
     return _at_once(q, k, v, dense(spans), cap)
-  kernels = {'auto': flash.TPU, 'pallas': flash.KERNELS}.get(how, ())
-  return flash.attention(q, k, v, spans, cap, kernels)
+  return flash.attention(q, k, v, spans, cap, _KERNELS[config.attention])
 
 
 def _at_once(
@@ -66,6 +72,38 @@ def _at_once(
   out = jnp.einsum('bknts,bskh->btknh', p.astype(q.dtype), v, **exact)
   out = jnp.where(mask.any(-1)[..., None, None, None], out, 0)
   return out.astype(q.dtype).reshape(b, t, n, h)
+
+
+def deviation(form: str) -> float:
+  """How far gradients of `form` are from the plain ones on this device.
+
+  Of a few packed rows; relative to the greatest.
+  """
+  t, row = 512, 96
+  key = jax.random.key(0)
+  q, k, v = (
+    jax.random.normal(jax.random.fold_in(key, i), (1, t, heads, 64))
+    for i, heads in enumerate((4, 2, 2))
+  )
+  places = jnp.arange(t)[None]
+  until = jnp.minimum((places // row + 1) * row, t)
+  spans = spans_after(0, until, places % row)
+
+  def pulled(form, *given):
+    config = DecoderConfig(1, 256, 1, 4, 2, 64, 1, 1.0, attention=form)
+    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, spans, config), *given)
+    return pull(jnp.cos(jnp.arange(out.size)).reshape(out.shape))
+
+  # Given to the program, so that nothing is computed while it is compiled.
+  found, plain = (
+    jax.jit(pulled, static_argnums=0)(how, q / 8, k, v)
+    for how in (form, 'dense')
+  )
+  apart = [
+    jnp.abs(x - y).max() / jnp.abs(y).max()
+    for x, y in zip(found, plain, strict=True)
+  ]
+  return float(jnp.max(jnp.stack(apart)))
 
 
 def attend_rows(

@@ -18,7 +18,7 @@ from jaxdistill.models.softmax import (
 )
 from jaxdistill.models.spans import Spans, blocks, pad_spans, pad_to, seen
 
-BLOCK = 256
+BLOCK = 128
 _F32: Any = {'preferred_element_type': jnp.float32}
 
 

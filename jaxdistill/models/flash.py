@@ -21,7 +21,7 @@ from jaxdistill.dist import BATCH_AXES, batch_shards
 from jaxdistill.models import chunked, flash_gpu, flash_tpu
 from jaxdistill.models.spans import Spans
 
-# A form is a dict from platforms to modules; XLA's form is for all others.
+# Platforms and the modules whose kernels run there; elsewhere XLA's form runs.
 CHUNKED: tuple = ()
 TPU = (('tpu', flash_tpu),)
 KERNELS = (*TPU, ('cuda', flash_gpu))
@@ -40,8 +40,7 @@ def attention(
 
   Args:
     q: Queries, scaled.
-    k: Keys; those that come before the queries' own are seen by all that
-      `spans` lets see them.
+    k: Keys: those that come before, then the queries' own.
     v: Values.
     spans: Which keys each query sees.
     cap: Soft cap of the logits; 0 is none.
@@ -116,7 +115,7 @@ def _on_shards(fn: Callable, arrays: tuple, spans: Spans) -> Any:
   if heads and kv % mesh.shape[heads]:
     heads = None
   each, places = PartitionSpec(batch, heads), PartitionSpec(batch)
-  where = Spans(places, places, places, PartitionSpec())
+  where = jax.tree.map(lambda x: places if x.ndim else PartitionSpec(), spans)
   return jax.shard_map(
     fn,
     in_specs=((each,) * len(arrays) + (where,)),

@@ -13,6 +13,7 @@ ragged lists (`rollouts_PG`); a letter is one thing everywhere:
   L layers         D width            N query heads   K key-value heads
   H width of one   F angles of one    V vocabulary    I, O sides of a linear
   A rank           S slots of prompts that have been read
+  Q blocks of queries             Y blocks of keys
   W shards         J samples on one   U rows on one: samples alike so far
   Z whatever axes there are
 """

@@ -124,6 +124,7 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('roles', 'head', 'heads, adapter or shared'),
     ('trainable', 'ful', "nearest is 'full'"),
     ('dtype', 'float33', "nearest is 'float32'"),
+    ('attention', 'chunk', "nearest is 'chunked'"),
     ('optimizer.schedule', 'cosin', 'constant, cosine, linear'),
     ('method.top_p', '1.5', 'top_p'),
     ('method.temperature', '-1.0', 'temperature'),

@@ -65,6 +65,7 @@ def build(config: Any) -> Run:
         # What moves is float32, so that small steps are not rounded away.
         trunk_dtype='float32' if config.trainable == 'full' else config.dtype,
         remat=config.remat,
+        attention=config.attention,
         seed=config.seed,
         mesh=mesh,
       )

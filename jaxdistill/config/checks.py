@@ -116,6 +116,7 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
     ('guard.split', ('train', *HELD_OUT)),
     ('trainable', ('full', 'lora')),
     ('dtype', ('float32', 'bfloat16')),
+    ('attention', ('auto', 'dense', 'chunked', 'pallas')),
   ):
     if keys[key] not in allowed:
       near = among(keys[key], allowed)

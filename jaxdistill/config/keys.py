@@ -100,6 +100,7 @@ def base_config(method: str) -> ConfigDict:
   config.model = 'small-late'
   config.dtype = 'float32'
   config.remat = False
+  config.attention = 'auto'
   config.trainable = 'full'
   config.roles = 'heads'
   config.rank = 16

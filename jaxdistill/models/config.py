@@ -48,6 +48,10 @@ class DecoderConfig:
     tie_embeddings: Whether the output projection is the embedding.
     dtype: Compute dtype, `float32` or `bfloat16`.
     remat: Recompute each layer in the backward pass.
+    attention: How sequences are attended over: with all logits at once
+      (`dense`), in linear memory by XLA (`chunked`) or by kernels of TPU and
+      GPU (`pallas`; elsewhere as `chunked`), or as suits length and device
+      (`auto`).
   """
 
   vocab_size: int
@@ -74,6 +78,7 @@ class DecoderConfig:
   tie_embeddings: bool = True
   dtype: str = 'float32'
   remat: bool = False
+  attention: str = 'auto'
 
   @property
   def kinds(self) -> tuple['Kind', ...]:

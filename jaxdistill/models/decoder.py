@@ -25,6 +25,7 @@ from jaxdistill.models.linear import Deltas, Linear
 from jaxdistill.models.paged import Pages
 from jaxdistill.models.rope import turns
 from jaxdistill.models.scoring import Hidden
+from jaxdistill.models.spans import EVERYTHING, spans_after, until_of
 
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 
@@ -122,16 +123,16 @@ class Decoder(nnx.Module):
       tokens: Sequences.
       positions: Place of each token in its sequence; default 0, 1, ...
       segments: Which sequence of its row each token is of (0 is padding);
-        default one.
+        those of one are adjacent; default one.
       role: Whose deltas are in force; None turns them off.
     """
     weights = self.resolve(role)
     if positions is None:
       positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))[None]
+    until = jnp.full(tokens.shape, tokens.shape[1])
     if segments is not None:
-      mask = mask & (segments[:, :, None] == segments[:, None, :])
-    hidden, _ = self._trunk(weights, tokens, positions, mask)
+      until = until_of(segments)
+    hidden, _ = self._trunk(weights, tokens, positions, until)
     return unembed(hidden, weights.head, self.config)
 
   def read(
@@ -157,9 +158,7 @@ class Decoder(nnx.Module):
       role: Whose deltas are in force; None turns them off.
     """
     weights = self.resolve(role)
-    places = jnp.arange(tokens.shape[1])
-    mask = (places <= places[:, None]) & (places[:, None] < until[:, None, :])
-    hidden, _ = self._trunk(weights, tokens, positions, mask)
+    hidden, _ = self._trunk(weights, tokens, positions, until)
     hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
     return Hidden(hidden, weights, self.config)
 
@@ -188,14 +187,14 @@ class Decoder(nnx.Module):
     hidden = self.read(tokens, positions, until, sources, role=role)
     return hidden.logprobs(targets, temperature)
 
-  def _trunk(self, weights, tokens, positions, mask, past=None):
+  def _trunk(self, weights, tokens, positions, until, past=None):
     """Scans the layers over tokens that come after `past`.
 
     Args:
       weights: Of a role.
       tokens: `[B T]`.
       positions: `[B T]`, the past counted.
-      mask: Which of its own tokens a token sees, `[B T T]`.
+      until: Which of its own tokens no more sees each token, `[B T]`.
       past: Keys and values `[L 1 P K H]` that all tokens see, at positions
         0 to P - 1.
 
@@ -205,13 +204,8 @@ class Decoder(nnx.Module):
     c = self.config
     nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
     past = past or (jnp.zeros(nothing, c.dtype),) * 2
-    p = past[0].shape[2]
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (p, 0)), constant_values=True)
-    seen = _after(jnp.arange(p)[None], positions)
-    away = positions[:, :, None] - seen[:, None, :]
-    masks = jnp.stack(
-      [mask & (away < (kind.window or 2**30)) for kind in c.kinds]
-    )
+    spans = spans_after(past[0].shape[2], until, positions)
+    windows = jnp.array([kind.window or EVERYTHING for kind in c.kinds])
     turned = jnp.stack(
       [turns(kind.rope, c.head_dim, positions) for kind in c.kinds]
     )
@@ -219,7 +213,8 @@ class Decoder(nnx.Module):
     def block(x, scanned):
       layer, kind, (pk, pv) = scanned
       q, k, v = project(x, layer, turned[kind], c)
-      attended = attend(q, _after(pk, k), _after(pv, v), masks[kind], c)
+      seen = spans._replace(window=windows[kind])
+      attended = attend(q, _after(pk, k), _after(pv, v), seen, c)
       x = finish_block(x, attended, layer, c)
       return constrain(x, 'batch', None, None), (k, v)
 
@@ -252,9 +247,9 @@ class Decoder(nnx.Module):
     if prefix:
       k = jnp.stack(prefix.k).transpose(0, 1, 4, 2, 3)
       past, before = (k, jnp.stack(prefix.v).swapaxes(2, 3)), prefix.size
-    mask = jnp.tril(jnp.ones((1, s, s), bool))
+    until = jnp.full((b, s), s)
     positions = jnp.broadcast_to(before + jnp.arange(s), (b, s))
-    _, (k, v) = self._trunk(weights, tokens, positions, mask, past)
+    _, (k, v) = self._trunk(weights, tokens, positions, until, past)
 
     def paged(x, *order):
       x = x.reshape(-1, size, *x.shape[2:]).transpose(0, *order)

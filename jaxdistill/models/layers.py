@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.dist import constrain
-from jaxdistill.models.attention import soft_cap
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.rope import rotate
+from jaxdistill.models.softmax import soft_cap
 
 ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxdistill.models.attention import soft_cap
+from jaxdistill.models.softmax import soft_cap
 
 _NEG = -1e30
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = (
-  *('mesh', 'rollout', 'keep_checkpoints', 'keep_anchors'),
+  *('mesh', 'attention', 'rollout', 'keep_checkpoints', 'keep_anchors'),
   'max_prompts',  # in place of `rollout`, once
 )
 

@@ -67,8 +67,6 @@ def get_config():
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip = 1.0
   config.max_prompts = 128
-  config.batch.length = 2048
-  config.batch.sequences = 16
-  config.batch.microbatches = 4
+  config.batch.tokens = 8192
   config.mesh.fsdp = 4
   return config

@@ -71,7 +71,7 @@ def test_wrong_type(refused_keys, key, value, kind):
   [
     *('steps', 'eval_every', 'checkpoint_every', 'keep_checkpoints', 'rank'),
     *('max_prompts', 'eval.problems', 'eval.samples', 'eval.max_tokens'),
-    *('batch.length', 'batch.sequences', 'optimizer.lr', 'optimizer.clip'),
+    *('batch.tokens', 'optimizer.lr', 'optimizer.clip'),
     *('method.problems', 'method.proposals', 'method.samples'),
     *('method.max_tokens', 'method.max_problem_tokens', 'method.temperature'),
     *('method.epochs', 'method.minibatches', 'mesh.fsdp', 'mesh.tensor'),

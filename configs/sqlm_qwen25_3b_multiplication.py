@@ -39,7 +39,7 @@ def get_config():
   config.model = 'hf:Qwen/Qwen2.5-3B-Instruct'
   config.task = 'arithmetic:mul:3,3:think'
   config.dtype = 'bfloat16'  # of compute; weights are float32
-  config.remat = True
+  config.remat = 'full'
   config.trainable = 'full'
   config.roles = 'shared'
   config.steps = 100

@@ -23,7 +23,7 @@ RUNS = [p for p in TEXT if p not in COMPARISONS]
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {
   'dtype': 'float32',
-  'remat': False,
+  'remat': 'none',
   'steps': 2,
   'eval_every': 2,
   'checkpoint_every': 2,

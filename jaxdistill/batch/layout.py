@@ -19,7 +19,7 @@ from jaxdistill.types import RowSet
 
 _LEAST = 128  # tokens of a sequence whose length is chosen
 _DENSE = 1024  # of one in which attention costs as much as all else
-_WORTH = 1.15  # what a longer sequence must save, or it is not taken
+_WORTH = 1.4  # what a longer sequence must save: clearly, or sizes alternate
 _MANY = 4  # microbatches of the larger size that must be full
 _ROOM = 32  # least room for microbatches, where there are several
 
@@ -73,27 +73,26 @@ def lay_out(
     mesh: Over which the sequences are sharded.
     shapes: What is asked for.
   """
-  taught, sets = row_sets[0].taught, range(len(row_sets))
-  longest = dist.agree_max(
+  sets = range(len(row_sets))
+  longest, taught = dist.agree_max(
     max(longest_of(s.rows, 0) for s in row_sets),
-    max(longest_of(s.rows, 1) for s in row_sets) if taught else 0,
+    max(longest_of(s.rows, 1) for s in row_sets) if row_sets[0].taught else 0,
   )
-  lengths = lengths_of(*longest, shapes)
+  lengths = lengths_of(longest, taught, shapes)
   trials = [[pack(s.rows, *both) for s in row_sets] for both in lengths]
-  sizes = [
+  found = [
     (used, _scored(s, places))
     for packed in trials
     for s, (places, used) in zip(row_sets, packed, strict=True)
   ]
-  sizes = np.array(dist.agree_max(*np.ravel(sizes).tolist()))
+  sizes = np.array(dist.agree_max(*np.ravel(found).tolist()))
   # By trial, set, and whether it is sequences or the scored tokens of one.
   sizes = sizes.reshape(len(trials), len(sets), 2)
   shards = dist.batch_shards(mesh)
   here = shards // jax.process_count()
   needed = -(-sizes[..., 0] // here)  # on each shard
   costs = [
-    cost_of(n, both, per_shard(n, both[0], shapes, shards))
-    for n, both in zip(needed.tolist(), lengths, strict=True)
+    cost_of(int(n.sum()), both) for n, both in zip(needed, lengths, strict=True)
   ]
   best = next(i for i, c in enumerate(costs) if c <= _WORTH * min(costs))
   length, teacher_length = lengths[best]
@@ -167,17 +166,9 @@ def per_shard(
   return most if sum(used) >= _MANY * most * len(used) else few
 
 
-def computed(used: Sequence[int], sequences: int) -> int:
-  """Sequences in microbatches that hold rows, empty ones among them."""
-  return sum(-(-n // sequences) * sequences for n in used)
-
-
-def cost_of(
-  used: Sequence[int], lengths: tuple[int, int], sequences: int
-) -> float:
-  """What microbatches cost, in tokens that attend to none."""
-  tokens = sum(n * (1 + n / _DENSE) for n in lengths)
-  return computed(used, sequences) * tokens
+def cost_of(sequences: int, lengths: tuple[int, int]) -> float:
+  """What it costs to read sequences, in tokens that attend to none."""
+  return sequences * sum(n * (1 + n / _DENSE) for n in lengths)
 
 
 def power(n: int, least: int = 1, base: int = 2) -> int:

@@ -26,6 +26,7 @@ from jaxdistill.models.layers import (
   unembed,
 )
 from jaxdistill.models.linear import Deltas, Linear, Weights
+from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import turns
 from jaxdistill.models.scoring import Hidden
 
@@ -274,7 +275,7 @@ class Decoder(nnx.Module):
       x = finish_block(x, attended, layer, c)
       return constrain(x, 'batch', None, None), (k, v)
 
-    block = jax.checkpoint(block) if c.remat else block
+    block = REMAT[c.remat](block)
     kinds = jnp.array(c.kind_of)
     x = embed(tokens, weights, c)
     x, cache = jax.lax.scan(block, x, (weights.layers, kinds, past))

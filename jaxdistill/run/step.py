@@ -266,4 +266,16 @@ def make_step(
     whole = dict(zip(WHOLE, (value, norm, lr, state.skipped), strict=True))
     return state, sets | whole
 
-  return jax.jit(step, donate_argnums=0)
+  @functools.lru_cache
+  def compiled(treedef, shardings):
+    # Left to itself the compiler writes these otherwise, if only by name, and
+    # the second step is compiled anew.
+    where = jax.tree.unflatten(treedef, shardings)
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+
+  def on(state, frozen, anchors, batches):
+    leaves, treedef = jax.tree.flatten(state)
+    as_it_is = compiled(treedef, tuple(x.sharding for x in leaves))
+    return as_it_is(state, frozen, anchors, batches)
+
+  return on

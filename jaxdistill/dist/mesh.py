@@ -125,7 +125,7 @@ def pinned(where: NamedSharding) -> NamedSharding:
   Raises:
     ValueError: The devices cannot reach it.
   """
-  for device in where.mesh.local_devices:
+  for device in where.mesh.local_devices or ():
     kinds = [memory.kind for memory in device.addressable_memories()]
     if 'pinned_host' not in kinds:
       raise ValueError(

@@ -7,7 +7,7 @@ import jax
 
 # The less is kept, the more is computed: `dots` keeps the products with
 # weights, so that norms, activations and attention are what is done twice.
-REMAT: dict[str, Callable[[Callable], Callable]] = {
+REMAT: dict[Any, Callable[[Callable], Callable]] = {
   'none': lambda block: block,
   'dots': lambda block: jax.checkpoint(
     block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -44,5 +44,4 @@ def get_config():
   config.optimizer.steps = 45
   config.batch.length = 384
   config.batch.sequences = 1
-  config.batch.microbatches = 4
   return config

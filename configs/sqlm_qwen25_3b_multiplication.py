@@ -39,7 +39,7 @@ def get_config():
   config.model = 'hf:Qwen/Qwen2.5-3B-Instruct'
   config.task = 'arithmetic:mul:3,3:think'
   config.dtype = 'bfloat16'  # of compute; weights are float32
-  config.remat = True
+  config.remat = 'full'
   config.trainable = 'full'
   config.roles = 'shared'
   config.steps = 100
@@ -66,8 +66,6 @@ def get_config():
   config.optimizer.b2 = 0.999
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip = 1.0
-  config.batch.length = 2048
-  config.batch.sequences = 16
-  config.batch.microbatches = 4
+  config.batch.tokens = 8192
   config.mesh.fsdp = 4
   return config

@@ -145,13 +145,17 @@ def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
 
 def _check_memory(config: Any, trains: bool) -> None:
   with refusing():
+    mesh = dist.make_mesh(**config.mesh)
+    if trains and config.optimizer.offload:
+      dist.pinned(dist.replicated(mesh))
     memory.check(
       store.describe(config.model),
       deltas_of(config),
-      dist.make_mesh(**config.mesh),
+      mesh,
       trainable=config.trainable,
       dtype=config.dtype,
       trains=trains,
+      offload=config.optimizer.offload,
       anchors=sum(
         not isinstance(parse_rule(anchor.rule), External)
         for anchor in anchors_of(method_of(config)).values()

@@ -23,6 +23,7 @@ from jaxdistill.models.layers import (
 )
 from jaxdistill.models.linear import Deltas, Linear
 from jaxdistill.models.paged import Pages
+from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import turns
 from jaxdistill.models.scoring import Hidden
 from jaxdistill.models.spans import EVERYTHING, spans_after, until_of
@@ -218,7 +219,7 @@ class Decoder(nnx.Module):
       x = finish_block(x, attended, layer, c)
       return constrain(x, 'batch', None, None), (k, v)
 
-    block = jax.checkpoint(block) if c.remat else block
+    block = REMAT[c.remat](block)
     kinds = jnp.array(c.kind_of)
     x = embed(tokens, weights.embed, c)
     x, cache = jax.lax.scan(block, x, (weights.layers, kinds, past))

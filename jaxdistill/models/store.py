@@ -170,7 +170,7 @@ def load(
   *,
   dtype: str = 'float32',
   trunk_dtype: str = 'float32',
-  remat: bool = False,
+  remat: str | bool = 'none',
   attention: str = 'auto',
   seed: int = 0,
   mesh: Mesh | None = None,
@@ -183,7 +183,7 @@ def load(
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     trunk_dtype: Of the trunk's parameters; deltas are float32.
-    remat: Recompute each layer in the backward pass.
+    remat: What of each layer the backward pass computes again.
     attention: How sequences are attended over; see `DecoderConfig`.
     seed: Of the deltas' (and a fresh model's) initial values.
     mesh: Where the trunk goes; default the first device.

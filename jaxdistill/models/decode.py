@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import (
-  ACTIVATIONS,
   Resolved,
   embed,
+  finish_block,
   normed_heads,
   rms_norm,
   unembed,
@@ -52,9 +52,7 @@ def unroll(weights: Resolved, config: DecoderConfig, shards: int) -> Unrolled:
     config: Of the decoder.
     shards: Over how many devices heads and hidden units are split.
   """
-  c = config
-  if c.num_kv_heads % shards or c.mlp_dim % shards:
-    shards = 1
+  c, shards = config, _split_over(config, shards)
 
   def cast(w: Weights) -> Weights:
     if c.dtype == 'float32':
@@ -130,9 +128,7 @@ def decode(
   Returns:
     Logits, float32, and the newest pages with these tokens.
   """
-  c = config
-  if c.num_kv_heads % shards or c.mlp_dim % shards:
-    shards = 1
+  c, shards = config, _split_over(config, shards)
   s, group = tokens.shape[0], c.num_heads // c.num_kv_heads
   places = jnp.arange(newest.size)
   here = (places >= begin[:, None]) & (places <= slot)
@@ -146,6 +142,9 @@ def decode(
         before = jnp.repeat((away < kind.window), group, 0)[None, None]
     turned = turns(kind.rope, c.head_dim, positions[:, None])
     kinds.append((turned, seen[:, None, None], before))
+
+  def inner(h, layer):
+    return _apart(apply(h, layer['gate_up']), (c.mlp_dim,) * 2, shards)
 
   x = embed(tokens[:, None], weights.embed, c)
   ks, vs = [], []
@@ -177,14 +176,20 @@ def decode(
     ]
     whole = join(*parts) if len(parts) > 1 else parts[0]
     attended = (whole.value / whole.mass[..., None]).astype(x.dtype)
-    x = _finished(x, attended.reshape(s, 1, -1), layer, c, shards)
+    x = finish_block(x, attended.reshape(s, 1, -1, c.head_dim), layer, c, inner)
     ks.append(k)
     vs.append(v)
   hidden = rms_norm(x, weights.norm, c.norm_eps)
   return unembed(hidden[:, 0], weights.head, c), Pages(tuple(ks), tuple(vs))
 
 
-def _split(y, sizes, shards):
+def _split_over(config: DecoderConfig, shards: int) -> int:
+  """Over how many devices each head and hidden unit has one place."""
+  uneven = config.num_kv_heads % shards or config.mlp_dim % shards
+  return 1 if uneven else shards
+
+
+def _apart(y, sizes, shards):
   """The outputs of each of the maps that lie side by side."""
   y = y.reshape(*y.shape[:-1], shards, -1)
   ends, parts = 0, []
@@ -198,21 +203,8 @@ def _split(y, sizes, shards):
 def _heads(y, layer, turned, c, shards):
   """Queries `[S K M H]`, keys and values `[S K H]` of the new tokens."""
   q_dim, kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-  q, k, v = _split(y, (q_dim, kv_dim, kv_dim), shards)
+  q, k, v = _apart(y, (q_dim, kv_dim, kv_dim), shards)
   q, k = normed_heads(q, k, layer, turned, c)
   s = len(y)
   q = q.reshape(s, c.num_kv_heads, -1, c.head_dim)
   return q, k[:, 0], v.reshape(s, c.num_kv_heads, c.head_dim)
-
-
-def _finished(x, attended, layer, c, shards):
-  def add(x, y, post_norm):
-    if c.post_norms:
-      y = rms_norm(y, layer[post_norm], c.norm_eps)
-    return x + y
-
-  x = add(x, apply(attended, layer['o']), 'post_attention_norm')
-  h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
-  gate, up = _split(apply(h, layer['gate_up']), (c.mlp_dim,) * 2, shards)
-  y = apply(ACTIVATIONS[c.activation](gate) * up, layer['down'])
-  return add(x, y, 'post_mlp_norm')

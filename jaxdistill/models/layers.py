@@ -1,5 +1,6 @@
 """What a block does besides attention, and both ends of the decoder."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.rope import rotate
 from jaxdistill.models.softmax import soft_cap
 
-ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
+_ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
 
 
 class Resolved(NamedTuple):
@@ -84,13 +85,29 @@ def normed_heads(
   return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned)
 
 
+def gate_and_up(
+  h: Float[Array, 'B T D'], layer: dict
+) -> tuple[Float[Array, 'B T F'], Float[Array, 'B T F']]:
+  """Both inner projections of a gated MLP, by themselves."""
+  return apply(h, layer['gate']), apply(h, layer['up'])
+
+
 def finish_block(
   x: Float[Array, 'B T D'],
   attended: Float[Array, 'B T N H'],
   layer: dict,
   config: DecoderConfig,
+  inner: Callable = gate_and_up,
 ) -> Float[Array, 'B T D']:
-  """Output projection and gated MLP, each added to the residual stream."""
+  """Output projection and gated MLP, each added to the residual stream.
+
+  Args:
+    x: The stream.
+    attended: What attention gave.
+    layer: Weights.
+    config: Of the decoder.
+    inner: The MLP's gate, before its activation, and what it is multiplied by.
+  """
   c = config
 
   def add(x, y, post_norm):
@@ -101,6 +118,6 @@ def finish_block(
   y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
   x = add(x, y, 'post_attention_norm')
   h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
-  gate = ACTIVATIONS[c.activation](apply(h, layer['gate']))
-  y = apply(gate * apply(h, layer['up']), layer['down'])
+  gate, up = inner(h, layer)
+  y = apply(_ACTIVATIONS[c.activation](gate) * up, layer['down'])
   return add(x, y, 'post_mlp_norm')

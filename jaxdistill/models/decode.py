@@ -102,15 +102,15 @@ def _beside(maps: Sequence[Weights], shards: int) -> Weights:
 def decode(
   config: DecoderConfig,
   weights: Unrolled,
-  tokens: Int[Array, 'S'],
-  positions: Int[Array, 'S'],
+  tokens: Int[Array, 'T'],
+  positions: Int[Array, 'T'],
   prefix: Pages | None,
   levels: Sequence[tuple[Level, View]],
   newest: Pages,
-  begin: Int[Array, 'S'],
+  begin: Int[Array, 'T'],
   slot: Int[Array, ''],
   shards: int,
-) -> tuple[Float[Array, 'S V'], Pages]:
+) -> tuple[Float[Array, 'T V'], Pages]:
   """Logits of the next token of every row.
 
   Args:
@@ -201,7 +201,7 @@ def _apart(y, sizes, shards):
 
 
 def _heads(y, layer, turned, c, shards):
-  """Queries `[S K M H]`, keys and values `[S K H]` of the new tokens."""
+  """Queries `[T K Q H]`, keys and values `[T K H]` of the new tokens."""
   q_dim, kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
   q, k, v = _apart(y, (q_dim, kv_dim, kv_dim), shards)
   q, k = normed_heads(q, k, layer, turned, c)

@@ -228,7 +228,7 @@ class Decoder(nnx.Module):
   def prefill(
     self,
     weights: Resolved,
-    tokens: Int[Array, 'B S'],
+    tokens: Int[Array, 'B T'],
     prefix: Pages | None,
     size: int,
   ) -> Pages:
@@ -239,10 +239,10 @@ class Decoder(nnx.Module):
       tokens: Of each prompt; what is behind its end is not seen by what is
         before it.
       prefix: One page that all of them go on from; None where there is none.
-      size: Tokens in a page; divides `S`.
+      size: Tokens in a page; divides `T`.
 
     Returns:
-      `B * S / size` pages, those of one prompt side by side.
+      `B * T / size` pages, those of one prompt side by side.
     """
     (b, s), past, before = tokens.shape, None, 0
     if prefix:

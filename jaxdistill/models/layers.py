@@ -69,8 +69,8 @@ def project(
 
 
 def normed_heads(
-  q: Float[Array, 'B T _'],
-  k: Float[Array, 'B T _'],
+  q: Float[Array, 'B T ...'],
+  k: Float[Array, 'B T ...'],
   layer: dict,
   turned: Float[Array, 'B T 2 F'],
   config: DecoderConfig,

@@ -19,11 +19,11 @@ _NEG = -1e30
 
 
 class Pages(NamedTuple):
-  """Keys and values of `P` tokens a page, one array per layer.
+  """Keys and values of `S` tokens a page, one array per layer.
 
   Attributes:
-    k: Per layer `[X K H P]`, as a product with queries reads them.
-    v: Per layer `[X K P H]`.
+    k: Per layer `[B K H S]`, as a product with queries reads them.
+    v: Per layer `[B K S H]`.
   """
 
   k: tuple[Array, ...]
@@ -36,19 +36,19 @@ class Pages(NamedTuple):
 
 
 class Level(NamedTuple):
-  """Pages of texts of one sort, `N` on each of `W` shards, and who reads them.
+  """Pages of texts of one sort, `B` on each of `W` shards, and who reads them.
 
   Pages of one text are neighbours, in order. A text has at most as many readers
-  as `R`; they are samples, of which each shard has `J`.
+  as `G`; they are samples, of which each shard has `J`.
 
   Attributes:
-    pages: `W * N` of them.
-    lo: First slot in use of a page, `Int[Array, 'W N']`.
+    pages: `W * B` of them.
+    lo: First slot in use of a page, `Int[Array, 'W B']`.
     hi: End of the slots in use, likewise.
     start: Position of a page's slot 0, likewise.
     after: How many pages of the same text follow, likewise.
-    readers: Samples that read a page; `J` is nobody, `Int[Array, 'W N R']`.
-    at: Of each sample, `R * page + reader` of its text's first page; `R * N`
+    readers: Samples that read a page; `J` is nobody, `Int[Array, 'W B G']`.
+    at: Of each sample, `G * page + reader` of its text's first page; `G * B`
       where it reads none, `Int[Array, 'W J']`.
     doublings: The longest text has at most `2**doublings` pages.
   """
@@ -67,16 +67,16 @@ class View(NamedTuple):
   """A level as the rows of the moment see it, `U` on each shard.
 
   Attributes:
-    rows: Row of each reader of a page, `Int[Array, 'W N R']`; of what nobody
+    rows: Row of each reader of a page, `Int[Array, 'W B G']`; of what nobody
       reads, any.
     at: Where each row's text begins, as in `Level`, `Int[Array, 'W U']`.
-    seen: By kind of layer, which slots a reader sees: `[X 1 A P]`, or
-      `[X 1 1 P]` where all readers see the same.
+    seen: By kind of layer, which slots a reader sees: `[B 1 Q S]`, or
+      `[B 1 1 S]` where all readers see the same.
   """
 
   rows: Array
   at: Array
-  seen: tuple[Bool[Array, 'X 1 _ P'], ...]
+  seen: tuple[Bool[Array, 'B 1 ... S'], ...]
 
 
 class Part(NamedTuple):
@@ -126,10 +126,10 @@ def view(
 
 
 def part(
-  q: Float[Array, 'X K A H'],
-  k: Float[Array, 'X K H P'],
-  v: Float[Array, 'X K P H'],
-  seen: Bool[Array, 'X 1 _ P'] | None,
+  q: Float[Array, 'B K Q H'],
+  k: Float[Array, 'B K H S'],
+  v: Float[Array, 'B K S H'],
+  seen: Bool[Array, 'B 1 ... S'] | None,
   cap: float,
 ) -> Part:
   """What queries find in one page each; sums are float32.
@@ -165,9 +165,9 @@ def join(*parts: Part) -> Part:
 
 
 def read_pages(
-  q: Float[Array, 'S K M H'],
-  k: Float[Array, 'X K H P'],
-  v: Float[Array, 'X K P H'],
+  q: Float[Array, 'T K Q H'],
+  k: Float[Array, 'B K H S'],
+  v: Float[Array, 'B K S H'],
   level: Level,
   seen_by: View,
   kind: int,
@@ -176,8 +176,8 @@ def read_pages(
   """What each row finds in its text on a level.
 
   Args:
-    q: Queries of the rows of all shards, `S = W * U`.
-    k: Keys of this layer, `X = W * N`.
+    q: Queries of the rows of all shards, `T = W * U`.
+    k: Keys of this layer, `W * B` pages.
     v: Values.
     level: Whose pages they are.
     seen_by: From `view`.
@@ -185,7 +185,7 @@ def read_pages(
     cap: Soft cap of the logits; 0 is none.
 
   Returns:
-    A part by row, `[S K M]`.
+    A part by row, `[T K Q]`.
   """
   w, n, r = seen_by.rows.shape
   kv, m, h = q.shape[1:]
@@ -224,7 +224,7 @@ def _joined_along(found: Part, level: Level) -> Part:
 
 
 def take(
-  x: Shaped[Array, 'W A ...'], index: Int[Array, 'W ...']
+  x: Shaped[Array, 'W Z ...'], index: Int[Array, 'W ...']
 ) -> Shaped[Array, 'W ...']:
   """`x[w, index]` for every shard w; an index beyond the last is clipped.
 

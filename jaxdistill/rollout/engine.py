@@ -42,7 +42,7 @@ class _Carry(NamedTuple):
     token: Drawn last, `Int[Array, 'W J']`.
     alive: Which samples go on, `Bool[Array, 'W J']`.
     newest: A page a row, `W * U` of them.
-    out: What was drawn, `[W J P]`; the token is -1 after the end.
+    out: What was drawn, `[W J S]`; the token is -1 after the end.
     stuck: Whether the host must make room.
   """
 
@@ -75,8 +75,8 @@ def lay_out(
 def generate(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
-  prefix: Int[np.ndarray, 'P'],
-  rests: Sequence[Int[np.ndarray, '_']],
+  prefix: Int[np.ndarray, 'T'],
+  rests: Sequence[np.ndarray],
   addresses: Sequence[int],
   key: Array,
   role: int,
@@ -176,16 +176,16 @@ def _prefill(graphdef, params, role, tokens, prefix, *, size) -> Pages:
 def _relaid(
   old: Pages | None,
   fresh: Pages,
-  source: Int[Array, 'W N'],
-  into: Int[Array, 'W M'],
+  source: Int[Array, 'W B'],
+  into: Int[Array, 'W ...'],
 ) -> Pages:
   """Pages laid out anew, a layer at a time: no more than one is there twice.
 
   Args:
-    old: `W * O` pages, or none.
-    fresh: `W * M` more.
+    old: `W` shards of pages, or none.
+    fresh: as many more.
     source: Which of the old a page is.
-    into: Which page each of the fresh becomes; `N` is none.
+    into: Which page each of the fresh becomes; `B` is none.
   """
   k, v = [], []
   for i, more in enumerate(zip(*fresh, strict=True)):
@@ -256,7 +256,7 @@ def _advance(
   prefix: Pages | None,
   levels: tuple[Level, ...],
   newest: Pages,
-  packed: Int[Array, 'W J F'],
+  packed: Int[Array, 'W J ...'],
   lead: Int[Array, 'W U'],
   hungry: Bool[Array, 'W'],
   limits: Int[Array | np.ndarray, '4'],
@@ -370,7 +370,7 @@ def _advance(
   return jax.lax.while_loop(going_on, body, carry)
 
 
-def _uniforms(key, addresses, numbers, begin, size) -> Float[Array, 'W J P']:
+def _uniforms(key, addresses, numbers, begin, size) -> Float[Array, 'W J S']:
   """One number per token: by its prompt's address, its sample, its place."""
 
   def of_sample(address, number, begin):

@@ -165,7 +165,7 @@ class Desk:
       lead: Sample that leads each row, int[W, U].
       token: Drawn last, int[W, J].
       alive: Which samples go on, bool[W, J].
-      *drawn: Tokens, -1 after the end, and both log-probs, [W, J, P].
+      *drawn: Tokens, -1 after the end, and both log-probs, [W, J, S].
     """
     s, new = self.samples, [x[:, :, self.slot : slot] for x in drawn]
     was = s.alive > 0

@@ -152,7 +152,7 @@ def generate(
       put(turn.hungry),
       turn.limits,
       group=desk.group,
-      sampling=sampling,
+      sampling=sampling.of_token(),
       eos_ids=eos_ids,
       tensor=tensor,
     )

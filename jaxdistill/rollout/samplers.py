@@ -47,6 +47,15 @@ class Sampling:
     if not 0 <= self.greedy <= self.samples:
       raise ValueError(f'greedy is {self.greedy} of {self.samples} samples')
 
+  def of_token(self) -> 'Sampling':
+    """The same in what one draw depends on; the rest as small as may be."""
+    every = self.greedy == self.samples
+    greedy = min(self.greedy, 1) if every else self.greedy
+    samples = greedy if every else greedy + 1
+    return dataclasses.replace(
+      self, samples=max(samples, 1), max_tokens=1, greedy=greedy
+    )
+
 
 class Draw(NamedTuple):
   """Tokens and their two log-probs."""

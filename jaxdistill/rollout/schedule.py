@@ -145,6 +145,10 @@ class Desk:
     self.size = PAGE if widest > PAGE else bucket(widest, 4)
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
+    # Small ones cost little each; all rows at once is what long answers come
+    # to, so that room is exact.
+    rooms = [_LEAST, 4 * _LEAST, *(_LEAST * 2**k for k in range(4, 24))]
+    self.rooms = [room for room in rooms if room < j] + [max(j, _LEAST)]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)
     self.slot = self.rows = self.own_room = self.text_room = 0
@@ -221,7 +225,7 @@ class Desk:
     )
     if not rows:
       return Turn(0)
-    moved = self._stand(first, leaders, begun, power(rows, _LEAST))
+    moved = self._stand(first, leaders, begun, self._room(rows))
     closed = full and going
     if closed or copied:
       closed = self._lay_out(leaders, parents, power(owned, rows // 2), full)
@@ -254,6 +258,10 @@ class Desk:
       np.full(self.here, bool(self.waiting)),
       self._limits(waits),
     )
+
+  def _room(self, rows: int) -> int:
+    """The smallest room for so many rows: few, so that few programs exist."""
+    return next(room for room in self.rooms if room >= rows)
 
   def responses(self) -> list[list[Response]]:
     """By prompt its responses, when all is done."""
@@ -458,7 +466,7 @@ class Desk:
 
   def _limits(self, waits: int) -> np.ndarray:
     """See `Turn.limits`."""
-    fewer = self.rows // 2 if self.rows > _LEAST else 0
+    fewer = max((room for room in self.rooms if room < self.rows), default=0)
     places = self.samples.row.shape[1] // self.group
     free = self.most - max(self.group, self.most // 8)
     idle = places - max(places // 8, 1)

@@ -147,7 +147,7 @@ class Desk:
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
     # to, so that room is exact.
-    rooms = [_LEAST, 4 * _LEAST, *(_LEAST * 2**k for k in range(4, 24))]
+    rooms = [_LEAST, *(4 * _LEAST * 2**k for k in range(20))]
     self.rooms = [room for room in rooms if room < j] + [max(j, _LEAST)]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)

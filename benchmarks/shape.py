@@ -4,7 +4,8 @@
 2 key heads, 512 tokens, tied. All sides read the same directory.
 
 Two sets of weights of this one shape. `random`: nearly even odds for all
-tokens, so that samples part at once. `counting`: the model counts down to its
+tokens but the padding and the end mark, which have none, so that samples part at once and all
+answers are as long as may be. `counting`: the model counts down to its
 end mark, so that the last token of a prompt says how long the answer is,
 whoever generates it; nothing else is needed to give answers lengths.
 """
@@ -61,6 +62,8 @@ def write(folder: str, kind: str, spellings: int = 1) -> None:
   }
   if kind == 'counting':
     _count(tensors, spellings)
+  else:
+    _never_end(tensors)
   path = pathlib.Path(folder)
   path.mkdir(parents=True, exist_ok=True)
   (path / 'config.json').write_text(json.dumps(CONFIG, indent=1) + '\n')
@@ -138,6 +141,16 @@ def lengths(n: int, median: float, limit: int, sigma: float = 0.7) -> list[int]:
   draw = np.random.default_rng(1).normal(size=n)
   seen = np.rint(median * np.exp(sigma * draw)).astype(int)
   return np.clip(seen, 1, limit).tolist()
+
+
+def _never_end(tensors: dict[str, np.ndarray]) -> None:
+  """One channel is the same everywhere, and what marks are told by."""
+  for name, x in tensors.items():
+    if 'o_proj' in name or 'down_proj' in name:
+      x[_OPEN] = 0  # nothing is added to it
+  embedding = tensors['model.embed_tokens.weight']
+  embedding[:, _OPEN] = 0.1
+  embedding[[PAD, END], _OPEN] = -50.0
 
 
 _FLAT = 30.0  # where silu is the identity

@@ -85,8 +85,8 @@ class Sides:
     trees = dict(tree.split('=', 1) for tree in args.tree)
     named = {}
     for side, python in pythons.items():
-      if side == 'ours' and trees:
-        named |= {f'ours{_MARK}{tree}': python for tree in trees}
+      if side.startswith('ours') and trees:
+        named |= {f'{side}{_MARK}{tree}': python for tree in trees}
       elif python:
         named[side] = python
     return cls(script, named, trees, args.lock or '')
@@ -110,7 +110,7 @@ class Sides:
       'TOKENIZERS_PARALLELISM': 'false',
       'TF_CPP_MIN_LOG_LEVEL': '2',
     }
-    if kind != 'ours':
+    if not kind.startswith('ours'):
       environment.pop('PYTHONPATH', None)
     elif tree:
       environment['PYTHONPATH'] = os.path.abspath(self.trees[tree])

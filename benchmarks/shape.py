@@ -3,11 +3,11 @@
 3,279,616 weights: a Qwen3 of 4 layers, width 256, MLP 768, 4 heads of 64 with
 2 key heads, 512 tokens, tied. All sides read the same directory.
 
-Two sets of weights of this one shape. `random`: nearly even odds for all
-tokens but the padding and the end mark, which have none, so that samples part at once and all
-answers are as long as may be. `counting`: the model counts down to its
-end mark, so that the last token of a prompt says how long the answer is,
-whoever generates it; nothing else is needed to give answers lengths.
+Two sets of weights of this one shape. `random`: the padding and the end mark
+have no odds and all other tokens nearly even ones, so that samples part at once
+and answers are as long as may be. `counting`: the model counts down to its end
+mark, so that the last token of a prompt says how long the answer is, whoever
+generates it; nothing else is needed to give answers lengths.
 """
 
 import json

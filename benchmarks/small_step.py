@@ -9,6 +9,7 @@ what is equal and what is not.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -76,7 +77,7 @@ def pay(n: int) -> list[float]:
 
 
 def gaps(times: list[float]) -> list[float]:
-  return [b - a for a, b in zip(times, times[1:], strict=False)]
+  return [b - a for a, b in itertools.pairwise(times)]
 
 
 def warm(found: dict) -> float:
@@ -151,17 +152,16 @@ def ours(job: dict, **changes) -> dict:
     'eval.samples': 1,
     'eval.max_tokens': 1,
   }
-  with tempfile.TemporaryDirectory() as folder:
-    with jd.steps(config, folder, **changes) as steps:
-      lengths = [line['rollout/length'] for line in steps if _trained(line)]
-      seen = steps.loop.run.task.seen
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    jd.steps(config, folder, **changes) as steps,
+  ):
+    name = 'rollout/length'  # the line of the end has none
+    lengths = [line[name] for line in steps if name in line]
+    seen = steps.loop.run.task.seen
   times = [when - begin for when in seen[::PROMPTS]]
   _check(lengths)
   return {'version': f'jax {jax.__version__}', 'times': times}
-
-
-def _trained(line: dict) -> bool:
-  return 'rollout/length' in line
 
 
 def _check(lengths) -> None:
@@ -170,7 +170,7 @@ def _check(lengths) -> None:
 
 
 def ours_fitted(job: dict) -> dict:
-  """The same with sequences that hold a problem, and no more than a step has."""
+  """The same, with as many sequences as a step has problems, of their size."""
   return ours(
     job,
     **{

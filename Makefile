@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quickstart test check lint
+.PHONY: setup quickstart test check lint bench
 
 setup: .venv/ready
 
@@ -27,3 +27,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The short form of benchmarks/, within 10 minutes. Peers: make bench
+# TUNIX=PYTHON TORCH=PYTHON, of environments as benchmarks/README.md has them.
+bench: setup
+	$(BIN)/python benchmarks/rollout.py --quick --runs 1 --seconds 2 --tunix '$(TUNIX)' --transformers '$(TORCH)'
+	$(BIN)/python benchmarks/small_step.py --runs 1 --tunix '$(TUNIX)' --trl '$(TORCH)'
+	$(BIN)/python benchmarks/roofline.py --runs 1
+	$(BIN)/python benchmarks/parts.py --only quickstart --steps 4

@@ -213,7 +213,7 @@ class Desk:
     ]
     begun = self._admit()
     widths = [len(self.rests[p]) - 1 for of in begun for p, _ in of.values()]
-    rows, going, copied, owned, most, width, kept, waits = dist.agree_max(
+    rows, going, copied, owned, most, width, kept = dist.agree_max(
       max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
       max(map(len, leaders)),
       int(copied),
@@ -221,7 +221,6 @@ class Desk:
       max(map(len, begun)),
       max(widths, default=0),
       max(self._pages_of_texts(w, of) for w, of in enumerate(begun)),
-      len(self.waiting),
     )
     if not rows:
       return Turn(0)
@@ -256,7 +255,7 @@ class Desk:
       np.stack(s, -1).astype(np.int32),
       self.lead,
       np.full(self.here, bool(self.waiting)),
-      self._limits(waits),
+      self._limits(),
     )
 
   def _room(self, rows: int) -> int:
@@ -464,7 +463,7 @@ class Desk:
     (longest,) = dist.agree_max(longest)
     return lo, hi, start, after, by, at, np.int32((longest - 1).bit_length())
 
-  def _limits(self, waits: int) -> np.ndarray:
+  def _limits(self) -> np.ndarray:
     """See `Turn.limits`."""
     fewer = max((room for room in self.rooms if room < self.rows), default=0)
     places = self.samples.row.shape[1] // self.group

@@ -95,7 +95,7 @@ def _check_hosts(devices: np.ndarray) -> None:
 
 
 def sharding(
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   axes: Sequence[str | None],
   shape: Sequence[int] | None = None,
   rules: dict = RULES,
@@ -141,10 +141,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-  """Pins an activation's layout by logical names; nothing without a mesh."""
-  if jax.sharding.get_abstract_mesh().empty:
+  """Pins an activation's layout by logical names; nothing without a mesh.
+
+  A dimension that its mesh axes do not divide stays whole.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return x
-  spec = PartitionSpec(*(RULES[a] if a else None for a in axes))
+  spec = sharding(mesh, axes, x.shape).spec
   return jax.lax.with_sharding_constraint(x, spec)
 
 

@@ -254,7 +254,7 @@ class Decoder(nnx.Module):
 
     def paged(x, *order):
       x = x.reshape(-1, size, *x.shape[2:]).transpose(0, *order)
-      return constrain(x, 'batch' if b > 1 else None, 'kv_heads', None, None)
+      return constrain(x, 'batch', 'kv_heads', None, None)
 
     return Pages(
       tuple(paged(x, 2, 3, 1) for x in k), tuple(paged(x, 2, 1, 3) for x in v)

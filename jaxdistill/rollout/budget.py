@@ -60,7 +60,7 @@ def sample_bytes(
   # Full pages, of which there is room for a power of two, and the newest.
   own = size * (power(-(-sampling.max_tokens // size)) + 1)
   logits = 3 * 4 * c.vocab_size // tensor
-  return token * (own + -(-2 * prompt // sampling.samples)) + logits
+  return token * (own + -(-4 * prompt // sampling.samples)) + logits
 
 
 @functools.cache
@@ -73,5 +73,7 @@ def _left(mesh: Mesh) -> int:
       there = min(there, int(limit))
     return there // 4 // len(mesh.local_devices)
   stats = device.memory_stats() or {}
-  left = stats.get('bytes_limit', 16 * _GIB) - stats.get('bytes_in_use', 0)
-  return left * 7 // 10
+  limit = stats.get('bytes_limit', 16 * _GIB)
+  # What there is may be there once more, laid out to decode with.
+  left = limit - 2 * stats.get('bytes_in_use', 0)
+  return max(left, limit // 20) * 7 // 10

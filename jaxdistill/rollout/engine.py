@@ -82,7 +82,7 @@ def generate(
   role: int,
   *,
   mesh: Mesh,
-  rows: int,
+  most: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
 ) -> list[list[Response]]:
@@ -100,7 +100,7 @@ def generate(
     key: PRNG key.
     role: Index of the role that answers.
     mesh: Over which rows are split.
-    rows: Most rows on each of its batch shards.
+    most: Most samples in flight on each of its batch shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
 
@@ -116,7 +116,7 @@ def generate(
     sampling=sampling,
     eos_ids=eos_ids,
     shards=dist.batch_shards(mesh),
-    most=rows,
+    most=most,
   )
   if not desk.asked:
     return []
@@ -182,7 +182,7 @@ def _relaid(
   """Pages laid out anew, a layer at a time: no more than one is there twice.
 
   Args:
-    old: `W` shards of pages, or none.
+    old: `W` shards of pages, or none; gone afterwards.
     fresh: as many more.
     source: Which of the old a page is.
     into: Which page each of the fresh becomes; `B` is none.
@@ -191,6 +191,8 @@ def _relaid(
   for i, more in enumerate(zip(*fresh, strict=True)):
     before = old and (old.k[i], old.v[i])
     of_k, of_v = _relaid_layer(before, more, source, into)
+    for x in before or ():
+      x.delete()
     k.append(of_k)
     v.append(of_v)
   return Pages(tuple(k), tuple(v))
@@ -350,9 +352,8 @@ def _advance(
     rows = jnp.max(jnp.sum(rows & carry.alive, 1))
     going = jnp.sum(carry.alive, 1)
     busy = jnp.sum(jnp.any(carry.alive.reshape(w, -1, group), -1), 1)
-    waiting = jnp.sum(hungry) > 0
-    refill = waiting & (jnp.sum(jnp.where(hungry, free - going, 0)) >= 0)
-    refill &= jnp.sum(jnp.where(hungry, idle - busy, 0)) >= 0
+    # On one shard both, or the host could give its places to nobody.
+    refill = jnp.any(hungry & (going <= free) & (busy <= idle))
     more = (carry.slot < size) & ~carry.stuck & (rows > fewer) & ~refill
     return (carry.slot == start) | more
 
@@ -367,7 +368,13 @@ def _advance(
     Draw(empty.astype(jnp.int32), empty, empty),
     jnp.array(False),
   )
-  return jax.lax.while_loop(going_on, body, carry)
+  end = jax.lax.while_loop(going_on, body, carry)
+  for_host = {'row': end.row, 'lead': end.lead, 'token': end.token}
+  for_host |= {'alive': end.alive, 'out': end.out}
+  for_host = jax.tree.map(
+    lambda x: dist.constrain(x, 'batch', *[None] * (x.ndim - 1)), for_host
+  )
+  return end._replace(**for_host)
 
 
 def _uniforms(key, addresses, numbers, begin, size) -> Float[Array, 'W J S']:

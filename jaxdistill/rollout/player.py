@@ -237,7 +237,7 @@ class Player:
       key,
       role,
       mesh=self.mesh,
-      rows=rows_within(
+      most=rows_within(
         self._config, sampling, longest, self.mesh, self.cache_gib
       ),
       sampling=sampling,

@@ -148,7 +148,8 @@ class Desk:
     # Small ones cost little each; all rows at once is what long answers come
     # to, so that room is exact.
     rooms = [_LEAST, *(4 * _LEAST * 2**k for k in range(20))]
-    self.rooms = [room for room in rooms if room < j] + [max(j, _LEAST)]
+    all_rows = max(self.most, _LEAST)
+    self.rooms = [room for room in rooms if room < all_rows] + [all_rows]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)
     self.slot = self.rows = self.own_room = self.text_room = 0
@@ -225,9 +226,10 @@ class Desk:
     if not rows:
       return Turn(0)
     moved = self._stand(first, leaders, begun, self._room(rows))
-    closed = full and going
-    if closed or copied:
-      closed = self._lay_out(leaders, parents, power(owned, rows // 2), full)
+    if (full and going) or copied:
+      closed = self._lay_out(
+        leaders, parents, power(owned, self.rows // 2), full
+      )
     else:
       closed = None
       self.own = [
@@ -264,13 +266,10 @@ class Desk:
 
   def responses(self) -> list[list[Response]]:
     """By prompt its responses, when all is done."""
-    tokens, logp, kept = self.drawn
-    each = [
-      Response(tokens[i, :n], logp[i, :n], kept[i, :n], bool(stopped))
-      for i, (n, stopped) in enumerate(
-        zip(self.lengths, self.stopped, strict=True)
-      )
-    ]
+    each = []
+    for i, n in enumerate(self.lengths):
+      tokens, logp, kept = (x[i, :n].copy() for x in self.drawn)
+      each.append(Response(tokens, logp, kept, bool(self.stopped[i])))
     g = self.per_prompt
     return [each[i : i + g] for i in range(0, len(each), g)]
 
@@ -469,7 +468,7 @@ class Desk:
     places = self.samples.row.shape[1] // self.group
     free = self.most - max(self.group, self.most // 8)
     idle = places - max(places // 8, 1)
-    return np.array([self.slot, fewer, max(free, 0), idle], np.int32)
+    return np.array([self.slot, fewer, free, idle], np.int32)
 
 
 def power(n: int, least: int = 1) -> int:

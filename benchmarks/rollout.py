@@ -299,15 +299,18 @@ def ours(job: dict):
     'tokenizer': Ids(),
     'mesh': mesh,
     'shapes': Shapes(64, 16),
-    # How much at once: by prompts, or by responses.
+    # How much at once, of a tree before there was `cache_gib`.
     'max_prompts': max(job['rows'] // job['samples'], 1),
-    'max_rows': job['rows'],
-    'rows': job['rows'],
-    'slots': job['rows'],
   }
-  fields = [f.name for f in dataclasses.fields(Player) if f.name in values]
-  player = Player(**{name: values[name] for name in fields})
   sampling = Sampling(samples=job['samples'], max_tokens=job['limit'])
+  fields = [f.name for f in dataclasses.fields(Player)]
+  if 'cache_gib' in fields:
+    from jaxdistill.rollout.budget import sample_bytes
+
+    config = nnx.merge(graphdef, params).config
+    one = sample_bytes(config, sampling, job['prompt'], 1)
+    values['cache_gib'] = (job['rows'] * one + 0.5) / 2**30
+  player = Player(**{name: values[name] for name in fields if name in values})
   prompts = [
     Prompt('solver', text, address=i) for i, text in enumerate(_texts(job))
   ]

@@ -25,7 +25,6 @@ def get_config():
   config.optimizer.weight_decay = 0.05
   config.anchors = {'past': 'every:50'}
   config.eval.problems = 200
-  config.batch.sequences = 16
   # Of a model that is only learning to read, accuracy goes up and down.
   config.guard.every, config.guard.act = 0, False
   return config

@@ -28,5 +28,4 @@ def get_config():
   config = read_config(str(here.with_name(name)), ())
   config.model = 'hf:meta-llama/Llama-3.2-3B-Instruct'
   config.eval.problems = 1024
-  config.max_prompts = 32
   return config

@@ -30,7 +30,6 @@ def get_config():
   config.eval.problems = 512
   config.eval.samples = 1
   config.eval.max_tokens = 8
-  config.max_prompts = 48
   config.method.problems = 16
   config.method.proposals = 4
   config.method.samples = 8
@@ -45,5 +44,4 @@ def get_config():
   config.optimizer.steps = 45
   config.batch.length = 384
   config.batch.sequences = 1
-  config.batch.microbatches = 4
   return config

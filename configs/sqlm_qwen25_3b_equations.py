@@ -31,7 +31,4 @@ def get_config():
   config.eval.max_tokens = 3072
   config.method.max_problem_tokens = 96
   config.method.max_tokens = 3072
-  config.max_prompts = 128
-  config.batch.length = 4096
-  config.batch.sequences = 8
   return config

@@ -27,7 +27,7 @@ the anchor are 50 GB in float32, gradients 25 more, the weights it began with
 12, shared out evenly; and while it writes each GPU has the policy and the
 anchor whole, 31 GB with the copy to decode with, beside its share of keys and
 values: 19 GB in all, at times held three times over. One GPU of 141 GB:
-`--config.mesh.fsdp=1 --config.max_prompts=32`. On disk a checkpoint is 37 GB
+`--config.mesh.fsdp=1`. On disk a checkpoint is 37 GB
 (three may be there at once), the anchor 12.
 """
 
@@ -39,7 +39,7 @@ def get_config():
   config.model = 'hf:Qwen/Qwen2.5-3B-Instruct'
   config.task = 'arithmetic:mul:3,3:think'
   config.dtype = 'bfloat16'  # of compute; weights are float32
-  config.remat = True
+  config.remat = 'full'
   config.trainable = 'full'
   config.roles = 'shared'
   config.steps = 100
@@ -66,9 +66,6 @@ def get_config():
   config.optimizer.b2 = 0.999
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip = 1.0
-  config.max_prompts = 128
-  config.batch.length = 2048
-  config.batch.sequences = 16
-  config.batch.microbatches = 4
+  config.batch.tokens = 8192
   config.mesh.fsdp = 4
   return config

@@ -25,7 +25,6 @@ def get_config():
   config = read_config(str(here.with_name(name)), ())
   config.model = 'hf:Qwen/Qwen3-0.6B'
   config.eval.problems = 1024
-  config.max_prompts = 8
-  config.batch.sequences = 8
+  config.batch.tokens = 16384
   config.mesh.fsdp = 1
   return config

@@ -27,7 +27,4 @@ def get_config():
   config.optimizer.warmup = 5
   config.optimizer.schedule = 'linear'
   config.optimizer.steps = 20
-  config.batch.length = 96
-  config.batch.sequences = 32
-  config.batch.microbatches = 12
   return config

@@ -24,6 +24,8 @@ class OptimizerConfig:
     eps: Added to the root of the second moment.
     weight_decay: Decoupled, on matrices only.
     clip: Largest global norm of a gradient, shared and role parts together.
+    offload: Whether the moments stay in the host's memory between steps; a step
+      fetches them and puts them back.
   """
 
   lr: float = 3e-4
@@ -35,6 +37,7 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: float = 0.0
   clip: float = 1.0
+  offload: bool = False
 
   def learning_rate(self) -> optax.Schedule:
     """The learning rate as a function of the optimizer step."""

@@ -8,11 +8,13 @@ One alphabet of axes, in shapes (`Float[Array, 'B T']`) and as suffixes of
 ragged lists (`rollouts_PG`); a letter is one thing everywhere:
 
   P problems       G samples of one   T tokens        R scored tokens of them
-  B sequences      M microbatches     C of a chunk, or choices
+  B sequences, or pages of keys   M microbatches
+  C of a chunk, or choices
   E candidates of inner trainings     X steps of these
   L layers         D width            N query heads   K key-value heads
   H width of one   F angles of one    V vocabulary    I, O sides of a linear
-  A rank           S slots of prompts that have been read
+  A rank           S slots of a page of keys
+  Q queries of a page, or blocks  Y blocks of keys
   W shards         J samples on one   U rows on one: samples alike so far
   Z whatever axes there are
 """

@@ -97,7 +97,7 @@ def test_it_goes_back_with_the_policy(bank):
     ('model:small-late', External('small-late')),
     ('model:hf:a/b@main', External('hf:a/b@main')),
     ('model:/a/b?dtype=bfloat16', External('/a/b', 'bfloat16')),
-    ('model:x?max_prompts=8&dtype=float32', External('x', 'float32', 8)),
+    ('model:x?cache_gib=1.5&dtype=float32', External('x', 'float32', 1.5)),
   ],
 )
 def test_other_models_are_rules(text, rule):
@@ -105,7 +105,7 @@ def test_other_models_are_rules(text, rule):
 
 
 @pytest.mark.parametrize(
-  'text', ['model:x?dtype=int8', 'model:x?size=2', 'model:x?max_prompts=-1']
+  'text', ['model:x?dtype=int8', 'model:x?size=2', 'model:x?cache_gib=-1']
 )
 def test_what_may_be_asked_of_another_model(text):
   with pytest.raises(ValueError, match='dtype=float32 or bfloat16'):

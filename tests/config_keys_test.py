@@ -70,8 +70,8 @@ def test_wrong_type(refused_keys, key, value, kind):
   'key',
   [
     *('steps', 'eval_every', 'checkpoint_every', 'keep_checkpoints', 'rank'),
-    *('max_prompts', 'eval.problems', 'eval.samples', 'eval.max_tokens'),
-    *('batch.length', 'batch.sequences', 'optimizer.lr', 'optimizer.clip'),
+    *('eval.problems', 'eval.samples', 'eval.max_tokens'),
+    *('batch.tokens', 'optimizer.lr', 'optimizer.clip'),
     *('method.problems', 'method.proposals', 'method.samples'),
     *('method.max_tokens', 'method.max_problem_tokens', 'method.temperature'),
     *('method.epochs', 'method.minibatches', 'mesh.fsdp', 'mesh.tensor'),
@@ -101,6 +101,17 @@ def test_sizes_that_may_be_zero_are_not_negative(refused_keys, key):
   configs.check(config)
 
 
+@pytest.mark.parametrize('value', [True, 'True', 'full'])
+def test_truth_values_name_what_is_recomputed(value):
+  assert configs.read_config(CONFIG, [('remat', value)]).remat == 'full'
+  old = configs.base_config('sqlm')
+  old.remat = bool(value)  # as in a file of before
+  for overrides, name in (((), 'full'), ([('remat', 'False')], 'none')):
+    found = configs.complete(old, overrides)
+    configs.check(found)
+    assert found.remat == name
+
+
 def test_mesh_that_does_not_fit(refused_keys):
   said = refused_keys('mesh.fsdp=3')
   assert '3' in said and '8' in said and 'fsdp' in said
@@ -124,6 +135,9 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('roles', 'head', 'heads, adapter or shared'),
     ('trainable', 'ful', "nearest is 'full'"),
     ('dtype', 'float33', "nearest is 'float32'"),
+    ('attention', 'chunk', "nearest is 'chunked'"),
+    ('remat', 'dot', "nearest is 'dots'"),
+    ('remat', '3', "config.remat is '3'; there are none, dots, full"),
     ('optimizer.schedule', 'cosin', 'constant, cosine, linear'),
     ('method.top_p', '1.5', 'top_p'),
     ('method.temperature', '-1.0', 'temperature'),

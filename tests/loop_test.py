@@ -23,7 +23,6 @@ def small(method='sqlm', **changes):
   if 'max_tokens' in config.method:
     config.method.max_tokens = 40
   config.anchors = {'past': 'every:2'}
-  config.batch.sequences = 8
   config.guard.every, config.guard.act = 0, False
   for key, value in changes.items():
     config[key] = value

@@ -24,6 +24,7 @@ from jaxdistill.models import (
   scoring,
 )
 from jaxdistill.models.linear import RoleDelta, product
+from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import Rope
 
 TINY = dataclasses.replace(tiny.TINY, rope=Rope(100.0), norm_eps=1e-3)
@@ -134,11 +135,30 @@ def test_recomputation_changes_no_derivative():
   def loss(model):
     return jnp.mean(model(jnp.asarray(TOKENS)) ** 2)
 
-  found = [nnx.jit(nnx.grad(loss))(make_model(remat=x)) for x in (True, False)]
-  recomputed, kept = map(jax.tree.leaves, found)
-  assert all(np.abs(x).max() > 0 for x in kept)
-  for x, y in zip(recomputed, kept, strict=True):
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+  found = {
+    name: jax.tree.leaves(nnx.jit(nnx.grad(loss))(make_model(remat=name)))
+    for name in REMAT
+  }
+  assert all(np.abs(x).max() > 0 for x in found['none'])
+  for name in ('dots', 'full'):
+    for x, y in zip(found[name], found['none'], strict=True):
+      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_less_is_kept_by_each_name():
+  def kept(remat):
+    graphdef, state = nnx.split(make_model(remat=remat))
+
+    def loss(state):
+      return jnp.sum(nnx.merge(graphdef, state)(jnp.asarray(TOKENS)))
+
+    _, pullback = jax.vjp(loss, state)
+    return sum(x.size for x in jax.tree.leaves(pullback))
+
+  assert kept('none') > kept('dots') > kept('full')
+  # Truth values of older files.
+  assert make_model(remat=True).config == make_model(remat='full').config
+  assert make_model(remat=False).config.remat == 'none'
 
 
 def test_bfloat16_is_near_float32_and_gives_float32():

@@ -76,7 +76,8 @@ def test_a_pair_longer_than_a_sequence_makes_it_longer(one_device):
   assert batch.reading.tokens.shape == (1, 1, 32)
   alone = RowSet('', [row(draw, [p], 11) for p in (1, 2)])
   batch, _ = make_batch(alone, 0, one_device, Shapes(16, 1))
-  assert batch.reading.tokens.shape == (2, 1, 16)
+  assert batch.reading.tokens.shape == (32, 1, 16)
+  assert batch.microbatches == 2
 
 
 def test_pairs_are_numbered_by_hand(one_device):

@@ -65,7 +65,7 @@ def make_player(mesh, seed=0, **changes):
     for path, variable in nnx.to_flat_state(state):
       variable.set_value(fill(path, variable))
   player = Player(
-    graphdef, params, deltas.roles, TOKENIZER, mesh, Shapes(64, 16), 64
+    graphdef, params, deltas.roles, TOKENIZER, mesh, Shapes(64, 16)
   )
   return dataclasses.replace(player, **changes)
 
@@ -77,7 +77,7 @@ def _logits(model, tokens, role):
 
 def logits_of(player, sequences, role=1):
   """Logits of whole sequences, float64, in one forward pass each."""
-  tokens = np.zeros((24, 48), np.int32)
+  tokens = np.zeros((48, 48), np.int32)
   for i, sequence in enumerate(sequences):
     tokens[i, : len(sequence)] = sequence
   model = nnx.merge(player.graphdef, *player.params)

@@ -19,8 +19,7 @@ from players import (
 )
 
 from jaxdistill import dist
-from jaxdistill.rollout import FIELDS, Sampling, engine, policy_rows
-from jaxdistill.rollout.engine import generate, lay_out
+from jaxdistill.rollout import FIELDS, Sampling, policy_rows
 from jaxdistill.rollout.player import _prefix
 from jaxdistill.rollout.samplers import draw, keep_top_k, keep_top_p
 from jaxdistill.types import Prompt
@@ -147,14 +146,6 @@ def test_samples_depend_on_key_row_and_sample(one_device):
   assert len(set(texts)) == len(texts) == 12
 
 
-def test_many_prompts_go_in_chunks(one_device):
-  player = make_player(one_device, max_prompts=4)
-  chunked = player.generate(PROMPTS, BASE, KEY)
-  assert [r.prompt for r, *_ in chunked] == PROMPTS
-  whole = dataclasses.replace(player, max_prompts=64)
-  assert_same(flat(chunked), flat(whole.generate(PROMPTS, BASE, KEY)))
-
-
 def test_nothing_asked_nothing_answered(one_device):
   player = make_player(one_device)
   assert player.generate([], BASE, KEY) == []
@@ -183,28 +174,6 @@ def test_other_meshes_share_what_prompts_begin_with(one_device):
   assert_same(flat(sharded), flat(expected))
 
 
-def test_smaller_and_larger_rooms_give_the_same_samples(
-  one_device, monkeypatch
-):
-  player, rooms = make_player(one_device), []
-  cold = dataclasses.replace(BASE, temperature=0.5)  # rows part slowly
-  expected = player.generate(PROMPTS, cold, KEY)
-  advance = engine._advance
-
-  def noted(*args, room, **more):
-    rooms.append(room)
-    return advance(*args, room=room, **more)
-
-  monkeypatch.setattr(engine, '_advance', noted)
-  monkeypatch.setattr(engine, '_LEAST', 3)
-  advance.clear_cache()  # the least room is in its programs
-  found = player.generate(PROMPTS, cold, KEY)
-  advance.clear_cache()
-  steps = np.diff(rooms)
-  assert (steps > 0).any() and (steps < 0).any()
-  assert_same(flat(found), flat(expected))
-
-
 def test_the_first_samples_may_be_greedy(one_device):
   player = make_player(one_device)
   mixed = player.generate(PROMPTS[:4], dataclasses.replace(BASE, greedy=1), KEY)
@@ -226,7 +195,8 @@ def test_a_large_vocabulary_is_drawn_from_by_inversion():
   uniform = np.linspace(0, 1, 4000, endpoint=False, dtype=np.float32)
   rows = np.arange(4000)[None] % 2
   arrays = map(jnp.asarray, (logits, rows, uniform[None]))
-  token, logp, _ = draw(*arrays, Sampling(samples=2))
+  numbers = jnp.zeros((1, 4000), jnp.int32)
+  token, logp, _ = draw(*arrays, numbers, Sampling(samples=2))
   p = softmax(logits[0].astype(np.float64))
   ends = np.cumsum(p, -1)
   for u, row, found, lp in zip(
@@ -252,42 +222,6 @@ def test_responses_end_at_the_end_mark_or_are_cut(one_device):
     np.testing.assert_array_equal(
       r.prompt_T, [1, *TOKENIZER.encode(r.prompt.text)]
     )
-
-
-def test_after_the_end_there_is_nothing(one_device):
-  player = make_player(one_device)
-  lengths = [len(player.encode(p)) for p in PROMPTS[:3]] + [0]
-  prompts = np.zeros((4, 32), np.int32)
-  for i, n in enumerate(lengths[:3]):
-    prompts[i, 32 - n :] = player.encode(PROMPTS[i])
-  tokens, logp, kept, ended = map(
-    np.asarray,
-    generate(
-      player.graphdef,
-      player.params,
-      lay_out(player.graphdef, player.params, np.int32(1)),
-      np.zeros(0, np.int32),
-      jnp.asarray(prompts),
-      jnp.asarray(lengths, jnp.int32),
-      jnp.asarray([p.address for p in PROMPTS[:4]], jnp.int32),
-      KEY,
-      np.int32(1),
-      shards=1,
-      sampling=BASE,
-      eos_ids=TOKENIZER.eos_ids,
-    ),
-  )
-  expected = player.generate(PROMPTS[:3], BASE, KEY)
-  for i, rollouts_G in enumerate(expected):
-    for g, r in enumerate(rollouts_G):
-      n = len(r.tokens_T)
-      np.testing.assert_array_equal(tokens[i, g, :n], r.tokens_T)
-      for values in (tokens, logp, kept):
-        assert not values[i, g, n:].any()
-      assert ended[i, g] == (r.finish == 'stop')
-  assert (ended & (tokens[..., -1] == 0)).any()
-  for values in (tokens[3], logp[3], kept[3], ended[3]):  # an empty row
-    assert not values.any()
 
 
 # Frequencies. The statistic is about df with a deviation of sqrt(2 df); the

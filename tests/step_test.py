@@ -15,6 +15,7 @@ from steps import (
   HEADS,
   LORA,
   MESHES,
+  METHODS,
   NO_ROLES,
   NOTHING,
   ONE_BATCH,
@@ -42,6 +43,7 @@ from jaxdistill.models import Decoder
 from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
+  make_step,
   param_shardings,
   place,
   split_params,
@@ -98,6 +100,31 @@ def test_a_state_stays_where_it_is():
     state, _ = compiled('sft', HEADS)(state, NOTHING, {}, (batch,))
   for x, sharding in zip(jax.tree.leaves(state), before, strict=True):
     assert x.sharding.is_equivalent_to(sharding, x.ndim)
+
+
+def test_offloaded_moments_take_the_same_steps():
+  mesh = dist.make_mesh(**MESHES['data=2,fsdp=2,tensor=2'])
+  away = dataclasses.replace(OPTIMIZER, offload=True)
+  graphdef, params, _ = split_params(make_model(HEADS), 'full')
+  with jax.set_mesh(mesh):
+    states, metrics = {}, {}
+    for optimizer in (OPTIMIZER, away):
+      step = make_step(graphdef, METHODS['sft'].loss, optimizer)
+      state = init_state(params, optimizer, mesh)
+      for i in range(3):
+        batch = batch_of('sft', make_rows(i), i % 2, mesh)
+        state, metrics[optimizer] = step(state, NOTHING, {}, (batch,))
+      states[optimizer] = state
+  assert_equal(states[OPTIMIZER], states[away])
+  assert_equal(metrics[OPTIMIZER], metrics[away])
+  moments = (
+    m
+    for opt in (states[away].shared_opt, states[away].role_opts)
+    for m in jax.tree.leaves((opt[0].mu, opt[0].nu))
+  )
+  assert {x.sharding.memory_kind for x in moments} == {'pinned_host'}
+  others = jax.tree.leaves((states[away].params, states[OPTIMIZER]))
+  assert 'pinned_host' not in {x.sharding.memory_kind for x in others}
 
 
 @pytest.mark.parametrize('deltas', [HEADS, ADAPTER], ids=['heads', 'adapter'])

@@ -23,7 +23,7 @@ RUNS = [p for p in TEXT if p not in COMPARISONS]
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {
   'dtype': 'float32',
-  'remat': False,
+  'remat': 'none',
   'steps': 2,
   'eval_every': 2,
   'checkpoint_every': 2,
@@ -32,7 +32,6 @@ SMALLEST = {
   'guard.problems': 2,
   'eval.samples': 2,
   'eval.max_tokens': 4,
-  'max_prompts': 1,  # few programs
   'method.problems': 2,
   'method.proposals': 3,
   'method.samples': 3,
@@ -43,7 +42,6 @@ SMALLEST = {
   'method.max_tokens': 4,
   'batch.length': 384,
   'batch.sequences': 2,
-  'batch.microbatches': 1,
   'mesh.fsdp': 1,
 }
 # Whatever is proposed can be asked: it counts as the last digit of its length,
@@ -190,7 +188,8 @@ def test_what_a_text_config_says_fits_together(config, tmp_path):
   dist.make_mesh(**found.mesh)  # of eight devices
   longest = max(found.method.max_tokens, found.method.max_problem_tokens)
   assert found.eval.max_tokens == found.method.max_tokens
-  assert longest + 128 <= found.batch.length  # a prompt goes before
+  room = found.batch.length or found.batch.tokens
+  assert longest + 128 <= room  # a prompt goes before
   assert f'configs/{config.name}' in python_file(str(config)).__doc__
 
 

@@ -118,14 +118,14 @@ class External:
   Attributes:
     model: As `config.model` names one.
     dtype: Compute dtype; empty: the run's.
-    max_prompts: Most prompts in one compiled call; 0: as many as the run's.
+    cache_gib: Of each device, for what it generates; 0: as the run's.
   """
 
   blends: ClassVar[bool] = False
   chooses: ClassVar[bool] = False
   model: str
   dtype: str = ''
-  max_prompts: int = 0
+  cache_gib: float = 0.0
 
   def pull(self, name, step, seen, mind):
     return 0.0, mind
@@ -150,8 +150,8 @@ def parse_rule(text: str) -> Rule:
   | `league:5`                   | is a random one of each 5th step's         |
   | `model:DIR`                  | is another model, as `config.model` says   |
 
-  `model:DIR?dtype=bfloat16&max_prompts=8` says how that model computes and how
-  many prompts it is asked at once.
+  `model:DIR?dtype=bfloat16&cache_gib=4` says how that model computes and
+  how much of each device its keys and values may take.
 
   Raises:
     ValueError: The text is none of these.
@@ -175,13 +175,14 @@ def parse_rule(text: str) -> Rule:
 def _external(text: str, value: str) -> External:
   model, _, options = value.partition('?')
   given = dict(urllib.parse.parse_qsl(options))
-  dtype, most = given.pop('dtype', ''), given.pop('max_prompts', '0')
-  if given or dtype not in ('', 'float32', 'bfloat16') or not most.isdecimal():
+  dtype = given.pop('dtype', '')
+  gib = _number(given.pop('cache_gib', '0'))
+  if given or dtype not in ('', 'float32', 'bfloat16') or not gib >= 0:
     raise ValueError(
       f'anchor rule {text!r}: after ? there may be dtype=float32 or bfloat16, '
-      'and max_prompts=N, with & between'
+      'and cache_gib=N, with & between'
     )
-  return External(model, dtype, int(most))
+  return External(model, dtype, gib)
 
 
 def _number(text: str) -> float:

@@ -8,7 +8,8 @@ from jaxdistill.batch.arrays import (
   stack,
   take_rows,
 )
-from jaxdistill.batch.packing import Place, Shapes, bucket, common, pack
+from jaxdistill.batch.layout import Shapes, bucket, lay_out
+from jaxdistill.batch.packing import Place, common, pack
 
 __all__ = [
   'Batch',
@@ -17,6 +18,7 @@ __all__ = [
   'Shapes',
   'bucket',
   'common',
+  'lay_out',
   'make_batch',
   'make_minibatches',
   'pack',

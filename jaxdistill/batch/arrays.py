@@ -17,16 +17,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxdistill import dist
-from jaxdistill.batch.packing import (
-  Layout,
-  Place,
-  Shapes,
-  bucket,
-  longest_of,
-  pack,
-  prompts_of,
-  units_of,
-)
+from jaxdistill.batch.layout import Layout, Shapes, lay_out
+from jaxdistill.batch.packing import Place, prompts_of, units_of
 from jaxdistill.types import Row, RowSet
 
 
@@ -95,14 +87,20 @@ class Batch:
     return dataclasses.replace(self, **picked)
 
   def summed(self, of: Callable[['Batch'], Any]) -> Any:
-    """The sum of `of(microbatch)`, a tree of arrays, over those with rows."""
+    """The sum of `of(microbatch)`, a tree of arrays, over those with rows.
+
+    Where there is room for one only, nothing is added and no second tree is
+    made.
+    """
 
     def one(i):
       return of(self.microbatch(i))
 
+    first = jnp.zeros((), jnp.int32)
+    if self.weight.shape[0] == 1:
+      return one(first)
     zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(one, jnp.zeros((), jnp.int32)),
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first)
     )
 
     def add(i, so_far):
@@ -172,38 +170,6 @@ _SCORED = ('targets', 'segments', 'weight')  # per scored token
 _ARRAYS = ('reading', 'teacher_reading', *_SCORED, 'pairs', 'fields')
 
 
-def lay_out(
-  row_set: RowSet, mesh: Mesh, shapes: Shapes
-) -> tuple[Layout, list[Place]]:
-  """Sizes of a set's arrays, agreed with all hosts, and this host's places.
-
-  Args:
-    row_set: This host's rows.
-    mesh: Over which the sequences are sharded.
-    shapes: What is asked for.
-  """
-  rows, hosts = row_set.rows, jax.process_count()
-  longest, taught = dist.agree_max(
-    longest_of(rows, 0), longest_of(rows, 1) if row_set.taught else 0
-  )
-  length = bucket(longest, shapes.length)
-  teacher_length = bucket(taught, shapes.length) if row_set.taught else 0
-  places, used = pack(rows, length, teacher_length)
-  most = max(
-    (p.scored + len(r.response_R) for p, r in zip(places, rows, strict=True)),
-    default=1,
-  )
-  used, most = dist.agree_max(used, most)
-  shards = dist.batch_shards(mesh)
-  per_host = shards * -(-shapes.sequences // shards) // hosts
-  count = max(-(-used // per_host), 1)
-  room = bucket(count, shapes.microbatches)
-  # No logits exist for other tokens than these; room for half of a sequence
-  # or for all of it, so that few programs exist.
-  scored = length // 2 if most <= length // 2 else length
-  return Layout(length, teacher_length, scored, room, count, per_host), places
-
-
 def make_batch(
   row_set: RowSet, role: int, mesh: Mesh, shapes: Shapes
 ) -> tuple[Batch, list[Place]]:
@@ -222,7 +188,7 @@ def make_batch(
     `sequence // n`, row `sequence % n` of this host's part, where `n` is its
     number of sequences per microbatch.
   """
-  layout, places = lay_out(row_set, mesh, shapes)
+  ((layout, places),) = lay_out([row_set], mesh, shapes)
   return fill(row_set, role, mesh, layout, places), places
 
 
@@ -364,12 +330,14 @@ def make_minibatches(
   """
   units = units_of(row_set.rows)
   parts = [
-    [row_set.rows[i] for unit in units[k::count] for i in unit]
+    dataclasses.replace(
+      row_set, rows=[row_set.rows[i] for unit in units[k::count] for i in unit]
+    )
     for k in range(count)
   ]
   batches = [
-    make_batch(dataclasses.replace(row_set, rows=part), role, mesh, shapes)[0]
-    for part in parts
+    fill(part, role, mesh, *laid)
+    for part, laid in zip(parts, lay_out(parts, mesh, shapes), strict=True)
   ]
   total = np.asarray(sum(b.total for b in batches) / count, np.float32)
   return [
@@ -386,11 +354,10 @@ def stack(
   What is not an array of the sequences (coefficients, `total`, ...) is stacked
   as well. The sets have the same fields and kind.
   """
-  laid = [lay_out(row_set, mesh, shapes) for row_set in row_sets]
-  layouts = [layout for layout, _ in laid]
-  most = Layout(*(max(sizes) for sizes in zip(*layouts, strict=True)))
   batches = [
-    fill(row_set, role, mesh, most._replace(used=layout.used), places)
-    for row_set, (layout, places) in zip(row_sets, laid, strict=True)
+    fill(row_set, role, mesh, *laid)
+    for row_set, laid in zip(
+      row_sets, lay_out(row_sets, mesh, shapes), strict=True
+    )
   ]
   return jax.tree.map(lambda *x: jnp.stack(x), *batches)

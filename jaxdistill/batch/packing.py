@@ -3,27 +3,11 @@
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxdistill.types import Row
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-  """How rows are laid out.
-
-  Attributes:
-    length: Tokens in a packed sequence; more where a row is longer.
-    sequences: Packed sequences in a microbatch, over all hosts.
-    microbatches: How many microbatches arrays have room for, more as needed;
-      empty ones are not computed, and fewer rows do not compile anew.
-  """
-
-  length: int = 128
-  sequences: int = 64
-  microbatches: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,38 +29,6 @@ class Place:
   scored: int
   order: int = 0
   teacher: tuple[int, int] = (0, 0)
-
-
-class Layout(NamedTuple):
-  """Sizes of a batch's arrays on each host; the same on all of them.
-
-  Attributes:
-    length: Tokens of a sequence.
-    teacher_length: Of one that a teacher reads; 0 where none does.
-    scored: Scored tokens of a sequence.
-    room: Microbatches that there is room for.
-    used: Microbatches that hold rows.
-    sequences: Sequences of this host in a microbatch.
-  """
-
-  length: int
-  teacher_length: int
-  scored: int
-  room: int
-  used: int
-  sequences: int
-
-
-def bucket(n: int, least: int = 1) -> int:
-  """The smallest `least * 2**k`, or 3/4 of it, that is at least `n`.
-
-  Always a multiple of `least`.
-  """
-  size = least
-  while size < n:
-    size *= 2
-  smaller = size // 4 * 3
-  return smaller if smaller >= max(n, least) and not smaller % least else size
 
 
 def common(a: np.ndarray, b: np.ndarray) -> int:

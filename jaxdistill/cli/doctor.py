@@ -379,6 +379,27 @@ def compilation() -> Iterator[Finding]:
   yield Finding('compilation', OK, f'{said} on {where}')
 
 
+def attention() -> Iterator[Finding]:
+  """Is attention in linear memory, as this device does it, the plain one?"""
+  import jax
+
+  from jaxdistill.models.attention import deviation
+
+  name = jax.default_backend()
+  form = 'pallas' if name in ('gpu', 'tpu') else 'chunked'
+  try:
+    apart = deviation(form)
+  except Exception as e:  # of whatever a compiler has
+    why = (str(e).splitlines() or [''])[0][:200]
+    yield Finding('attention', NOTE, f'{form}: {why}', _OTHER_ATTENTION)
+    return
+  said = f'{form}: its gradients are off by {apart:.1e} of the plain ones'
+  if not apart < 0.05:  # nan, too; products of bfloat16 on some devices
+    yield Finding('attention', NOTE, said, _OTHER_ATTENTION)
+  else:
+    yield Finding('attention', OK, said)
+
+
 def checkpoints() -> Iterator[Finding]:
   """A small checkpoint, written and read."""
   import jax.numpy as jnp
@@ -401,7 +422,8 @@ def checkpoints() -> Iterator[Finding]:
 
 
 PROBES = (versions, host, folders, extras, environment, devices)
-OWN_PROCESS = (imports, device_list, compilation, checkpoints)
+OWN_PROCESS = (imports, device_list, compilation, attention, checkpoints)
+_OTHER_ATTENTION = 'config.attention=chunked, or dense, does without'
 VITAL = (versions, folders, devices, *OWN_PROCESS)
 
 if __name__ == '__main__':

@@ -65,6 +65,7 @@ def build(config: Any) -> Run:
         # What moves is float32, so that small steps are not rounded away.
         trunk_dtype='float32' if config.trainable == 'full' else config.dtype,
         remat=config.remat,
+        attention=config.attention,
         seed=config.seed,
         mesh=mesh,
       )
@@ -85,7 +86,7 @@ def build(config: Any) -> Run:
       loaded=loaded,
       optimizer=OptimizerConfig(**config.optimizer),
       shapes=Shapes(**config.batch),
-      max_prompts=config.max_prompts,
+      cache_gib=config.rollout.cache_gib,
       mesh=mesh,
       anchors=dict(config.anchors),
       teachers=_load_teachers(config, task, mesh),
@@ -115,7 +116,7 @@ def _load_teachers(config: Any, task: Task, mesh: Mesh) -> dict[str, Teacher]:
           mesh=mesh,
         )
       loaded = _asked_by(task, loaded, config.think)
-      out[name] = Teacher(loaded, rule.max_prompts or config.max_prompts)
+      out[name] = Teacher(loaded, rule.cache_gib or config.rollout.cache_gib)
   return out
 
 
@@ -144,13 +145,17 @@ def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
 
 def _check_memory(config: Any, trains: bool) -> None:
   with refusing():
+    mesh = dist.make_mesh(**config.mesh)
+    if trains and config.optimizer.offload:
+      dist.pinned(dist.replicated(mesh))
     memory.check(
       store.describe(config.model),
       deltas_of(config),
-      dist.make_mesh(**config.mesh),
+      mesh,
       trainable=config.trainable,
       dtype=config.dtype,
       trains=trains,
+      offload=config.optimizer.offload,
       anchors=sum(
         not isinstance(parse_rule(anchor.rule), External)
         for anchor in anchors_of(method_of(config)).values()

@@ -14,6 +14,7 @@ from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import store
+from jaxdistill.models.remat import REMAT
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.spelling import among
 
@@ -114,8 +115,10 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
   for key, allowed in (
     ('guard.split', ('train', *HELD_OUT)),
+    ('remat', tuple(REMAT)),
     ('trainable', ('full', 'lora')),
     ('dtype', ('float32', 'bfloat16')),
+    ('attention', ('auto', 'dense', 'chunked', 'pallas')),
   ):
     if keys[key] not in allowed:
       near = among(keys[key], allowed)

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from jaxdistill import methods
 from jaxdistill.batch import Shapes
 from jaxdistill.data.tasks import python_file
 from jaxdistill.eval import GuardConfig, alarms
 from jaxdistill.methods.method import Method
+from jaxdistill.models.remat import named
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run.run import EvalConfig
 from jaxdistill.spelling import among
@@ -99,7 +100,9 @@ def base_config(method: str) -> ConfigDict:
   config.keep_checkpoints = 2
   config.model = 'small-late'
   config.dtype = 'float32'
-  config.remat = False
+  # Of any type, because it was a truth value: `read.complete` names it.
+  config.remat = FieldReference('none', field_type=object)
+  config.attention = 'auto'
   config.trainable = 'full'
   config.roles = 'heads'
   config.rank = 16
@@ -114,7 +117,7 @@ def base_config(method: str) -> ConfigDict:
   config.alarms = dict(alarms.DEFAULTS)
   config.eval = fields_of(EvalConfig())
   config.batch = fields_of(Shapes())
-  config.max_prompts = 512
+  config.rollout = {'cache_gib': 0.0}
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   return config
 
@@ -171,6 +174,8 @@ def _override(config: Any, key: str, text: Any) -> None:
     return
   if key not in keys:
     raise ConfigError(f'there is no config key {key!r}{among(key, keys)}')
+  if key == 'remat':
+    text = named(text == 'True' if text in ('True', 'False') else text)
   default = keys[key]
   kind = type(default).__name__
   try:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxdistill.config.checks import check_frame
 from jaxdistill.config.comparison import Comparison
 from jaxdistill.config.keys import ConfigError, override, python_module
+from jaxdistill.models.remat import named
 
 
 def read_config(path: str, overrides: Iterable[tuple[str, Any]]) -> ConfigDict:
@@ -36,6 +37,9 @@ def complete(
   """A copy of a config with overrides applied; see `read_config`."""
   config = ConfigDict(config.to_dict(), convert_dict=True)
   check_frame(config)
+  with config.ignore_type():
+    if 'remat' in config:
+      config.remat = named(config.remat)
   override(config, overrides)
   _make_absolute(config)
   return config

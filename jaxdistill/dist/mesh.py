@@ -119,6 +119,22 @@ def batch_shards(mesh: Mesh | AbstractMesh) -> int:
   return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
 
 
+def pinned(where: NamedSharding) -> NamedSharding:
+  """The same parts, in the memory of the hosts of their devices.
+
+  Raises:
+    ValueError: The devices cannot reach it.
+  """
+  for device in where.mesh.local_devices or ():
+    kinds = [memory.kind for memory in device.addressable_memories()]
+    if 'pinned_host' not in kinds:
+      raise ValueError(
+        f'optimizer.offload is True, but {device.device_kind} has no pinned '
+        f'memory of its host ({", ".join(kinds)})'
+      )
+  return where.with_memory_kind('pinned_host')
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+from jaxdistill.models.remat import named
 from jaxdistill.models.rope import Rope
 
 
@@ -47,7 +48,12 @@ class DecoderConfig:
     logit_cap: Soft cap on logits (Gemma 2); 0 is none.
     tie_embeddings: Whether the output projection is the embedding.
     dtype: Compute dtype, `float32` or `bfloat16`.
-    remat: Recompute each layer in the backward pass.
+    remat: What of each layer the backward pass computes again: `none`, `dots`
+      (all but products with weights) or `full`; True was `full`.
+    attention: How sequences are attended over: with all logits at once
+      (`dense`), in linear memory by XLA (`chunked`) or by kernels of TPU and
+      GPU (`pallas`; elsewhere as `chunked`), or as suits length and device
+      (`auto`).
   """
 
   vocab_size: int
@@ -73,7 +79,11 @@ class DecoderConfig:
   logit_cap: float = 0.0
   tie_embeddings: bool = True
   dtype: str = 'float32'
-  remat: bool = False
+  remat: str | bool = 'none'
+  attention: str = 'auto'
+
+  def __post_init__(self):
+    object.__setattr__(self, 'remat', named(self.remat))
 
   @property
   def kinds(self) -> tuple['Kind', ...]:

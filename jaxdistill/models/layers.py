@@ -1,5 +1,6 @@
 """What a block does besides attention, and both ends of the decoder."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.dist import constrain
-from jaxdistill.models.attention import soft_cap
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.rope import rotate
+from jaxdistill.models.softmax import soft_cap
 
 _ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
 
@@ -24,31 +25,22 @@ class Resolved(NamedTuple):
   head: Weights
 
 
-class Unrolled(NamedTuple):
-  """The same, with each layer by itself."""
-
-  embed: Array
-  layers: list[dict[str, Array | Weights]]
-  norm: Array
-  head: Weights
-
-
 def embed(
-  tokens: Int[Array, 'B T'], weights: Resolved | Unrolled, config: DecoderConfig
+  tokens: Int[Array, 'B T'], table: Float[Array, 'V D'], config: DecoderConfig
 ) -> Float[Array, 'B T D']:
   """Embeddings, scaled as the config says, in the compute dtype."""
-  x = weights.embed.astype(config.dtype)[tokens]
+  x = table.astype(config.dtype)[tokens]
   x = x * jnp.asarray(config.embed_scale, config.dtype)
   return constrain(x, 'batch', None, None)
 
 
 def unembed(
   hidden: Float[Array, '*Z D'],
-  weights: Resolved | Unrolled,
+  head: Weights,
   config: DecoderConfig,
 ) -> Float[Array, '*Z V']:
   """Logits, float32."""
-  logits = apply(hidden, weights.head, jnp.float32)
+  logits = apply(hidden, head, jnp.float32)
   return soft_cap(logits, config.logit_cap)
 
 
@@ -71,13 +63,33 @@ def project(
 ]:
   """Queries, scaled, and keys, both rotated; and values."""
   c, h = config, rms_norm(x, layer['attention_norm'], config.norm_eps)
-  heads = (*x.shape[:-1], -1, c.head_dim)
-  q, k, v = (apply(h, layer[name]).reshape(heads) for name in 'qkv')
+  q, k, v = (apply(h, layer[name]) for name in 'qkv')
+  q, k = normed_heads(q, k, layer, turned, c)
+  return q, k, v.reshape(k.shape)
+
+
+def normed_heads(
+  q: Float[Array, 'B T ...'],
+  k: Float[Array, 'B T ...'],
+  layer: dict,
+  turned: Float[Array, 'B T 2 F'],
+  config: DecoderConfig,
+) -> tuple[Float[Array, 'B T N H'], Float[Array, 'B T K H']]:
+  """Queries, scaled, and keys, both normalised by head and rotated."""
+  c, heads = config, (*q.shape[:2], -1, config.head_dim)
+  q, k = q.reshape(heads), k.reshape(heads)
   if c.qk_norm:
     q = rms_norm(q, layer['q_norm'], c.norm_eps)
     k = rms_norm(k, layer['k_norm'], c.norm_eps)
   scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-  return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned), v
+  return rotate(q, turned) * jnp.asarray(scale, q.dtype), rotate(k, turned)
+
+
+def gate_and_up(
+  h: Float[Array, 'B T D'], layer: dict
+) -> tuple[Float[Array, 'B T F'], Float[Array, 'B T F']]:
+  """Both inner projections of a gated MLP, by themselves."""
+  return apply(h, layer['gate']), apply(h, layer['up'])
 
 
 def finish_block(
@@ -85,8 +97,17 @@ def finish_block(
   attended: Float[Array, 'B T N H'],
   layer: dict,
   config: DecoderConfig,
+  inner: Callable = gate_and_up,
 ) -> Float[Array, 'B T D']:
-  """Output projection and gated MLP, each added to the residual stream."""
+  """Output projection and gated MLP, each added to the residual stream.
+
+  Args:
+    x: The stream.
+    attended: What attention gave.
+    layer: Weights.
+    config: Of the decoder.
+    inner: The MLP's gate, before its activation, and what it is multiplied by.
+  """
   c = config
 
   def add(x, y, post_norm):
@@ -97,6 +118,6 @@ def finish_block(
   y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
   x = add(x, y, 'post_attention_norm')
   h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
-  gate = _ACTIVATIONS[c.activation](apply(h, layer['gate']))
-  y = apply(gate * apply(h, layer['up']), layer['down'])
+  gate, up = inner(h, layer)
+  y = apply(_ACTIVATIONS[c.activation](gate) * up, layer['down'])
   return add(x, y, 'post_mlp_norm')

@@ -199,11 +199,15 @@ def product(
   differentiated in float32 because its sums are. Of the two factors of `dw`
   the thinner is turned, which for a low-rank delta is much the smaller.
   """
+  return _matmul(x, w)
+
+
+def _matmul(x, w):
   return jnp.matmul(x, w, preferred_element_type=jnp.float32)
 
 
 def _product_fwd(x, w):
-  return product(x, w), (x, w)
+  return _matmul(x, w), (x, w)  # in the open, so that remat can keep it
 
 
 def _product_bwd(factors, g):

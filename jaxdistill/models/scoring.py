@@ -31,7 +31,7 @@ class Hidden:
   config: DecoderConfig = dataclasses.field(metadata={'static': True})
 
   def logits(self, states: Float[Array, 'B C D']) -> Float[Array, 'B C V']:
-    return unembed(states, self.weights, self.config)
+    return unembed(states, self.weights.head, self.config)
 
   def over(
     self,
@@ -41,7 +41,8 @@ class Hidden:
   ) -> Any:
     """Any function of logits, a chunk of the tokens at a time, under remat.
 
-    No array of `[B, R, V]` is made, forwards or backwards.
+    No array of `[B, R, V]` is made, forwards or backwards, unless it is no
+    larger than a chunk: then nothing is computed again.
 
     Args:
       fn: `(logits, *others_logits, *arrays) -> values`: [B, C, V] and [B, C,
@@ -55,6 +56,9 @@ class Hidden:
     size = 4 * here * sum(h.config.vocab_size for h in all_of)
     wanted = max(1, _CHUNK_BYTES // size)
     chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
+
+    if chunk == r:
+      return fn(*[h.logits(h.states) for h in all_of], *arrays)
 
     def split(x):
       return x.reshape(b, r // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)

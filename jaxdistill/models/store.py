@@ -170,7 +170,8 @@ def load(
   *,
   dtype: str = 'float32',
   trunk_dtype: str = 'float32',
-  remat: bool = False,
+  remat: str | bool = 'none',
+  attention: str = 'auto',
   seed: int = 0,
   mesh: Mesh | None = None,
 ) -> Loaded:
@@ -182,7 +183,8 @@ def load(
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     trunk_dtype: Of the trunk's parameters; deltas are float32.
-    remat: Recompute each layer in the backward pass.
+    remat: What of each layer the backward pass computes again.
+    attention: How sequences are attended over; see `DecoderConfig`.
     seed: Of the deltas' (and a fresh model's) initial values.
     mesh: Where the trunk goes; default the first device.
 
@@ -191,14 +193,15 @@ def load(
     ValueError: Its files are damaged, not understood, or do not belong
       together.
   """
+  compute = {'dtype': dtype, 'remat': remat, 'attention': attention}
   if name in FRESH:
-    config = dataclasses.replace(describe(name), dtype=dtype, remat=remat)
+    config = dataclasses.replace(describe(name), **compute)
     model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
     return Loaded(model, SymbolTokenizer(FRESH[name]), '')
   path = find(name)
   ours = _is_ours(path)
   config = _read_config(path) if ours else hub.read_config(path)
-  config = dataclasses.replace(config, dtype=dtype, remat=remat)
+  config = dataclasses.replace(config, **compute)
 
   def fresh():
     return nnx.split(

@@ -239,6 +239,7 @@ def _facts(
   found = {
     'state': 'finished' if summary else 'not finished',
     'device': summary.get('device'),
+    'attention': summary.get('attention'),
     'seed': summary.get('seed', config.get('seed')),
     'model': config.get('model'),
     'SHA-256 of the model it began from': summary.get('model'),

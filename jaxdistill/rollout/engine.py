@@ -4,304 +4,381 @@ Samples of one prompt that have drawn the same tokens so far are one *row*: what
 they have in common is computed once, and a sample that has ended is computed no
 more. With short answers most samples share their rows, so this alone saves
 several times the work; with long ones rows part early, and what remains is that
-prompts are read once and finished samples cost nothing.
+a prompt is read once for all its samples, and that the rows of those who have
+ended go to whoever waits.
 
-Tokens are drawn many per dispatch. A dispatch returns when there are more rows
-than it has room for, or so few that a smaller program would do; rooms are
-powers of two apart, so few programs exist.
+A dispatch draws many tokens: until a page of the rows' keys is full, until
+there are more rows than it has room for, or so few that a smaller program or
+other prompts would do. What happens in between, `schedule.Desk` decides on the
+host. All pages but the newest of each row stand still meanwhile.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdistill.dist import constrain
-from jaxdistill.models.decoder import Cache, Prompts
-from jaxdistill.models.layers import Unrolled
+from jaxdistill import dist
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.decode import Unrolled, decode, unroll
+from jaxdistill.models.paged import Level, Pages, take, view
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
-
-Responses = tuple[
-  Int[Array, 'B G T'],
-  Float[Array, 'B G T'],
-  Float[Array, 'B G T'],
-  Bool[Array, 'B G'],
-]
-_LEAST = 32  # rows; with fewer, a token costs what reading the weights costs
+from jaxdistill.rollout.schedule import Desk, Response, Samples
 
 
-class _Rows(NamedTuple):
-  """Which samples stand together, by shard.
-
-  Attributes:
-    of: Row of each sample, `Int[Array, 'W J']`.
-    sample: One sample of each row; `J` where there is no row,
-      `Int[Array, 'W J']`.
-    parent: Row that each row continues, `Int[Array, 'W J']`.
-    used: Most rows of a shard.
-  """
-
-  of: Array
-  sample: Array
-  parent: Array
-  used: Int[Array, '']
-
-
-class _State(NamedTuple):
+class _Carry(NamedTuple):
   """What is carried from token to token, by shard.
 
   Attributes:
-    t: Tokens drawn.
+    slot: Of the newest pages, that the next token is written to.
+    row: Of each sample, `Int[Array, 'W J']`.
+    lead: Sample that leads each row; `J` is nobody, `Int[Array, 'W U']`.
     token: Drawn last, `Int[Array, 'W J']`.
-    done: Whether a sample has ended, `Bool[Array, 'W J']`.
-    rows: Of the next token.
-    cache: Of the rows before.
-    out: What was drawn, `[W J T]`.
+    alive: Which samples go on, `Bool[Array, 'W J']`.
+    newest: A page a row, `W * U` of them.
+    out: What was drawn, `[W J S]`; the token is -1 after the end.
+    stuck: Whether the host must make room.
   """
 
-  t: Int[Array, '']
+  slot: Int[Array, '']
+  row: Array
+  lead: Array
   token: Array
-  done: Array
-  rows: _Rows
-  cache: Cache
+  alive: Array
+  newest: Pages
   out: Draw
+  stuck: Bool[Array, '']
 
 
-@functools.partial(jax.jit, static_argnames='graphdef')
+@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor'))
 def lay_out(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
   role: Int[Array | np.generic, ''],
+  *,
+  tensor: int = 1,
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
   Once for all prompts; slices inside its loop would copy a layer every token.
   """
   model = nnx.merge(graphdef, *params)
-  return model.unroll(model.resolve(role))
+  return unroll(model.resolve(role), model.config, tensor)
 
 
 def generate(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
-  weights: Unrolled,
-  prefix: Int[Array | np.ndarray, 'P'],
-  tokens: Int[Array, 'B S'],
-  lengths: Int[Array, 'B'],
-  addresses: Int[Array, 'B'],
+  prefix: Int[np.ndarray, 'T'],
+  rests: Sequence[np.ndarray],
+  addresses: Sequence[int],
   key: Array,
-  role: Int[Array | np.generic, ''],
+  role: int,
   *,
-  shards: int,
+  mesh: Mesh,
+  rows: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
-) -> Responses:
+) -> list[list[Response]]:
   """Draws `sampling.samples` responses to each prompt.
 
-  What all prompts begin with is read once, a prompt is read once for all its
-  samples, and what samples have in common is computed once. It ends when every
-  sample has ended or the longest is reached.
+  Every process calls this together, each with its own prompts.
 
   Args:
     graphdef: Of a `Decoder`.
     params: Its parameters, in any number of parts.
-    weights: What `lay_out` made of them for `role`.
-    prefix: What all prompts begin with; may be empty.
-    tokens: The rest of each prompt, left-padded.
-    lengths: Of these rests; 0 marks an empty row, which ends at once.
-    addresses: Of the prompts: sample g of one draws from (key, it, g) whatever
-      else is in the batch.
+    prefix: What all prompts of all hosts begin with; may be empty.
+    rests: What follows in each, at least one token.
+    addresses: Of the prompts: token t of sample g of one is drawn by (key,
+      address, g, t) whatever else is asked.
     key: PRNG key.
     role: Index of the role that answers.
-    shards: Into how many parts the batch is split; divides `B`.
+    mesh: Over which rows are split.
+    rows: Most rows on each of its batch shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
 
   Returns:
-    Tokens, log-probs, log kept mass (each 0 after the end), and which samples
-    ended by themselves.
+    By prompt its responses.
   """
-  prompts, state, uniforms = _begin(
-    *(graphdef, params, prefix, tokens, lengths, addresses, key, role),
-    **{'shards': shards, 'sampling': sampling, 'eos_ids': eos_ids},
+  config = nnx.merge(graphdef, *params).config
+  tensor = mesh.shape.get('tensor', 1)
+  desk = Desk(
+    len(prefix),
+    rests,
+    addresses,
+    sampling=sampling,
+    eos_ids=eos_ids,
+    shards=dist.batch_shards(mesh),
+    most=rows,
   )
-  most = state.token.shape[1]
-  while (count := int(state.rows.used)) and int(state.t) < sampling.max_tokens:
-    room = most
-    while room // 2 >= max(count, _LEAST):
-      room //= 2
-    state = _advance(
-      *(graphdef, params, weights, prompts, uniforms, state),
-      **{'room': room, 'sampling': sampling, 'eos_ids': eos_ids},
+  if not desk.asked:
+    return []
+  weights = lay_out(graphdef, params, np.int32(role), tensor=tensor)
+  read = functools.partial(_prefill, graphdef, params, np.int32(role))
+  put = functools.partial(dist.put_local, mesh)
+  first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
+  newest = texts = own = None
+  while (turn := desk.turn()).rows:
+    if newest is None:
+      newest = _empty(config, desk.shards * turn.rows, desk.page)
+    elif turn.parents is not None:
+      newest = _moved(newest, put(turn.parents))
+    if turn.closed:
+      own = _relaid(own, newest, *map(put, turn.closed))
+    for tokens, source, into in turn.admitted:
+      fresh = read(put(tokens), first, size=turn.size)
+      texts = _relaid(texts, fresh, put(source), put(into))
+    levels = tuple(
+      Level(pages, *map(put, table[:-1]), doublings=table[-1])
+      for pages, table in ((texts, turn.texts), (own, turn.own))
+      if pages is not None
     )
-  return _finish(state.out, state.done, lengths, sampling.samples)
+    end = _advance(
+      config,
+      weights,
+      key,
+      first,
+      levels,
+      newest,
+      put(turn.samples),
+      put(turn.lead),
+      put(turn.hungry),
+      turn.limits,
+      group=desk.group,
+      sampling=sampling.of_token(),
+      eos_ids=eos_ids,
+      tensor=tensor,
+    )
+    newest = end.newest
+    desk.note(
+      int(end.slot),
+      *map(
+        dist.local_part, (end.row, end.lead, end.token, end.alive, *end.out)
+      ),
+    )
+  return desk.responses()
 
 
-_STATIC = ('graphdef', 'sampling', 'eos_ids')
-
-
-@functools.partial(jax.jit, static_argnames=(*_STATIC, 'shards'))
-def _begin(
-  graphdef,
-  params,
-  prefix,
-  tokens,
-  lengths,
-  addresses,
-  key,
-  role,
-  *,
-  shards,
-  sampling,
-  eos_ids,
-) -> tuple[Prompts, _State, Array]:
-  """Reads the prompts and draws the first token."""
+@functools.partial(jax.jit, static_argnames=('graphdef', 'size'))
+def _prefill(graphdef, params, role, tokens, prefix, *, size) -> Pages:
+  """Reads prompts; see `Decoder.prefill`."""
   model = nnx.merge(graphdef, *params)
-  weights = model.resolve(role)
-  b, g, limit = tokens.shape[0], sampling.samples, sampling.max_tokens
-  logits, prompts = model.prefill(
-    weights, prefix, tokens, jnp.maximum(lengths, 1)
-  )
-  here = b // shards
-  uniforms = _uniforms(key, addresses, g, limit)
-  uniforms = uniforms.reshape(shards, here * g, limit)
-  of = jnp.broadcast_to(jnp.arange(here * g) // g, (shards, here * g))
-  done = jnp.repeat(lengths.reshape(shards, here) == 0, g, 1)
-  empty = jnp.zeros((shards, here * g, limit))
-  state = _State(
-    t=jnp.zeros((), jnp.int32),
-    token=jnp.zeros(of.shape, jnp.int32),
-    done=done,
-    rows=_Rows(of, of, of, jnp.zeros((), jnp.int32)),
-    cache=jax.tree.map(
-      lambda x: constrain(x, 'batch', None, 'kv_heads', None, None),
-      model.empty_cache(shards, here, limit),
-    ),
-    out=Draw(empty.astype(jnp.int32), empty, empty),
-  )
-  logits = logits.reshape(shards, here, -1)
-  state = _draw(state, logits, of, uniforms, sampling, eos_ids)
-  return prompts, state, uniforms
+  return model.prefill(model.resolve(role), tokens, prefix, size)
 
 
-@functools.partial(jax.jit, static_argnames=(*_STATIC, 'room'))
+def _relaid(
+  old: Pages | None,
+  fresh: Pages,
+  source: Int[Array, 'W B'],
+  into: Int[Array, 'W ...'],
+) -> Pages:
+  """Pages laid out anew, a layer at a time: no more than one is there twice.
+
+  Args:
+    old: `W` shards of pages, or none.
+    fresh: as many more.
+    source: Which of the old a page is.
+    into: Which page each of the fresh becomes; `B` is none.
+  """
+  k, v = [], []
+  for i, more in enumerate(zip(*fresh, strict=True)):
+    before = old and (old.k[i], old.v[i])
+    of_k, of_v = _relaid_layer(before, more, source, into)
+    k.append(of_k)
+    v.append(of_v)
+  return Pages(tuple(k), tuple(v))
+
+
+@jax.jit
+def _relaid_layer(old, fresh, source, into):
+  w, n = source.shape
+
+  def one(fresh, old=None):
+    shape = fresh.shape[1:]
+    if old is None:
+      pages = jnp.zeros((w, n, *shape), fresh.dtype)
+    else:
+      pages = take(old.reshape(w, -1, *shape), source)
+    fresh = fresh.reshape(w, -1, *shape)
+    put = jax.vmap(lambda pages, i, x: pages.at[i].set(x, mode='drop'))
+    pages = put(pages, into, fresh).reshape(-1, *shape)
+    return dist.constrain(pages, 'batch', 'kv_heads', None, None)
+
+  return jax.tree.map(one, fresh, *([old] if old else []))
+
+
+@jax.jit
+def _moved(newest: Pages, parents: Int[Array, 'W U']) -> Pages:
+  """The newest pages of rows that stand elsewhere, or have parted."""
+  return _of_parents(newest, parents)
+
+
+def _of_parents(pages, parents):
+  w = parents.shape[0]
+
+  def one(x):
+    moved = take(x.reshape(w, -1, *x.shape[1:]), parents)
+    moved = moved.reshape(-1, *x.shape[1:])
+    return dist.constrain(moved, 'batch', 'kv_heads', None, None)
+
+  return jax.tree.map(one, pages)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(config: DecoderConfig, pages: int, size: int) -> Pages:
+  c = config
+
+  def zeros(*shape):
+    x = jnp.zeros((pages, c.num_kv_heads, *shape), c.dtype)
+    return dist.constrain(x, 'batch', 'kv_heads', None, None)
+
+  k = tuple(zeros(c.head_dim, size) for _ in range(c.num_layers))
+  v = tuple(zeros(size, c.head_dim) for _ in range(c.num_layers))
+  return Pages(k, v)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('config', 'group', 'sampling', 'eos_ids', 'tensor'),
+  donate_argnames='newest',
+)
 def _advance(
-  graphdef,
-  params,
-  weights,
-  prompts,
-  uniforms,
-  state,
+  config: DecoderConfig,
+  weights: Unrolled,
+  key: Array,
+  prefix: Pages | None,
+  levels: tuple[Level, ...],
+  newest: Pages,
+  packed: Int[Array, 'W J ...'],
+  lead: Int[Array, 'W U'],
+  hungry: Bool[Array, 'W'],
+  limits: Int[Array | np.ndarray, '4'],
   *,
-  room,
-  sampling,
-  eos_ids,
-) -> _State:
-  """Draws tokens until there are more than `room` rows, or far fewer."""
-  model = nnx.merge(graphdef, *params)
-  limit, most = sampling.max_tokens, state.token.shape[1]
-  fewer = room // 2 if room // 2 >= _LEAST else 0
-  same = jnp.broadcast_to(jnp.arange(room), (state.token.shape[0], room))
-
-  def follow(cache, parent):
-    index = parent[:, :, None, None, None]
-    return jax.tree.map(lambda x: jnp.take_along_axis(x, index, 1), cache)
-
-  def body(carry):
-    state, parent, _ = carry
-    cache = jax.lax.cond(
-      jnp.any(parent != same),
-      lambda: follow(state.cache, parent),
-      lambda: state.cache,
-    )
-    slots = state.rows.sample[:, :room]
-    tokens = jnp.take_along_axis(
-      state.token, jnp.minimum(slots, most - 1), axis=1
-    )
-    logits, cache = model.decode(
-      *(weights, tokens, slots, prompts, cache, state.t - 1),
-      sampling.samples,
-    )
-    of = state.rows.of
-    state = state._replace(cache=cache)
-    state = _draw(state, logits, of, uniforms, sampling, eos_ids)
-    return state, state.rows.parent[:, :room], jnp.array(False)
-
-  def going_on(carry):
-    state, _, first = carry
-    count = state.rows.used
-    more = (state.t < limit) & (fewer < count) & (count <= room)
-    return first | more
-
-  cache = follow(state.cache, state.rows.parent[:, :room])
-  start = state._replace(cache=cache), same, jnp.array(True)
-  return jax.lax.while_loop(going_on, body, start)[0]
-
-
-def _draw(state, logits, of, uniforms, sampling, eos_ids) -> _State:
-  """Draws a token per sample, notes it, and groups samples into rows anew."""
-  t, done = state.t, state.done
-  uniform = jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False)
-  new = draw(logits, of, uniform, sampling)
-  new = Draw(*(jnp.where(done, 0, x) for x in new))
-  out = jax.tree.map(
-    lambda o, x: jax.lax.dynamic_update_slice_in_dim(
-      o, x[..., None].astype(o.dtype), t, axis=2
-    ),
-    state.out,
-    new,
+  group: int,
+  sampling: Sampling,
+  eos_ids: tuple[int, ...],
+  tensor: int,
+) -> _Carry:
+  """Draws tokens until the host has something to do; see `schedule.Turn`."""
+  samples = Samples(*jnp.moveaxis(packed, -1, 0))
+  start, fewer, free, idle = limits
+  (w, j), u, size = samples.row.shape, lead.shape[1], newest.size
+  windows = tuple(kind.window for kind in config.kinds)
+  uniforms = _uniforms(
+    key, samples.address, samples.number, samples.age - start, size
   )
-  token = new.token.astype(jnp.int32)
-  done = done | jnp.isin(token, jnp.array(eos_ids))
-  rows = _group(of, token, done)
-  return _State(t + 1, token, done, rows, state.cache, out)
+  others = jnp.arange(j) // group * group
+
+  def leads(row, token, alive):
+    """Who is the first of those that have drawn the same, and whether I am."""
+    by_group = [x.reshape(w, -1, group) for x in (row, token, alive)]
+    same = [x[..., :, None] == x[..., None, :] for x in by_group]
+    same = same[0] & same[1] & by_group[2][..., None, :]
+    first = jnp.argmax(same, -1).reshape(w, j) + others
+    return first, alive & (first == jnp.arange(j))
+
+  def body(carry: _Carry) -> _Carry:
+    t = carry.slot
+    led = take(carry.lead, carry.row) == jnp.arange(j)
+    row_of = jnp.where(led, carry.row, u)
+    positions = take(samples.base, carry.lead) + t
+    views = [view(x, row_of, carry.lead, positions, windows) for x in levels]
+    logits, newest = decode(
+      config,
+      weights,
+      take(carry.token, carry.lead).reshape(-1),
+      positions.reshape(-1),
+      prefix,
+      tuple(zip(levels, views, strict=True)),
+      carry.newest,
+      take(samples.begin, carry.lead).reshape(-1),
+      t,
+      tensor,
+    )
+    uniform = jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False)
+    new = draw(
+      logits.reshape(w, u, -1),
+      jnp.minimum(carry.row, u - 1),
+      uniform,
+      samples.number,
+      sampling,
+    )
+    token = new.token.astype(jnp.int32)
+    shown = Draw(
+      jnp.where(carry.alive, token, -1),
+      *(jnp.where(carry.alive, x, 0) for x in new[1:]),
+    )
+    out = jax.tree.map(
+      lambda o, x: jax.lax.dynamic_update_slice_in_dim(o, x[..., None], t, 2),
+      carry.out,
+      shown,
+    )
+    ended = jnp.isin(token, jnp.array(eos_ids)) | (t >= samples.last)
+    alive = carry.alive & ~ended
+    first, leading = leads(carry.row, token, alive)
+    parted = leading & ~led
+    stuck = jnp.max(jnp.sum(leading, 1)) > u
+    stuck |= jnp.any(parted & (samples.paged > 0))
+
+    def regroup():
+      rank = jnp.cumsum(leading, 1) - 1
+      row = jnp.where(alive, take(rank, first), u)
+      place = jnp.where(leading, rank, u)
+      nobody = jnp.full((w, u), j)
+      lead = jax.vmap(lambda n, p: n.at[p].set(jnp.arange(j), mode='drop'))(
+        nobody, place
+      )
+      parents = jnp.minimum(take(carry.row, lead), u - 1)
+      return row, lead, _of_parents(newest, parents)
+
+    row, lead, newest = jax.lax.cond(
+      jnp.any(parted) & ~stuck,
+      regroup,
+      lambda: (carry.row, carry.lead, newest),
+    )
+    return _Carry(t + 1, row, lead, token, alive, newest, out, stuck)
+
+  def going_on(carry: _Carry) -> Bool[Array, '']:
+    rows = take(carry.lead, carry.row) == jnp.arange(j)
+    rows = jnp.max(jnp.sum(rows & carry.alive, 1))
+    going = jnp.sum(carry.alive, 1)
+    busy = jnp.sum(jnp.any(carry.alive.reshape(w, -1, group), -1), 1)
+    waiting = jnp.sum(hungry) > 0
+    refill = waiting & (jnp.sum(jnp.where(hungry, free - going, 0)) >= 0)
+    refill &= jnp.sum(jnp.where(hungry, idle - busy, 0)) >= 0
+    more = (carry.slot < size) & ~carry.stuck & (rows > fewer) & ~refill
+    return (carry.slot == start) | more
+
+  empty = jnp.zeros((w, j, size))
+  carry = _Carry(
+    start,
+    samples.row,
+    lead,
+    samples.token,
+    samples.alive > 0,
+    newest,
+    Draw(empty.astype(jnp.int32), empty, empty),
+    jnp.array(False),
+  )
+  return jax.lax.while_loop(going_on, body, carry)
 
 
-def _group(
-  of: Int[Array, 'W J'], token: Int[Array, 'W J'], done: Bool[Array, 'W J']
-) -> _Rows:
-  """Samples that were on one row and drew the same token are one row."""
+def _uniforms(key, addresses, numbers, begin, size) -> Float[Array, 'W J S']:
+  """One number per token: by its prompt's address, its sample, its place."""
 
-  # By vmap, for indices that name the shard make XLA gather from all of them.
-  @jax.vmap
-  def of_shard(of, token, done):
-    # Those who have ended come last.
-    order = jnp.lexsort((token, of, done))
-    of, token, done = of[order], token[order], done[order]
-    parted = (jnp.diff(of) != 0) | (jnp.diff(token) != 0)
-    first = jnp.pad(parted, (1, 0), constant_values=True) & ~done
-    rank = jnp.cumsum(first) - 1
-    new_of = jnp.zeros_like(of).at[order].set(jnp.where(done, 0, rank))
-    place = jnp.where(first, rank, len(of))
-    nobody = jnp.full_like(of, len(of))
-    sample = nobody.at[place].set(order, mode='drop')
-    parent = jnp.zeros_like(of).at[place].set(of, mode='drop')
-    return _Rows(new_of, sample, parent, jnp.sum(first))
+  def of_sample(address, number, begin):
+    of_prompt = jax.random.fold_in(key, address)
+    places = jnp.maximum(begin + jnp.arange(size), 0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.fold_in(of_prompt, number), places
+    )
+    return jax.vmap(jax.random.uniform)(keys)
 
-  rows = of_shard(of, token, done)
-  return rows._replace(used=jnp.max(rows.used))
-
-
-@functools.partial(jax.jit, static_argnames='samples')
-def _finish(out, done, lengths, samples) -> Responses:
-  def prompts(x):
-    x = x.reshape(len(lengths), samples, *x.shape[2:])
-    return constrain(x, *('batch', None, None)[: x.ndim])
-
-  ended = prompts(done) & (lengths > 0)[:, None]
-  return *jax.tree.map(prompts, out), ended
-
-
-def _uniforms(key, addresses, samples, limit) -> Float[Array, 'B G T']:
-  """One number per token, by its prompt's address, its sample and its place."""
-
-  def of_sample(address, sample):
-    k = jax.random.fold_in(jax.random.fold_in(key, address), sample)
-    return jax.random.uniform(k, (limit,))
-
-  over_samples = jax.vmap(of_sample, (None, 0))
-  return jax.vmap(over_samples, (0, None))(addresses, jnp.arange(samples))
+  return jax.vmap(jax.vmap(of_sample))(addresses, numbers, begin)

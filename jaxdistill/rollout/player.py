@@ -1,7 +1,6 @@
 """A player is anyone who can answer: the policy, an anchor, a teacher."""
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,18 +15,20 @@ from jaxtyping import Array
 from jaxdistill import dist
 from jaxdistill.batch import (
   Shapes,
-  bucket,
   common,
   make_batch,
   stack,
   take_rows,
 )
 from jaxdistill.data.text.tokenizer import Tokenizer
+from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
-from jaxdistill.rollout.engine import generate, lay_out
+from jaxdistill.rollout.budget import rows_within
+from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
+from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
@@ -46,7 +47,8 @@ class Player:
     tokenizer: Texts to ids and back.
     mesh: Where the parameters live.
     shapes: Layout of scored sequences.
-    max_prompts: Most prompts in one compiled call, over all hosts.
+    cache_gib: What each device gives to what it generates, in GiB; 0: most of
+      what it has left.
   """
 
   graphdef: nnx.GraphDef
@@ -55,7 +57,7 @@ class Player:
   tokenizer: Tokenizer
   mesh: Mesh
   shapes: Shapes
-  max_prompts: int
+  cache_gib: float = 0.0
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -224,26 +226,45 @@ class Player:
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
-    prefix = _prefix(ids_P)
-    shards = dist.batch_shards(self.mesh)
-    longest = max((len(ids) for ids in ids_P), default=1) - len(prefix)
-    role = self._role_of(prompts_P)
-    count, longest = dist.agree_max(len(prompts_P), longest)
-    hosts = jax.process_count()
-    most = max(self.max_prompts // shards, 1) * shards // hosts
-    size = min(_power(count, max(shards // hosts, 1)), most)
-    width = bucket(longest, 4)
-    if not count:
-      return []
-    weights = lay_out(self.graphdef, self.params, np.int32(role))
-    ask = functools.partial(
-      self._ask, weights, prefix, (size, width), role, sampling, key
+    prefix, role = _prefix(ids_P), self._role_of(prompts_P)
+    (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
+    responses = generate(
+      self.graphdef,
+      self.params,
+      prefix,
+      [ids[len(prefix) :] for ids in ids_P],
+      [prompt.address for prompt in prompts_P],
+      key,
+      role,
+      mesh=self.mesh,
+      rows=rows_within(
+        self._config, sampling, longest, self.mesh, self.cache_gib
+      ),
+      sampling=sampling,
+      eos_ids=self.tokenizer.eos_ids,
     )
-    rollouts_PG = []
-    for start in range(0, count, size):
-      chunk = slice(start, start + size)
-      rollouts_PG += ask(prompts_P[chunk], ids_P[chunk])
-    return rollouts_PG
+    return [
+      [self._rollout(prompt, ids, r) for r in responses_G]
+      for prompt, ids, responses_G in zip(
+        prompts_P, ids_P, responses, strict=True
+      )
+    ]
+
+  @property
+  def _config(self) -> DecoderConfig:
+    return nnx.merge(self.graphdef, *self.params).config
+
+  def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
+    return Rollout(
+      prompt=prompt,
+      prompt_T=ids,
+      tokens_T=r.tokens,
+      logp_T=r.logp,
+      kept_T=r.kept,
+      finish='stop' if r.stopped else 'length',
+      text=self.tokenizer.decode(r.tokens.tolist()),
+      vocabulary=self.tokenizer.vocabulary,
+    )
 
   def _role_of(self, prompts: Sequence[Prompt]) -> int:
     """The index of the one role that all hosts' prompts are of."""
@@ -257,51 +278,6 @@ class Player:
       names = sorted({self.roles[i] for i in (most, -least)})
       raise ValueError(f'prompts of one call are of roles {", ".join(names)}')
     return most
-
-  def _ask(self, weights, prefix, shape, role, sampling, key, prompts_P, ids_P):
-    """Rollouts of at most `shape[0]` prompts, in one go."""
-    tokens = np.zeros(shape, np.int32)
-    lengths, addresses = np.zeros((2, shape[0]), np.int32)
-    for i, (prompt, ids) in enumerate(zip(prompts_P, ids_P, strict=True)):
-      rest = ids[len(prefix) :]
-      tokens[i, shape[1] - len(rest) :] = rest
-      lengths[i], addresses[i] = len(rest), prompt.address
-    put = functools.partial(dist.put_local, self.mesh)
-    out = generate(
-      self.graphdef,
-      self.params,
-      weights,
-      prefix,
-      put(tokens),
-      put(lengths),
-      put(addresses),
-      key,
-      np.int32(role),
-      shards=dist.batch_shards(self.mesh),
-      sampling=sampling,
-      eos_ids=self.tokenizer.eos_ids,
-    )
-    tokens, logp, kept, stopped = map(dist.local_part, out)
-    rollouts_PG = []
-    for i, prompt in enumerate(prompts_P):
-      group = []
-      for g in range(sampling.samples):
-        ends = np.flatnonzero(np.isin(tokens[i, g], self.tokenizer.eos_ids))
-        n = ends[0] + 1 if stopped[i, g] else sampling.max_tokens
-        group.append(
-          Rollout(
-            prompt=prompt,
-            prompt_T=ids_P[i],
-            tokens_T=tokens[i, g, :n],
-            logp_T=logp[i, g, :n],
-            kept_T=kept[i, g, :n],
-            finish='stop' if stopped[i, g] else 'length',
-            text=self.tokenizer.decode(tokens[i, g, :n].tolist()),
-            vocabulary=self.tokenizer.vocabulary,
-          )
-        )
-      rollouts_PG.append(group)
-    return rollouts_PG
 
   def logprobs(
     self, rollouts: Sequence[Rollout], temperature: float = 1.0
@@ -389,11 +365,6 @@ class Player:
     )
     sums = [logp[:-1].sum() for logp in self.logprobs(shown)]
     return np.array(sums, np.float32).reshape(len(prompts), len(choices))
-
-
-def _power(n: int, least: int) -> int:
-  """The smallest `least * 2**k` that is at least `n`: few programs."""
-  return least << max(-(-n // least) - 1, 0).bit_length()
 
 
 def _prefix(ids_P: Sequence[np.ndarray]) -> np.ndarray:

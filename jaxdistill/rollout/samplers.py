@@ -47,6 +47,15 @@ class Sampling:
     if not 0 <= self.greedy <= self.samples:
       raise ValueError(f'greedy is {self.greedy} of {self.samples} samples')
 
+  def of_token(self) -> 'Sampling':
+    """The same in what one draw depends on; the rest as small as may be."""
+    every = self.greedy == self.samples
+    greedy = min(self.greedy, 1) if every else self.greedy
+    samples = greedy if every else greedy + 1
+    return dataclasses.replace(
+      self, samples=max(samples, 1), max_tokens=1, greedy=greedy
+    )
+
 
 class Draw(NamedTuple):
   """Tokens and their two log-probs."""
@@ -81,15 +90,16 @@ def draw(
   logits: Float[Array, 'W U V'],
   rows: Int[Array, 'W J'],
   uniform: Float[Array, 'W J'],
+  numbers: Int[Array, 'W J'],
   sampling: Sampling,
 ) -> Draw:
   """Draws a token per sample by inverting the kept distribution of its row.
 
   Args:
     logits: Of the next token of every row.
-    rows: Which row each sample draws from; the samples of a prompt are
-      neighbours, `sampling.samples` of them.
+    rows: Which row each sample draws from.
     uniform: One number in [0, 1) per sample; the draw is a function of it.
+    numbers: Which sample of its prompt each is.
     sampling: Temperature and filters (static).
   """
   if sampling.temperature == 0 or sampling.greedy == sampling.samples:
@@ -106,9 +116,8 @@ def draw(
   drawn = Draw(token, logp, jnp.log(total))
   if not sampling.greedy:
     return drawn
-  place = jnp.arange(rows.shape[1]) % sampling.samples
   both = zip(_likeliest(logits, rows), drawn, strict=True)
-  return Draw(*(jnp.where(place < sampling.greedy, a, b) for a, b in both))
+  return Draw(*(jnp.where(numbers < sampling.greedy, a, b) for a, b in both))
 
 
 def _likeliest(logits, rows) -> Draw:
@@ -116,9 +125,6 @@ def _likeliest(logits, rows) -> Draw:
   logp = _pick(logits, rows, token)
   logp = logp - _pick(jax.nn.logsumexp(logits, -1), rows)
   return Draw(token, logp, jnp.zeros(token.shape))
-
-
-_BLOCK = 512
 
 
 def _invert(
@@ -135,19 +141,25 @@ def _invert(
     The token, and the total.
   """
   size = mass.shape[-1]
-  block = min(_BLOCK, size)
+  block = 1 << (max(size - 1, 1).bit_length() + 1) // 2  # about its root
   pad = [(0, 0), (0, 0), (0, -size % block)]
   blocks = jnp.pad(mass, pad).reshape(*mass.shape[:-1], -1, block)
   sums = _pick(blocks.sum(-1), rows)
-  ends = jnp.cumsum(sums, -1)
+  ends = _rising(sums)
   total = ends[..., -1]
   wanted = uniform * total
   b = _first_beyond(ends, wanted, sums)
   inside = _pick(blocks, rows, b)
   before = jnp.concatenate([jnp.zeros_like(ends[..., :1]), ends], -1)
   before = jnp.take_along_axis(before, b[..., None], -1)
-  rising = jnp.cumsum(inside, -1) + before
+  rising = _rising(inside) + before
   return b * block + _first_beyond(rising, wanted, inside), total
+
+
+def _rising(mass):
+  """The cumulative sum of few numbers: one product, as nothing else is."""
+  upto = jnp.triu(jnp.ones((mass.shape[-1],) * 2, mass.dtype))
+  return jnp.matmul(mass, upto, precision=jax.lax.Precision.HIGHEST)
 
 
 def _first_beyond(rising, wanted, mass):

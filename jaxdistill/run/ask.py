@@ -34,7 +34,7 @@ def make_player(
     tokenizer=run.loaded.tokenizer,
     mesh=run.mesh,
     shapes=run.shapes,
-    max_prompts=run.max_prompts,
+    cache_gib=run.cache_gib,
   )
 
 
@@ -49,7 +49,7 @@ def place_teacher(teacher: Teacher, run: Run) -> Player:
     tokenizer=teacher.loaded.tokenizer,
     mesh=run.mesh,
     shapes=run.shapes,
-    max_prompts=teacher.max_prompts,
+    cache_gib=teacher.cache_gib,
   )
 
 

@@ -20,6 +20,7 @@ from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.checkpoint import Checkpoints, abstract
+from jaxdistill.models.attention import form_of
 from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
 from jaxdistill.run import progress, records, resume, updating
@@ -334,4 +335,8 @@ def _facts(loop: Loop) -> dict[str, Any]:
     'stopped': loop.guard.stopped,
     'model': loop.run.loaded.sha256,
     'device': jax.devices()[0].device_kind,
+    'attention': form_of(
+      *(loop.run.loaded.model.config, loop.run.shapes.length),
+      jax.devices()[0].platform,
+    ),
   }

@@ -26,6 +26,7 @@ def check(
   dtype: str,
   trains: bool,
   anchors: int,
+  offload: bool = False,
 ) -> None:
   """Refuses a model that cannot fit, before its weights are read.
 
@@ -37,6 +38,7 @@ def check(
     dtype: Of a frozen trunk.
     trains: Whether moments and a gradient are needed as well.
     anchors: Past selves that a step keeps at hand.
+    offload: Whether the moments are elsewhere, in the host's memory.
 
   Raises:
     ValueError: Says what is needed, what there is, and what lowers it.
@@ -45,10 +47,13 @@ def check(
   if there is None:
     return
   parts = needed(described, deltas, trainable, dtype, trains, anchors)
+  on_host = mesh.local_devices[0].platform == 'cpu'
+  if offload and not on_host:
+    del parts['moments']
   # Each replica holds all of it; on a CPU all of them share one memory.
   chips = mesh.shape['fsdp'] * mesh.shape['tensor']
   where = 'on each device'
-  if mesh.local_devices[0].platform == 'cpu':
+  if on_host:
     chips, where = chips / len(mesh.local_devices), 'on this host'
   needs = sum(parts.values()) / chips
   if needs <= there:
@@ -62,6 +67,8 @@ def check(
     ways.append('dtype=bfloat16 with it')
   elif trains and dtype != 'bfloat16':
     ways.append('dtype=bfloat16')
+  if trains and not offload and not on_host:
+    ways.append('optimizer.offload=True')
   if trains and anchors:
     ways.append('method.kl=0')
   if trains and mesh.shape['data'] > 1:

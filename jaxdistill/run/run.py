@@ -36,11 +36,11 @@ class Teacher:
 
   Attributes:
     loaded: It, with its own tokenizer.
-    max_prompts: Most prompts in one compiled call.
+    cache_gib: Of each device, for what it generates; 0: what is left.
   """
 
   loaded: Loaded
-  max_prompts: int
+  cache_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Run:
   loaded: Loaded
   optimizer: OptimizerConfig
   shapes: Shapes
-  max_prompts: int
+  cache_gib: float
   mesh: jax.sharding.Mesh
   anchors: Mapping[str, str]
   teachers: Mapping[str, Teacher]

@@ -134,7 +134,10 @@ def init_state(
       skipped=jnp.zeros((), jnp.int32),
     )
 
-  shardings = state_shardings(jax.eval_shape(build, params), mesh)
+  abstract = jax.eval_shape(build, params)
+  shardings = state_shardings(abstract, mesh)
+  if optimizer.offload:
+    shardings = _with_moments(dist.pinned, shardings)
   return jax.jit(build, out_shardings=shardings)(params)
 
 
@@ -154,6 +157,20 @@ def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
   return jax.tree.map(
     of, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable)
   )
+
+
+def _with_moments(fn: Callable[[Any], Any], state: TrainState) -> TrainState:
+  """A state with `fn` of each array of its moments; step counts are none."""
+
+  def of(leaf):
+    return jax.tree.map(fn, leaf) if isinstance(leaf, nnx.Variable) else leaf
+
+  shared, roles = jax.tree.map(
+    of,
+    (state.shared_opt, state.role_opts),
+    is_leaf=lambda x: isinstance(x, nnx.Variable),
+  )
+  return state._replace(shared_opt=shared, role_opts=roles)
 
 
 def with_fresh_moments(
@@ -199,7 +216,13 @@ def make_step(
 
   gradient = jax.value_and_grad(objective, has_aux=True)
 
+  def moved_to(space, state):
+    if not optimizer.offload:
+      return state
+    return _with_moments(lambda x: jax.device_put(x, space), state)
+
   def step(state, frozen, anchors, batches):
+    state = moved_to(jax.memory.Space.Device, state)
     sets, parts = {}, []
     for batch in batches:
       (value, (sums, weight)), grads = batch.summed(
@@ -239,7 +262,20 @@ def make_step(
     fine = jnp.isfinite(norm) & jnp.isfinite(value)
     same = state._replace(skipped=state.skipped + 1)
     state = jax.tree.map(lambda n, s: jnp.where(fine, n, s), new, same)
+    state = moved_to(jax.memory.Space.Host, state)
     whole = dict(zip(WHOLE, (value, norm, lr, state.skipped), strict=True))
     return state, sets | whole
 
-  return jax.jit(step, donate_argnums=0)
+  @functools.lru_cache
+  def compiled(treedef, shardings):
+    # Left to itself the compiler writes these otherwise, if only by name, and
+    # the second step is compiled anew.
+    where = jax.tree.unflatten(treedef, shardings)
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+
+  def on(state, frozen, anchors, batches):
+    leaves, treedef = jax.tree.flatten(state)
+    as_it_is = compiled(treedef, tuple(x.sharding for x in leaves))
+    return as_it_is(state, frozen, anchors, batches)
+
+  return on

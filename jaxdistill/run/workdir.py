@@ -28,7 +28,10 @@ if TYPE_CHECKING:
   from jaxdistill.run.board import Board
 
 # How a run is laid out, not what it does: a resumed run may change these.
-_MAY_CHANGE = ('mesh', 'max_prompts', 'keep_checkpoints', 'keep_anchors')
+_MAY_CHANGE = (
+  *('mesh', 'attention', 'rollout', 'keep_checkpoints', 'keep_anchors'),
+  'max_prompts',  # in place of `rollout`, once
+)
 
 # What is in a folder that no run has begun in, and yet is a run's.
 _BEFORE_A_RUN = ('lock', '.config.json.partial')

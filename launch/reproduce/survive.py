@@ -62,7 +62,6 @@ SETS = {
   'method.propose_every': 2,
   'method.reference': 'ema:0.9',
   'batch.sequences': 4,
-  'batch.microbatches': 1,
 }
 TIMED = ('time', '_per_s')
 LAST = SETS['steps']

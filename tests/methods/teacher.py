@@ -22,7 +22,7 @@ class Teacher(Method):
   problems: int = 8
   max_tokens: int = 24
   k: int = 4
-  teacher: str = 'model:small-late?max_prompts=4'
+  teacher: str = 'model:small-late?cache_gib=0.1'
 
   @property
   def anchors(self):

@@ -1,0 +1,210 @@
+"""One token for every row: the decoder as generation reads it.
+
+Layers are unrolled and their projections joined, so that a token copies no
+weight and multiplies as few matrices as there are.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.layers import (
+  Resolved,
+  embed,
+  finish_block,
+  normed_heads,
+  rms_norm,
+  unembed,
+)
+from jaxdistill.models.linear import Weights, apply, dense
+from jaxdistill.models.paged import Level, Pages, View, join, part, read_pages
+from jaxdistill.models.rope import turns
+
+
+class Unrolled(NamedTuple):
+  """A role's weights in the compute dtype, each layer by itself.
+
+  Attributes:
+    embed: `[V D]`.
+    layers: By name: `qkv`, `o`, `gate_up`, `down`, and scales of norms.
+    norm: Scale of the last norm.
+    head: Output projection.
+  """
+
+  embed: Array
+  layers: list[dict[str, Any]]
+  norm: Array
+  head: Weights
+
+
+def unroll(weights: Resolved, config: DecoderConfig, shards: int) -> Unrolled:
+  """Lays a role's weights out for `decode`.
+
+  In float32, deltas are added to their kernels. In bfloat16 they stay beside
+  them: a sum would be rounded as what is trained is not.
+
+  Args:
+    weights: Of a role.
+    config: Of the decoder.
+    shards: Over how many devices heads and hidden units are split.
+  """
+  c, shards = config, _split_over(config, shards)
+
+  def cast(w: Weights) -> Weights:
+    if c.dtype == 'float32':
+      w = Weights(dense(w), None, w.bias)
+    return jax.tree.map(lambda x: x.astype(c.dtype), w)
+
+  layers = []
+  for i in range(c.num_layers):
+    layer = jax.tree.map(lambda x, i=i: x[i], weights.layers)
+    by_name = {n: cast(w) for n, w in layer.items() if isinstance(w, Weights)}
+    norms = {n: x for n, x in layer.items() if n not in by_name}
+    qkv = _beside([by_name.pop(n) for n in 'qkv'], shards)
+    gate_up = _beside([by_name.pop(n) for n in ('gate', 'up')], shards)
+    layers.append(by_name | norms | {'qkv': qkv, 'gate_up': gate_up})
+  embed = weights.embed.astype(c.dtype)
+  return Unrolled(embed, layers, weights.norm, cast(weights.head))
+
+
+def _beside(maps: Sequence[Weights], shards: int) -> Weights:
+  """One map to the outputs of several, shard by shard: no device's outputs
+  leave it."""
+
+  def along(parts):
+    parts = [x.reshape(*x.shape[:-1], shards, -1) for x in parts]
+    joined = jnp.concatenate(parts, -1)
+    return joined.reshape(*joined.shape[:-2], -1)
+
+  kernel = along([w.kernel for w in maps])
+  bias = None
+  if any(w.bias is not None for w in maps):
+    none = [jnp.zeros(w.kernel.shape[1], w.kernel.dtype) for w in maps]
+    bias = along(
+      [n if w.bias is None else w.bias for w, n in zip(maps, none, strict=True)]
+    )
+  if maps[0].delta is None:
+    return Weights(kernel, None, bias)
+  a, b = zip(*(w.delta for w in maps), strict=True)
+  ranks = [x.shape[0] for x in b]
+  # Each delta reads its own part of what all `a` give.
+  b = [
+    jnp.pad(x, ((sum(ranks[:i]), sum(ranks[i + 1 :])), (0, 0)))
+    for i, x in enumerate(b)
+  ]
+  return Weights(kernel, (jnp.concatenate(a, -1), along(b)), bias)
+
+
+def decode(
+  config: DecoderConfig,
+  weights: Unrolled,
+  tokens: Int[Array, 'T'],
+  positions: Int[Array, 'T'],
+  prefix: Pages | None,
+  levels: Sequence[tuple[Level, View]],
+  newest: Pages,
+  begin: Int[Array, 'T'],
+  slot: Int[Array, ''],
+  shards: int,
+) -> tuple[Float[Array, 'T V'], Pages]:
+  """Logits of the next token of every row.
+
+  Args:
+    config: Of the decoder.
+    weights: From `unroll`.
+    tokens: The tokens drawn last.
+    positions: Theirs.
+    prefix: One page that all rows read; None where there is none.
+    levels: Pages that some rows read.
+    newest: A page a row that the token is written to.
+    begin: First slot in use of each of these.
+    slot: Where in it, the same for all rows.
+    shards: As for `unroll`.
+
+  Returns:
+    Logits, float32, and the newest pages with these tokens.
+  """
+  c, shards = config, _split_over(config, shards)
+  s, group = tokens.shape[0], c.num_heads // c.num_kv_heads
+  places = jnp.arange(newest.size)
+  here = (places >= begin[:, None]) & (places <= slot)
+  kinds = []
+  for kind in c.kinds:
+    seen, before = here, None
+    if kind.window:
+      seen = here & (slot - places < kind.window)
+      if prefix:
+        away = positions[:, None] - jnp.arange(prefix.size)
+        before = jnp.repeat((away < kind.window), group, 0)[None, None]
+    turned = turns(kind.rope, c.head_dim, positions[:, None])
+    kinds.append((turned, seen[:, None, None], before))
+
+  def inner(h, layer):
+    return _apart(apply(h, layer['gate_up']), (c.mlp_dim,) * 2, shards)
+
+  x = embed(tokens[:, None], weights.embed, c)
+  ks, vs = [], []
+  for i, (layer, of) in enumerate(zip(weights.layers, c.kind_of, strict=True)):
+    turned, seen, before = kinds[of]
+    h = rms_norm(x, layer['attention_norm'], c.norm_eps)
+    q, k, v = _heads(apply(h, layer['qkv']), layer, turned, c, shards)
+    k = jax.lax.dynamic_update_slice_in_dim(
+      newest.k[i], k[..., None], slot, axis=3
+    )
+    v = jax.lax.dynamic_update_slice_in_dim(
+      newest.v[i], v[:, :, None], slot, axis=2
+    )
+    parts = [part(q, k, v, seen, c.attention_cap)]
+    if prefix:
+      all_q = q.swapaxes(0, 1).reshape(1, c.num_kv_heads, -1, c.head_dim)
+      found = part(all_q, prefix.k[i], prefix.v[i], before, c.attention_cap)
+      parts.append(
+        jax.tree.map(
+          lambda x: x.reshape(-1, s, group, *x.shape[3:]).swapaxes(0, 1), found
+        )
+      )
+    parts += [
+      read_pages(
+        *(q, level.pages.k[i], level.pages.v[i], level, seen_by, of),
+        c.attention_cap,
+      )
+      for level, seen_by in levels
+    ]
+    whole = join(*parts) if len(parts) > 1 else parts[0]
+    attended = (whole.value / whole.mass[..., None]).astype(x.dtype)
+    x = finish_block(x, attended.reshape(s, 1, -1, c.head_dim), layer, c, inner)
+    ks.append(k)
+    vs.append(v)
+  hidden = rms_norm(x, weights.norm, c.norm_eps)
+  return unembed(hidden[:, 0], weights.head, c), Pages(tuple(ks), tuple(vs))
+
+
+def _split_over(config: DecoderConfig, shards: int) -> int:
+  """Over how many devices each head and hidden unit has one place."""
+  uneven = config.num_kv_heads % shards or config.mlp_dim % shards
+  return 1 if uneven else shards
+
+
+def _apart(y, sizes, shards):
+  """The outputs of each of the maps that lie side by side."""
+  y = y.reshape(*y.shape[:-1], shards, -1)
+  ends, parts = 0, []
+  for size in sizes:
+    part = y[..., ends : ends + size // shards]
+    parts.append(part.reshape(*y.shape[:-2], size))
+    ends += size // shards
+  return parts
+
+
+def _heads(y, layer, turned, c, shards):
+  """Queries `[T K Q H]`, keys and values `[T K H]` of the new tokens."""
+  q_dim, kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+  q, k, v = _apart(y, (q_dim, kv_dim, kv_dim), shards)
+  q, k = normed_heads(q, k, layer, turned, c)
+  s = len(y)
+  q = q.reshape(s, c.num_kv_heads, -1, c.head_dim)
+  return q, k[:, 0], v.reshape(s, c.num_kv_heads, c.head_dim)

@@ -1,0 +1,134 @@
+"""Which keys a query sees, in memory linear in their number.
+
+A mask of intervals of columns (FlashMask, arXiv 2410.01359, sec. 4.1): packed
+trees in depth-first order, segments, padding and sliding windows are all of
+this kind, so no array of queries times keys is needed to say them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Shaped
+
+EVERYTHING = 2**30  # a window that never closes
+_FAR = 2**29  # positions of padding: no window reaches from one to the other
+
+
+class Spans(NamedTuple):
+  """Query i, which is row r = S - T + i among the keys, sees key j where
+
+    j <= r < until[j] and queries[i] - keys[j] < window.
+
+  Attributes:
+    until: Row before which each key is seen; 0: by nobody.
+    queries: Position of each query in its text.
+    keys: Position of each key in its text.
+    window: How many positions are seen, the own one included.
+  """
+
+  until: Int[Array, 'B S']
+  queries: Int[Array, 'B T']
+  keys: Int[Array, 'B S']
+  window: Int[Array, ''] | int
+
+
+def spans_after(
+  past: int, until: Int[Array, 'B T'], positions: Int[Array, 'B T']
+) -> Spans:
+  """Of tokens that come after `past` others, which all of them see.
+
+  Args:
+    past: How many, at positions 0, 1, ...
+    until: Which token no more sees each token, the past not counted.
+    positions: Of the tokens, the past counted.
+  """
+  left = ((0, 0), (past, 0))
+  until = jnp.pad(until + past, left, constant_values=past + until.shape[1])
+  before = jnp.broadcast_to(jnp.arange(past), (len(positions), past))
+  keys = jnp.concatenate([before, positions], 1)
+  return Spans(until, positions, keys, EVERYTHING)
+
+
+def until_of(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
+  """Where the segment of each token ends; a segment's tokens are adjacent."""
+  t = segments.shape[1]
+  last = jnp.pad(
+    segments[:, 1:] != segments[:, :-1], ((0, 0), (0, 1)), constant_values=True
+  )
+  ends = jnp.where(last, jnp.arange(1, t + 1), t)
+  return jax.lax.cummin(ends, axis=1, reverse=True)
+
+
+def seen(
+  row: Int[Array, '...'],
+  column: Int[Array, '...'],
+  until: Int[Array, '...'],
+  query: Int[Array, '...'],
+  key: Int[Array, '...'],
+  window: Int[Array, ''] | int,
+) -> Bool[Array, '...']:
+  """Whether queries see keys; whatever shapes broadcast, either way round."""
+  return (column <= row) & (row < until) & (query - key < window)
+
+
+def dense(spans: Spans) -> Bool[Array, 'B T S']:
+  """The whole mask, where it is small."""
+  t, s = spans.queries.shape[1], spans.keys.shape[1]
+  rows = jnp.arange(s - t, s)[:, None]
+  own, others = spans.queries[:, :, None], spans.keys[:, None]
+  until = spans.until[:, None]
+  return seen(rows, jnp.arange(s), until, own, others, spans.window)
+
+
+def pad_to(
+  x: Shaped[Array, '...'], axis: int, multiple: int, value: int = 0
+) -> Shaped[Array, '...']:
+  """`x` with as much behind it as makes an axis a multiple."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, -x.shape[axis] % multiple)
+  return jnp.pad(x, widths, constant_values=value)
+
+
+def pad_spans(spans: Spans, c: int) -> Spans:
+  """Whole blocks of `c`; what is added sees nothing and is not seen."""
+  return Spans(
+    pad_to(spans.until, 1, c),
+    pad_to(spans.queries, 1, c, _FAR),
+    pad_to(spans.keys, 1, c, -_FAR),
+    jnp.asarray(spans.window, jnp.int32),
+  )
+
+
+def blocks(spans: Spans, c: int, past: int) -> Bool[Array, 'B Q Y']:
+  """Which blocks of c queries may see something of which blocks of c keys.
+
+  Args:
+    spans: Padded to whole blocks.
+    c: Tokens of a block.
+    past: How many keys come before the first query's own.
+  """
+
+  def split(x):
+    return x.reshape(len(x), -1, c)
+
+  until, keys = (split(x).max(-1)[:, None] for x in (spans.until, spans.keys))
+  queries = split(spans.queries).min(-1)[:, :, None]
+  first = past + c * jnp.arange(queries.shape[1])[:, None]
+  begin = c * jnp.arange(keys.shape[2])
+  return seen(first, begin - c + 1, until, queries, keys, spans.window)
+
+
+def listed(
+  some: Bool[Array, 'B Q Y'],
+) -> tuple[Int[Array, 'B Q Y'], Int[Array, 'B Q']]:
+  """The blocks of keys that are true for one of queries, and how many are.
+
+  In order; the last is repeated, so that a kernel that goes on fetches nothing
+  anew.
+  """
+  count = some.sum(-1, dtype=jnp.int32)
+  order = jnp.argsort(~some, axis=-1, stable=True).astype(jnp.int32)
+  last = jnp.maximum(count - 1, 0)[..., None]
+  at = jnp.minimum(jnp.arange(some.shape[-1], dtype=jnp.int32), last)
+  return jnp.take_along_axis(order, at, -1), count

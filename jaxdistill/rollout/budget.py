@@ -1,0 +1,77 @@
+"""How many samples may be in flight: what the cache has room for."""
+
+import functools
+import pathlib
+
+import numpy as np
+import psutil
+from jax.sharding import Mesh
+
+from jaxdistill import dist
+from jaxdistill.models.config import DecoderConfig
+from jaxdistill.rollout.samplers import Sampling
+from jaxdistill.rollout.schedule import PAGE, power
+
+_GIB = 2**30
+_LIMIT = pathlib.Path('/sys/fs/cgroup/memory.max')  # of a container
+
+
+def rows_within(
+  config: DecoderConfig,
+  sampling: Sampling,
+  prompt: int,
+  mesh: Mesh,
+  gib: float,
+) -> int:
+  """Most samples in flight on a batch shard, a power of two.
+
+  Each has room for the longest response, so that none is ever sent away.
+
+  Args:
+    config: Of the decoder.
+    sampling: How responses are drawn.
+    prompt: Tokens of the longest prompt of all hosts.
+    mesh: Over which rows and heads are split.
+    gib: What each device gives to keys, values and logits, in GiB; 0: most of
+      what it has left, and on a CPU a quarter of the host's memory.
+
+  Raises:
+    ValueError: There is no room for one.
+  """
+  needs = sample_bytes(config, sampling, prompt, mesh.shape.get('tensor', 1))
+  there = int(gib * _GIB) or _left(mesh)
+  (fewest,) = dist.agree_max(-(there // needs))
+  if not fewest:
+    raise ValueError(
+      f'a response of {sampling.max_tokens} tokens to a prompt of {prompt} '
+      f'takes {needs / _GIB:.3g} GiB of keys and values; rollout.cache_gib '
+      f'is {there / _GIB:.3g}'
+    )
+  return power(-fewest + 1) // 2
+
+
+def sample_bytes(
+  config: DecoderConfig, sampling: Sampling, prompt: int, tensor: int
+) -> int:
+  """What a sample takes at most on a device: keys, values and logits."""
+  c, size = config, min(PAGE, power(sampling.max_tokens))
+  heads = c.num_kv_heads // (1 if c.num_kv_heads % tensor else tensor)
+  token = 2 * c.num_layers * heads * c.head_dim * np.dtype(c.dtype).itemsize
+  # Full pages, of which there is room for a power of two, and the newest.
+  own = size * (power(-(-sampling.max_tokens // size)) + 1)
+  logits = 3 * 4 * c.vocab_size // tensor
+  return token * (own + -(-2 * prompt // sampling.samples)) + logits
+
+
+@functools.cache
+def _left(mesh: Mesh) -> int:
+  """Bytes for a device; asked once, lest a run's programs change under it."""
+  device = mesh.local_devices[0]
+  if device.platform == 'cpu':
+    there = psutil.virtual_memory().total
+    if _LIMIT.exists() and (limit := _LIMIT.read_text().strip()).isdecimal():
+      there = min(there, int(limit))
+    return there // 4 // len(mesh.local_devices)
+  stats = device.memory_stats() or {}
+  left = stats.get('bytes_limit', 16 * _GIB) - stats.get('bytes_in_use', 0)
+  return left * 7 // 10

@@ -1,0 +1,478 @@
+"""Who is computed next: the host's part of generation, in plain numpy.
+
+Each shard has `J` places for samples, `group` to a prompt, and rows for those
+that have parted. Between two dispatches of the engine the desk notes what was
+drawn, gives free places to prompts that wait, and says where rows and pages
+stand. All its sizes are agreed over the hosts, and are powers of two apart, so
+few programs exist.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdistill import dist
+from jaxdistill.batch import bucket
+from jaxdistill.rollout.samplers import Sampling
+
+_LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
+PAGE = 64  # tokens
+_READ = 2**14  # tokens of prompts that a shard reads at a time
+
+
+class Samples(NamedTuple):
+  """Samples in flight, int32[W, J] each, of numpy here and of JAX there.
+
+  Attributes:
+    row: Row that computes it; beyond the last where it has ended.
+    token: Its last token.
+    alive: Whether it goes on.
+    base: Position of a token, short of its slot in the newest page.
+    begin: First slot of the newest page that is its own.
+    last: Slot at which it reaches the longest length.
+    address: Of its prompt.
+    number: Which sample of its prompt it is.
+    age: Tokens drawn so far.
+    paged: Whether it has pages that are full.
+  """
+
+  row: Any
+  token: Any
+  alive: Any
+  base: Any
+  begin: Any
+  last: Any
+  address: Any
+  number: Any
+  age: Any
+  paged: Any
+
+
+class Response(NamedTuple):
+  """What was drawn for one sample; see `samplers` for the two log-probs."""
+
+  tokens: np.ndarray
+  logp: np.ndarray
+  kept: np.ndarray
+  stopped: bool
+
+
+class Turn(NamedTuple):
+  """What the engine does next.
+
+  Attributes:
+    rows: Rows of the program, on each shard; 0: all is done.
+    parents: Row that each row continues; None where all stay.
+    closed: `source` and `into` of the rows' full pages, for `_relaid`; None
+      where they stay as they are.
+    admitted: Prompts to read first: tokens, and where their pages go.
+    size: Tokens in a page of a prompt.
+    texts: Tables of the prompts' pages: see `models.paged.Level`.
+    own: Tables of the rows' pages.
+    samples: `Samples`, stacked on a last axis.
+    lead: Sample that leads each row, int32[W, U].
+    hungry: Whether a shard's host has prompts that wait, bool[W].
+    limits: Slot to begin with; the dispatch ends with so few rows; or, where
+      prompts wait, with so few samples and so few prompts on a shard.
+  """
+
+  rows: int
+  parents: np.ndarray | None = None
+  closed: tuple[np.ndarray, np.ndarray] | None = None
+  admitted: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
+  size: int = 0
+  texts: tuple = ()
+  own: tuple = ()
+  samples: Any = None
+  lead: Any = None
+  hungry: Any = None
+  limits: Any = None
+
+
+class _Page(NamedTuple):
+  """A page of a text: where it is, and what is in it; see `Level`."""
+
+  place: int
+  lo: int
+  hi: int
+  start: int
+
+
+class Desk:
+  """The samples of one call of `generate`: those in flight and those to come.
+
+  Args:
+    prefix: Tokens that all prompts begin with.
+    rests: What follows in each, at least one token.
+    addresses: Of the prompts.
+    sampling: How to draw.
+    eos_ids: The tokens that end a response.
+    shards: Into how many parts rows are split, over all hosts.
+    most: Most samples in flight on a shard.
+  """
+
+  def __init__(
+    self,
+    prefix: int,
+    rests: Sequence[np.ndarray],
+    addresses: Sequence[int],
+    *,
+    sampling: Sampling,
+    eos_ids: tuple[int, ...],
+    shards: int,
+    most: int,
+  ):
+    self.prefix, self.rests, self.addresses = prefix, rests, addresses
+    self.limit, self.eos_ids, self.shards = sampling.max_tokens, eos_ids, shards
+    self.here = shards // jax.process_count()
+    self.group = min(sampling.samples, most)
+    self.waiting = collections.deque(
+      (prompt, number)
+      for prompt in range(len(rests))
+      for number in range(0, sampling.samples, self.group)
+    )
+    widest = max((len(rest) - 1 for rest in rests), default=0)
+    units, widest = dist.agree_max(-(-len(self.waiting) // self.here), widest)
+    self.asked = units > 0
+    # Some prompts have one last sample that goes on: others begin beside it.
+    beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
+    places = power(min(units, beside))
+    self.most = min(most, places * self.group)
+    self.page = min(PAGE, power(self.limit))
+    self.size = PAGE if widest > PAGE else bucket(widest, 4)
+    w, j = self.here, places * self.group
+    self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
+    # Small ones cost little each; all rows at once is what long answers come
+    # to, so that room is exact.
+    rooms = [_LEAST, *(4 * _LEAST * 2**k for k in range(20))]
+    self.rooms = [room for room in rooms if room < j] + [max(j, _LEAST)]
+    self.unit = np.zeros((w, j), int)
+    self.lead = np.zeros((w, 0), np.int32)
+    self.slot = self.rows = self.own_room = self.text_room = 0
+    self.texts: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
+    self.own: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
+    self.per_prompt = sampling.samples
+    units = len(rests) * sampling.samples
+    self.lengths, self.stopped = np.zeros(units, int), np.zeros(units, bool)
+    width = min(self.limit, 4 * self.page)
+    self.drawn = [np.zeros((units, width), t) for t in ('i4', 'f4', 'f4')]
+
+  def note(self, slot, row, lead, token, alive, *drawn) -> None:
+    """Takes down what a dispatch drew.
+
+    Args:
+      slot: The next one of the newest pages.
+      row: Of each sample, int[W, J].
+      lead: Sample that leads each row, int[W, U].
+      token: Drawn last, int[W, J].
+      alive: Which samples go on, bool[W, J].
+      *drawn: Tokens, -1 after the end, and both log-probs, [W, J, S].
+    """
+    s, new = self.samples, [x[:, :, self.slot : slot] for x in drawn]
+    was = s.alive > 0
+    counts = (new[0] >= 0).sum(-1)
+    units, ages, more = self.unit[was], s.age[was], counts[was]
+    longest = int((ages + more).max(initial=0))
+    if longest > self.drawn[0].shape[1]:
+      wider = min(max(longest, 2 * self.drawn[0].shape[1]), self.limit)
+      wider -= self.drawn[0].shape[1]
+      self.drawn = [np.pad(x, ((0, 0), (0, wider))) for x in self.drawn]
+    place = np.arange(slot - self.slot)
+    which, t = np.nonzero(place < more[:, None])
+    for out, x in zip(self.drawn, new, strict=True):
+      out[units[which], ages[which] + t] = x[was][which, t]
+    self.lengths[units] = ages + more
+    last = self.drawn[0][units, self.lengths[units] - 1]
+    self.stopped[units] = ~alive[was] & np.isin(last, self.eos_ids)
+    age = s.age + counts
+    now = {'row': row, 'token': token, 'alive': alive, 'age': age}
+    self.samples = s._replace(**{k: x.astype(np.int32) for k, x in now.items()})
+    self.slot, self.lead = slot, lead
+
+  def turn(self) -> Turn:
+    """What is done next."""
+    s, full = self.samples, self.slot == self.page
+    first = self._first()
+    leaders = [np.flatnonzero(x == np.arange(x.size)).tolist() for x in first]
+    parents = [
+      self.lead[w, s.row[w, js]].tolist() if js else []
+      for w, js in enumerate(leaders)
+    ]
+    # Those who have parted copy the pages that they have in common.
+    copied = any(
+      len(self.own[w].get(k, ())) and n > 1
+      for w, ks in enumerate(parents)
+      for k, n in collections.Counter(ks).items()
+    )
+    owned = [
+      sum(len(self.own[w].get(k, ())) + full for k in ks)
+      for w, ks in enumerate(parents)
+    ]
+    begun = self._admit()
+    widths = [len(self.rests[p]) - 1 for of in begun for p, _ in of.values()]
+    rows, going, copied, owned, most, width, kept = dist.agree_max(
+      max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
+      max(map(len, leaders)),
+      int(copied),
+      int(max(owned)),
+      max(map(len, begun)),
+      max(widths, default=0),
+      max(self._pages_of_texts(w, of) for w, of in enumerate(begun)),
+    )
+    if not rows:
+      return Turn(0)
+    moved = self._stand(first, leaders, begun, self._room(rows))
+    closed = full and going
+    if closed or copied:
+      closed = self._lay_out(leaders, parents, power(owned, rows // 2), full)
+    else:
+      closed = None
+      self.own = [
+        {j: self.own[w].get(k, []) for j, k in zip(js, ks, strict=True)}
+        for w, (js, ks) in enumerate(zip(leaders, parents, strict=True))
+      ]
+    if full or not going:
+      self.slot, s.begin[:] = 0, 0
+      s.base[:] += self.page
+    admitted = self._read(begun, most, width, kept)
+    for w, of in enumerate(begun):
+      for b, (prompt, number) in of.items():
+        self._seat(w, b, prompt, number)
+    s.last[:] = self.slot + self.limit - s.age - 1
+    for w, x in enumerate(first):
+      s.paged[w] = [bool(self.own[w].get(j)) for j in x.tolist()]
+    return Turn(
+      self.rows,
+      moved,
+      closed,
+      admitted,
+      self.size,
+      self._table(self.texts, self.text_room, self.group),
+      self._table(self.own, self.own_room, 1),
+      np.stack(s, -1).astype(np.int32),
+      self.lead,
+      np.full(self.here, bool(self.waiting)),
+      self._limits(),
+    )
+
+  def _room(self, rows: int) -> int:
+    """The smallest room for so many rows: few, so that few programs exist."""
+    return next(room for room in self.rooms if room >= rows)
+
+  def responses(self) -> list[list[Response]]:
+    """By prompt its responses, when all is done."""
+    tokens, logp, kept = self.drawn
+    each = [
+      Response(tokens[i, :n], logp[i, :n], kept[i, :n], bool(stopped))
+      for i, (n, stopped) in enumerate(
+        zip(self.lengths, self.stopped, strict=True)
+      )
+    ]
+    g = self.per_prompt
+    return [each[i : i + g] for i in range(0, len(each), g)]
+
+  def _first(self) -> np.ndarray:
+    """Of each sample, who leads those that have drawn the same; -1: ended."""
+    s = self.samples
+    w, j = s.row.shape
+    by_prompt = (
+      x.reshape(w, -1, self.group) for x in (s.row, s.token, s.alive)
+    )
+    row, token, alive = by_prompt
+    same = row[..., :, None] == row[..., None, :]
+    same &= token[..., :, None] == token[..., None, :]
+    same &= alive[..., None, :] > 0
+    first = same.argmax(-1) + np.arange(0, j, self.group)[:, None]
+    return np.where(alive > 0, first, -1).reshape(w, j)
+
+  def _admit(self) -> list[dict[int, tuple[int, int]]]:
+    """By shard: which place is given to which prompt, from which sample on."""
+    alive = self.samples.alive.reshape(self.here, -1, self.group)
+    going = alive.sum((1, 2))
+    free = [list(np.flatnonzero(~x.any(-1))[::-1]) for x in alive]
+    out: list[dict[int, tuple[int, int]]] = [{} for _ in free]
+    while self.waiting:
+      count = min(self.group, self.per_prompt - self.waiting[0][1])
+      fits = [
+        w for w, x in enumerate(free) if x and going[w] + count <= self.most
+      ]
+      if not fits:
+        break
+      w = min(fits, key=lambda w: going[w])
+      out[w][int(free[w].pop())] = self.waiting.popleft()
+      going[w] += count
+    return out
+
+  def _pages_of(self, prompt: int) -> int:
+    return -(-(len(self.rests[prompt]) - 1) // self.size)
+
+  def _pages_of_texts(self, w: int, begun: dict[int, tuple[int, int]]) -> int:
+    """Pages of all prompts of a shard that are read or have samples."""
+    new = sum(self._pages_of(prompt) for prompt, _ in begun.values())
+    return new + sum(map(len, self._live_texts(w).values()))
+
+  def _live_texts(self, w: int) -> dict[int, list[_Page]]:
+    alive = self.samples.alive[w].reshape(-1, self.group).any(-1)
+    return {b: pages for b, pages in self.texts[w].items() if alive[b]}
+
+  def _stand(self, first, leaders, begun, rows) -> np.ndarray | None:
+    """Gives every leader a row, its old one where it can; the others of its
+    class share it.
+
+    Returns:
+      Row that each row continues; None where all rows stay.
+    """
+    s, g = self.samples, self.group
+    parents = np.tile(np.arange(rows, dtype=np.int32), (self.here, 1))
+    lead = np.full((self.here, rows), s.row.shape[1], np.int32)
+    moved = rows != self.rows and self.rows > 0
+    for w, js in enumerate(leaders):
+      homeless = []
+      for j in js:
+        r = s.row[w, j]
+        if r < rows and lead[w, r] == s.row.shape[1]:
+          lead[w, r] = j
+        else:
+          homeless.append(j)
+      free = np.flatnonzero(lead[w] == s.row.shape[1])
+      for j, r in zip(homeless, free, strict=False):
+        lead[w, r], parents[w, r] = j, s.row[w, j]
+      starts = [b * g for b in begun[w]]
+      lead[w, free[len(homeless) :][: len(starts)]] = starts
+      moved |= bool(homeless)
+      row_of = np.full(s.row.shape[1] + 1, rows, np.int32)
+      row_of[lead[w]] = np.arange(rows)
+      row_of[-1] = rows
+      s.row[w] = row_of[first[w]]
+      for j in starts:
+        s.row[w, j : j + g] = row_of[j]
+    self.lead, self.rows = lead, rows
+    (moved,) = dist.agree_max(int(moved))
+    return parents if moved else None
+
+  def _lay_out(self, leaders, parents, room, full) -> tuple:
+    """Rows' pages anew: those of each text side by side.
+
+    Returns:
+      `source` and `into` of `_relaid`.
+    """
+    s, self.own_room = self.samples, room
+    source = np.zeros((self.here, room), np.int32)
+    into = np.full((self.here, self.rows), room, np.int32)
+    owns: list[dict[int, list[_Page]]] = []
+    for w, (js, ks) in enumerate(zip(leaders, parents, strict=True)):
+      own, place = {}, 0
+      for j, k in zip(js, ks, strict=True):
+        pages = []
+        for page in self.own[w].get(k, ()):
+          source[w, place] = page.place
+          pages.append(page._replace(place=place))
+          place += 1
+        if full:
+          into[w, s.row[w, j]] = place
+          pages.append(
+            _Page(place, int(s.begin[w, j]), self.page, int(s.base[w, j]))
+          )
+          place += 1
+        own[j] = pages
+      owns.append(own)
+    self.own = owns
+    return source, into
+
+  def _read(self, begun, most, width, kept) -> list:
+    """What is read of the prompts that begin, and where their pages go."""
+    if not most:
+      return []
+    size, self.text_room = self.size, power(max(kept, 1))
+    width = max(bucket(-(-width // size)), 1) * size
+    count = min(power(most), max(_READ // width, 1))
+    out = []
+    for start in range(0, most, count):
+      tokens = np.zeros((self.here * count, width), np.int32)
+      source = np.zeros((self.here, self.text_room), np.int32)
+      into = np.full(
+        (self.here, count * width // size), self.text_room, np.int32
+      )
+      for w, of in enumerate(begun):
+        part = dict(list(of.items())[start : start + count])
+        texts, place = {}, 0
+        for b, pages in self._texts_before(w, of, start).items():
+          source[w, place : place + len(pages)] = [p.place for p in pages]
+          texts[b] = [p._replace(place=place + i) for i, p in enumerate(pages)]
+          place += len(pages)
+        for i, (b, (prompt, _)) in enumerate(part.items()):
+          rest = self.rests[prompt][:-1]
+          tokens[w * count + i, : len(rest)] = rest
+          n = self._pages_of(prompt)
+          at = i * width // size
+          into[w, at : at + n] = place + np.arange(n)
+          texts[b] = [
+            _Page(
+              place + k,
+              0,
+              min(size, len(rest) - k * size),
+              self.prefix + k * size,
+            )
+            for k in range(n)
+          ]
+          place += n
+        self.texts[w] = texts
+      out.append((tokens, source, into))
+    return out
+
+  def _texts_before(self, w, begun, start) -> dict[int, list[_Page]]:
+    """Texts that stay when those from `start` on are read."""
+    if start:
+      return self.texts[w]
+    return {b: x for b, x in self._live_texts(w).items() if b not in begun}
+
+  def _seat(self, w: int, b: int, prompt: int, number: int) -> None:
+    """A prompt's samples begin."""
+    s, g = self.samples, self.group
+    j = slice(b * g, b * g + min(g, self.per_prompt - number))
+    rest, count = self.rests[prompt], j.stop - j.start
+    s.token[w, j] = rest[-1]
+    s.alive[w, j] = 1
+    s.base[w, j] = self.prefix + len(rest) - 1 - self.slot
+    s.begin[w, j] = self.slot
+    s.address[w, j] = self.addresses[prompt]
+    s.number[w, j] = number + np.arange(count)
+    s.age[w, j] = 0
+    self.unit[w, j] = prompt * self.per_prompt + number + np.arange(count)
+
+  def _table(self, texts, room, readers) -> tuple:
+    """Tables of a level, whose texts are read by neighbouring samples."""
+    w, j = self.samples.row.shape
+    lo, hi, start, after = np.zeros((4, w, room), np.int32)
+    by = np.full((w, room, readers), j, np.int32)
+    at = np.full((w, j), room * readers, np.int32)
+    longest = 1
+    for i, of in enumerate(texts):
+      for key, pages in of.items():
+        first = key * readers + np.arange(readers)
+        for n, page in enumerate(pages):
+          p = page.place
+          lo[i, p], hi[i, p], start[i, p] = page[1:]
+          after[i, p], by[i, p] = len(pages) - n - 1, first
+        if pages:
+          at[i, first] = pages[0].place * readers + np.arange(readers)
+          longest = max(longest, len(pages))
+    (longest,) = dist.agree_max(longest)
+    return lo, hi, start, after, by, at, np.int32((longest - 1).bit_length())
+
+  def _limits(self) -> np.ndarray:
+    """See `Turn.limits`."""
+    fewer = max((room for room in self.rooms if room < self.rows), default=0)
+    places = self.samples.row.shape[1] // self.group
+    free = self.most - max(self.group, self.most // 8)
+    idle = places - max(places // 8, 1)
+    return np.array([self.slot, fewer, max(free, 0), idle], np.int32)
+
+
+def power(n: int, least: int = 1) -> int:
+  """The smallest `least * 2**k` that is at least `n`."""
+  least = max(least, 1)
+  return least << max(-(-n // least) - 1, 0).bit_length()

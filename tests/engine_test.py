@@ -1,0 +1,311 @@
+"""Rows, pages and refills: however it is gone about, the answers are the same.
+
+What is sampled is held against the model's own logits in one plain forward pass
+each; sizes are made small, so that pages fill and places are given anew.
+"""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from players import (
+  BASE,
+  KEY,
+  PROMPTS,
+  TOKENIZER,
+  flat,
+  make_player,
+  softmax,
+  teacher_forced,
+)
+
+from jaxdistill import dist
+from jaxdistill.models import DecoderConfig
+from jaxdistill.models.decode import decode, unroll
+from jaxdistill.models.paged import Pages, join, part
+from jaxdistill.rollout import Sampling, budget, engine, schedule
+from jaxdistill.rollout.budget import rows_within
+from jaxdistill.types import Prompt
+
+LONG = Sampling(samples=3, max_tokens=22)
+MANY = [
+  dataclasses.replace(prompt, address=prompt.address + 100 * i)
+  for i in range(2)
+  for prompt in PROMPTS
+]
+
+
+def assert_same(first, second, atol=1e-4):
+  for a, b in zip(first, second, strict=True):
+    np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
+    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=atol)
+    assert (a.finish, a.prompt) == (b.finish, b.prompt)
+
+
+def endless(player):
+  """The same that hardly ends by itself."""
+  state = jax.tree.map(lambda x: x, player.params)
+  model = nnx.merge(player.graphdef, *state)
+  head = model.head.kernel[...]
+  model.head.kernel.set_value(head.at[:, TOKENIZER.eos_id].mul(0.1))
+  params = nnx.split(model, lambda path, x: True)[1:]
+  return dataclasses.replace(player, params=params)
+
+
+@pytest.fixture
+def small_sizes(monkeypatch):
+  """Pages of 4 tokens, programs from 2 rows on."""
+  monkeypatch.setattr(schedule, 'PAGE', 4)
+  monkeypatch.setattr(schedule, '_LEAST', 2)
+
+
+@pytest.fixture
+def dispatches(monkeypatch):
+  """What each dispatch was given: rows, pages of levels, prompts beside."""
+  seen, advance = [], engine._advance
+
+  def noted(*args, **kw):
+    levels, lead = args[4], args[7]
+    seen.append((lead.shape[1], [x.readers.shape[1] for x in levels]))
+    return advance(*args, **kw)
+
+  monkeypatch.setattr(engine, '_advance', noted)
+  return seen
+
+
+def within(monkeypatch, rows):
+  monkeypatch.setattr(
+    'jaxdistill.rollout.player.rows_within', lambda *args: rows
+  )
+
+
+def test_small_pages_and_few_rows_give_the_same(
+  one_device, small_sizes, dispatches, monkeypatch
+):
+  player = endless(make_player(one_device))
+  within(monkeypatch, 64)
+  whole = flat(player.generate(MANY, LONG, KEY))
+  assert {r.finish for r in whole} == {'stop', 'length'}
+  for r, logits_T in zip(whole, teacher_forced(player, whole), strict=True):
+    p_TV = softmax(logits_T)
+    by_hand = np.log(p_TV[np.arange(len(p_TV)), r.tokens_T])
+    np.testing.assert_allclose(r.logp_T, by_hand, atol=1e-4)
+  rooms = np.diff([rows for rows, _ in dispatches])
+  assert (rooms > 0).any() and (rooms < 0).any()
+  dispatches.clear()
+  within(monkeypatch, 8)
+  assert_same(flat(player.generate(MANY, LONG, KEY)), whole)
+  assert max(rows for rows, _ in dispatches) == 8
+  assert max(len(levels) for _, levels in dispatches) == 2
+
+
+def test_groups_are_split_where_there_are_fewer_places(
+  one_device, small_sizes, dispatches, monkeypatch
+):
+  player = make_player(one_device)
+  many = dataclasses.replace(BASE, samples=5)
+  expected = flat(player.generate(PROMPTS[:3], many, KEY))
+  dispatches.clear()
+  within(monkeypatch, 2)
+  assert_same(flat(player.generate(PROMPTS[:3], many, KEY)), expected)
+  assert {rows for rows, _ in dispatches} == {2}
+
+
+def test_a_longer_limit_changes_no_token(one_device):
+  player = make_player(one_device)
+  short = flat(player.generate(PROMPTS[:4], BASE, KEY))
+  longer = dataclasses.replace(BASE, max_tokens=90)
+  for a, b in zip(
+    short, flat(player.generate(PROMPTS[:4], longer, KEY)), strict=True
+  ):
+    np.testing.assert_array_equal(a.tokens_T, b.tokens_T[: len(a.tokens_T)])
+    assert a.finish == 'length' or len(a.tokens_T) == len(b.tokens_T)
+
+
+def test_other_meshes_refill_alike(one_device, small_sizes, monkeypatch):
+  player = endless(make_player(one_device))
+  expected = flat(player.generate(MANY, LONG, KEY))
+  mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
+  within(monkeypatch, 4)
+  with jax.set_mesh(mesh):
+    sharded = endless(make_player(mesh))
+    assert_same(flat(sharded.generate(MANY, LONG, KEY)), expected)
+
+
+def test_what_all_begin_with_is_read_by_all_rows(
+  one_device, small_sizes, monkeypatch
+):
+  """Shared beginnings, prompts of many pages, and one of no page at all."""
+  player = endless(make_player(one_device))
+  stem = '12345678'
+  prompts = [
+    Prompt('proposer', stem + rest, address=i)
+    for i, rest in enumerate(('1', '22=33+44-5566', '', '3', '44*5='))
+  ]
+  within(monkeypatch, 6)
+  rollouts = flat(player.generate(prompts, LONG, KEY))
+  for r, logits_T in zip(
+    rollouts, teacher_forced(player, rollouts), strict=True
+  ):
+    p_TV = softmax(logits_T)
+    by_hand = np.log(p_TV[np.arange(len(p_TV)), r.tokens_T])
+    np.testing.assert_allclose(r.logp_T, by_hand, atol=1e-4)
+
+
+def test_parts_of_a_softmax_join_to_the_whole():
+  draw = np.random.default_rng(0)
+  q = jnp.asarray(draw.normal(size=(3, 2, 4, 8)), jnp.float32)
+  k = jnp.asarray(draw.normal(size=(3, 2, 8, 12)), jnp.float32)
+  v = jnp.asarray(draw.normal(size=(3, 2, 12, 8)), jnp.float32)
+  seen = jnp.asarray(draw.random((3, 1, 4, 12)) < 0.5).at[0, 0, 0].set(False)
+  cut = [slice(0, 5), slice(5, 6), slice(6, 12)]
+  found = join(
+    *(part(q, k[..., c], v[:, :, c], seen[..., c], 3.0) for c in cut)
+  )
+  logits = 3 * np.tanh(np.einsum('xkah,xkhp->xkap', q, k) / 3)
+  p = np.exp(logits) * np.asarray(seen)
+  value = np.einsum('xkap,xkph->xkah', p, v)
+  scale = np.exp(np.asarray(found.high))
+  some = np.asarray(seen).any(-1).repeat(2, 1)
+  mass = np.asarray(found.mass) * scale
+  np.testing.assert_allclose(mass[some], p.sum(-1)[some], rtol=1e-5)
+  np.testing.assert_allclose(
+    (np.asarray(found.value) * scale[..., None])[some], value[some], atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_joined_projections_are_those_of_the_model(one_device, dtype):
+  """A token after nothing: `decode` against the whole model's logits."""
+  player = make_player(one_device)
+  model = nnx.merge(player.graphdef, *player.params)
+  model.config = dataclasses.replace(model.config, dtype=dtype)
+  c, tokens = model.config, jnp.arange(3, 9)
+  empty = Pages(
+    (jnp.zeros((6, c.num_kv_heads, c.head_dim, 4), dtype),) * c.num_layers,
+    (jnp.zeros((6, c.num_kv_heads, 4, c.head_dim), dtype),) * c.num_layers,
+  )
+  for shards in (1, 2):
+    weights = unroll(model.resolve(1), c, shards)
+    logits, _ = decode(
+      *(c, weights, tokens, jnp.zeros(6, jnp.int32), None, (), empty),
+      *(jnp.full(6, 2), jnp.int32(2), shards),
+    )
+    expected = model(tokens[:, None], role=1)[:, 0]
+    np.testing.assert_allclose(
+      logits, expected, atol=1e-4 if dtype == 'float32' else 0.15
+    )
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'temperature': 0.7}, {'top_k': 5}, {'top_p': 0.8}, {'temperature': 0}],
+  ids=['plain', 'cold', 'k', 'p', 'greedy'],
+)
+def test_bfloat16_scores_what_it_samples(one_device, changes):
+  """The policy ratio strays from 1 by rounding alone, to either side.
+
+  By as much as bfloat16 strays from float32 on the same tokens; and less by the
+  shape of a batch than by one token at a time against all at once.
+  """
+  exact = make_player(one_device)
+  player = in_dtype(exact, 'bfloat16')
+  sampling = dataclasses.replace(BASE, **changes)
+  temperature = sampling.temperature or 1.0
+  rollouts = flat(player.generate(PROMPTS, sampling, KEY))
+  sampled = np.concatenate([r.logp_T for r in rollouts])
+  scored, in_float32 = (
+    np.concatenate(p.logprobs(rollouts, temperature)) for p in (player, exact)
+  )
+  rounding = rms(scored - in_float32)
+  assert 1e-3 < rounding < 0.2
+  assert rms(sampled - scored) < 1.5 * rounding
+  assert abs(np.mean(sampled - scored)) < 0.5 * rounding
+  alone = flat(
+    [r for p in PROMPTS for r in player.generate([p], sampling, KEY)]
+  )
+  both = [
+    (a.logp_T, b.logp_T)
+    for a, b in zip(alone, rollouts, strict=True)
+    if np.array_equal(a.tokens_T, b.tokens_T)
+  ]
+  assert len(both) > 0.7 * len(rollouts)
+  by_shape = rms(np.concatenate([a - b for a, b in both]))
+  assert by_shape < rms(sampled - scored)
+
+
+def rms(x):
+  return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+def in_dtype(player, dtype):
+  model = nnx.merge(player.graphdef, *jax.tree.map(lambda x: x, player.params))
+  model.config = dataclasses.replace(model.config, dtype=dtype)
+  graphdef, *params = nnx.split(model, lambda path, x: True)
+  return dataclasses.replace(player, graphdef=graphdef, params=tuple(params))
+
+
+ROOM = DecoderConfig(
+  vocab_size=100,
+  embed_dim=32,
+  num_layers=3,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  embed_scale=1.0,
+)
+
+
+def test_as_many_rows_run_as_the_cache_has_room_for(one_device):
+  """2 x 3 layers x 2 heads x 8 numbers of 4 bytes a token, by hand."""
+  sampling, token = Sampling(samples=2, max_tokens=100), 2 * 3 * 2 * 8 * 4
+  one = token * (128 + 64 + 30) + 12 * 100  # two pages, the newest, a prompt
+  assert budget.sample_bytes(ROOM, sampling, 30, 1) == one
+  for rows, room in ((1, 1.5), (4, 4.1), (4, 7.9), (8, 8.0)):
+    gib = (room * one + 0.5) / 2**30
+    assert rows_within(ROOM, sampling, 30, one_device, gib) == rows
+  with pytest.raises(ValueError, match='of keys and values'):
+    rows_within(ROOM, sampling, 30, one_device, 1e-6)
+
+
+@pytest.mark.parametrize('shards', [1, 8])
+def test_a_token_copies_no_cache(shards, monkeypatch):
+  """What the compiled loop copies, but for the branch for rows that part."""
+  mesh = dist.make_mesh(devices=jax.devices()[:shards])
+  texts, advance = [], engine._advance
+
+  def compiled(*args, **kw):
+    texts.append(advance.lower(*args, **kw).compile().as_text())
+    return advance(*args, **kw)
+
+  monkeypatch.setattr(engine, '_advance', compiled)
+  monkeypatch.setattr(schedule, 'PAGE', 4)
+  with jax.set_mesh(mesh):
+    player = endless(make_player(mesh))
+    player.generate(MANY[:8], dataclasses.replace(LONG, samples=1), KEY)
+  assert texts
+  for text in texts:
+    found = looped(text)
+    assert any('dynamic-update-slice' in line for line in found)
+    assert not [line for line in found if COPY.search(line)]
+
+
+COPY = re.compile(r'= f32\[\d+,2,(8,4|4,8)\]\S* copy\(')
+PART = re.compile(r'^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}', re.M | re.S)
+
+
+def looped(text):
+  """Lines of the loop over tokens and of what it calls, but for branches."""
+  parts = dict(PART.findall(text))
+  entry = parts[re.search(r'^ENTRY %?([\w.-]+)', text, re.M)[1]]
+  lines, ahead = [], re.findall(r'body=%?([\w.-]+)', entry)
+  while ahead:
+    body = parts.get(ahead.pop(), '')
+    lines += body.splitlines()
+    ahead += re.findall(r'(?:calls|body|to_apply)=%?([\w.-]+)', body)
+  return lines

@@ -12,17 +12,16 @@ sides take turns. Linux only: peak memory and load are read from /proc.
 import argparse
 import collections
 import dataclasses
+import functools
 import json
-import os
 import pathlib
-import platform
 import re
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+
+import sides
 
 SIDES = {
   'ours': 'jaxdistill',
@@ -40,29 +39,21 @@ MODULES = [  # every linear map of a layer
 
 def main() -> None:
   args = _parser().parse_args()
-  if args.side:
-    job = json.loads(pathlib.Path(args.job).read_text())
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job['threads']])
-    if args.side == 'ours':
-      found = run_ours(job)
-    else:
-      found = run_trl(job, answers_only=args.side == 'trl_answers')
-    found['peak_gb'] = _peak_gb()
-    pathlib.Path(args.result).write_text(json.dumps(found))
+  if sides.answer(args, RUNS):
     return
   if not args.model or not args.python:
     raise SystemExit('grpo_step: --model and --python are needed')
-  sides = args.sides.split(',')
-  if unknown := set(sides) - set(SIDES):
+  chosen = args.sides.split(',')
+  if unknown := set(chosen) - set(SIDES):
     raise SystemExit(
       f'grpo_step: --sides has {min(unknown)!r}, which is none of '
       + ', '.join(SIDES)
     )
-  compare(args, sides)
+  pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
+  compare(args, sides.Sides.of(__file__, args, pythons))
 
 
 def _parser() -> argparse.ArgumentParser:
-  cpus = len(os.sched_getaffinity(0))
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
@@ -71,48 +62,40 @@ def _parser() -> argparse.ArgumentParser:
   add('--python', help='a Python that has trl, peft, torch and datasets')
   add('--steps', type=int, default=3, help='timed steps of a run (3)')
   add('--warmup', type=int, default=1, help='steps before these (1)')
-  add('--runs', type=int, default=3, help='processes of each side (3)')
   add('--problems', type=int, default=32, help='of a step, 8 answers each (32)')
-  add('--threads', type=int, default=cpus, help=f'of each side ({cpus})')
   add('--trl_rows', type=int, default=32, help='of a microbatch of TRL (32)')
-  add('--out', default='runs/grpo_step.json', help='(runs/grpo_step.json)')
   add('--sides', default=','.join(SIDES), help=f'({",".join(SIDES)})')
-  for name in ('--side', '--job', '--result'):  # of a run of one side
-    add(name, help=argparse.SUPPRESS)
+  sides.add_options(parser, 3, 'grpo_step')
   return parser
 
 
 # What starts the runs
 
 
-def compare(args: argparse.Namespace, sides: list[str]) -> None:
+def compare(args: argparse.Namespace, measured: sides.Sides) -> None:
   """Runs the sides in turn, prints a table and writes all that was seen."""
-  runs = {side: [] for side in sides}
-  with tempfile.TemporaryDirectory() as folder:
-    job = pathlib.Path(folder) / 'job.json'
-    try:
-      job.write_text(json.dumps(make_job(args)))
-    except ValueError as e:
-      raise SystemExit(f'grpo_step: {e}') from None
-    for i in range(args.runs):
-      first = i % len(sides)  # each side is first in turn
-      for side in sides[first:] + sides[:first]:
-        found = _start(args, side, job)
-        runs[side].append(found)
-        timed = found['steps'][args.warmup :]
-        print(
-          f'run {i + 1} of {args.runs}, {side}: '
-          f'{statistics.median(s["seconds"] for s in timed):.2f} s a step, '
-          f'others used {found["others"]:.2f} CPUs',
-          flush=True,
-        )
-        _write(args, runs)  # hours of work: what is there stays there
-      ends = {side: runs[side][-1]['eos_ids'] for side in sides}
-      if len({*map(tuple, ends.values())}) > 1:
-        raise SystemExit(f'grpo_step: the sides end answers otherwise: {ends}')
-  names = [SIDES[side] for side in sides]
+  runs = {side: [] for side in measured.pythons}
+  try:
+    job = make_job(args)
+  except ValueError as e:
+    raise SystemExit(f'grpo_step: {e}') from None
+  for i, side in measured.in_turn(args.runs):
+    found = measured.start(side, job)
+    runs[side].append(found)
+    timed = found['steps'][args.warmup :]
+    print(
+      f'run {i + 1} of {args.runs}, {side}: '
+      f'{statistics.median(s["seconds"] for s in timed):.2f} s a step, '
+      f'others used {found["others"]:.2f} CPUs',
+      flush=True,
+    )
+    _write(args, runs)  # hours of work: what is there stays there
+    ends = {side: r[-1]['eos_ids'] for side, r in runs.items() if r}
+    if len({*map(tuple, ends.values())}) > 1:
+      raise SystemExit(f'grpo_step: the sides end answers otherwise: {ends}')
+  names = [SIDES.get(side, side) for side in runs]
   head = ('median (min to max)', *names)
-  print('\n' + _text([head, *table(runs, args.warmup)]))
+  print('\n' + sides.text([head, *table(runs, args.warmup)]))
   print(f'\nall steps of all runs: {args.out}')
 
 
@@ -121,14 +104,12 @@ def _write(args: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
   rows = table(runs, args.warmup) if all(runs.values()) else []
   record = {
     'model': pathlib.Path(args.model).resolve().name,
-    'cpu': _cpu(),
+    'machine': sides.machine(),
     'options': {name: getattr(args, name) for name in options},
     'table': {name: dict(zip(runs, c, strict=True)) for name, *c in rows},
     'runs': runs,
   }
-  out = pathlib.Path(args.out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps(record, indent=1) + '\n')
+  sides.write(args.out, record)
 
 
 def make_job(args: argparse.Namespace) -> dict:
@@ -167,45 +148,6 @@ def make_job(args: argparse.Namespace) -> dict:
   }
 
 
-def _start(args: argparse.Namespace, side: str, job: pathlib.Path) -> dict:
-  """One run in its own process, and what else the machine did meanwhile."""
-  result = job.with_name('result.json')
-  python = sys.executable if side == 'ours' else args.python
-  environment = os.environ | {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # compiling is to be seen
-    'CUDA_VISIBLE_DEVICES': '',
-    'HF_HUB_OFFLINE': '1',
-    'TOKENIZERS_PARALLELISM': 'false',
-  }
-  files = ['--job', str(job), '--result', str(result)]
-  before, begin = _cpu_seconds(), time.perf_counter()
-  done = subprocess.run(
-    [python, __file__, '--side', side, *files],
-    env=environment,
-    stdout=sys.stderr,
-  )
-  if done.returncode:
-    raise SystemExit(f'grpo_step: {side} failed, as it says above')
-  wall = time.perf_counter() - begin
-  (busy, own), (busy_before, own_before) = _cpu_seconds(), before
-  found = json.loads(result.read_text())
-  result.unlink()
-  others = (busy - busy_before - (own - own_before)) / wall
-  return found | {'wall': wall, 'others': max(others, 0.0)}
-
-
-def _cpu_seconds() -> tuple[float, float]:
-  """CPU time so far: of all that runs here, and of our finished children."""
-  user, nice, system, _, _, *more = (
-    int(x)
-    for x in pathlib.Path('/proc/stat').read_text().split('\n')[0].split()[1:9]
-  )
-  own = resource.getrusage(resource.RUSAGE_CHILDREN)
-  busy = (user + nice + system + sum(more)) / os.sysconf('SC_CLK_TCK')
-  return busy, own.ru_utime + own.ru_stime
-
-
 def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
   """Rows of a name and one cell per side."""
 
@@ -213,12 +155,7 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
     return [s[name] for run in runs[side] for s in run['steps'][warmup:]]
 
   def spread(of):
-    def cell(side):
-      seen = of(side)
-      middle = statistics.median(seen)
-      return f'{middle:.2f} ({min(seen):.2f} to {max(seen):.2f})'
-
-    return cell
+    return lambda side: sides.spread(of(side))
 
   def each(name):
     return lambda side: [run[name] for run in runs[side]]
@@ -228,7 +165,7 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
 
   def compiled(part):
     def cell(side):
-      if side != 'ours':
+      if not side.startswith('ours'):
         return '-'
       seconds = [
         sum(s['compiling'] for s in run['steps'][part]) for run in runs[side]
@@ -238,9 +175,9 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
     return cell
 
   def ratio(side):
-    if 'ours' not in runs:
+    if not (ours := [s for s in runs if s.startswith('ours')]):
       return '-'
-    middles = [statistics.median(steps(s, 'seconds')) for s in (side, 'ours')]
+    middles = [statistics.median(steps(s, 'seconds')) for s in (side, ours[0])]
     return f'{middles[0] / middles[1]:.2f}'
 
   wanted = {
@@ -263,29 +200,6 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
     'version': lambda side: runs[side][0]['version'],
   }
   return [(name, *map(cell, runs)) for name, cell in wanted.items()]
-
-
-def _text(rows: list[tuple[str, ...]]) -> str:
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [
-    '| ' + ' | '.join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + ' |'
-    for r in rows
-  ]
-  rule = '|' + '|'.join('-' * (w + 2) for w in widths) + '|'
-  return '\n'.join([lines[0], rule, *lines[1:]])
-
-
-def _cpu() -> str:
-  names = re.findall(
-    r'model name\s*: (.*)', pathlib.Path('/proc/cpuinfo').read_text()
-  )
-  return names[0].strip() if names else platform.machine()
-
-
-def _peak_gb() -> float:
-  """The most memory that this process has had, from VmHWM."""
-  status = pathlib.Path('/proc/self/status').read_text()
-  return int(re.findall(r'VmHWM:\s+(\d+) kB', status)[0]) * 1024 / 1e9
 
 
 # The sides
@@ -485,6 +399,13 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
     'trainable': sum(p.numel() for p in moving),
     'eos_ids': sorted(trainer.eos_token_ids),
   }
+
+
+RUNS = {
+  'ours': run_ours,
+  'trl': functools.partial(run_trl, answers_only=False),
+  'trl_answers': functools.partial(run_trl, answers_only=True),
+}
 
 
 if __name__ == '__main__':

@@ -47,7 +47,17 @@ OFTEN = ('colabs', 'loop', 'guard', 'api', 'compare', 'survive')
 LONG = (
   *('colabs', 'loop', 'cli', 'text_loop', 'contract', 'hosts', 'families'),
   *('export', 'api', 'step', 'survive', 'guard', 'adapt', 'extend', 'compare'),
-  *('rollout', 'models', 'pairs', 'turns', 'packed', 'bank', 'anchors', 'gap'),
+  *(
+    'engine',
+    'rollout',
+    'models',
+    'pairs',
+    'turns',
+    'packed',
+    'bank',
+    'anchors',
+    'gap',
+  ),
 )
 CHECK = ('packed', 'step')  # of these, what `make check` runs all the same
 

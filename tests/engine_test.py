@@ -17,6 +17,7 @@ from players import (
   KEY,
   PROMPTS,
   TOKENIZER,
+  assert_same,
   flat,
   make_player,
   softmax,
@@ -37,13 +38,6 @@ MANY = [
   for i in range(2)
   for prompt in PROMPTS
 ]
-
-
-def assert_same(first, second, atol=1e-4):
-  for a, b in zip(first, second, strict=True):
-    np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
-    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=atol)
-    assert (a.finish, a.prompt) == (b.finish, b.prompt)
 
 
 def endless(player):

@@ -101,3 +101,11 @@ def softmax(logits):
 
 def flat(rollouts_PG):
   return [rollout for rollouts_G in rollouts_PG for rollout in rollouts_G]
+
+
+def assert_same(first, second, atol=1e-4):
+  for a, b in zip(first, second, strict=True):
+    np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
+    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=atol)
+    np.testing.assert_allclose(a.kept_T, b.kept_T, atol=atol)
+    assert (a.finish, a.text, a.prompt) == (b.finish, b.text, b.prompt)

@@ -11,6 +11,7 @@ from players import (
   KEY,
   PROMPTS,
   TOKENIZER,
+  assert_same,
   flat,
   logits_of,
   make_player,
@@ -52,14 +53,6 @@ def kept_by_hand(p, sampling, slack=1e-6):
     tied |= bool(rest) and p[keep[-1]] - p[rest[0]] < slack
     order = keep
   return set(order), tied
-
-
-def assert_same(first, second, atol=1e-4):
-  for a, b in zip(first, second, strict=True):
-    np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
-    np.testing.assert_allclose(a.logp_T, b.logp_T, atol=atol)
-    np.testing.assert_allclose(a.kept_T, b.kept_T, atol=atol)
-    assert (a.finish, a.text, a.prompt) == (b.finish, b.text, b.prompt)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import psutil
 from jax.sharding import Mesh
 
 from jaxdistill import dist
+from jaxdistill.batch.layout import power
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.rollout.samplers import Sampling
-from jaxdistill.rollout.schedule import PAGE, power
+from jaxdistill.rollout.schedule import PAGE
 
 _GIB = 2**30
 _LIMIT = pathlib.Path('/sys/fs/cgroup/memory.max')  # of a container

@@ -29,7 +29,7 @@ from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
 from jaxdistill.models.paged import Level, Pages, take, view
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
-from jaxdistill.rollout.schedule import Desk, Response, Samples
+from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
 
 
 class _Carry(NamedTuple):
@@ -133,7 +133,7 @@ def generate(
     if turn.closed:
       own = _relaid(own, newest, *map(put, turn.closed))
     for tokens, source, into in turn.admitted:
-      fresh = read(put(tokens), first, size=turn.size)
+      fresh = read(put(tokens), first, size=desk.size)
       texts = _relaid(texts, fresh, put(source), put(into))
     levels = tuple(
       Level(pages, *map(put, table[:-1]), doublings=table[-1])
@@ -183,7 +183,7 @@ def _relaid(
 
   Args:
     old: `W` shards of pages, or none; gone afterwards.
-    fresh: as many more.
+    fresh: `W` shards of other pages.
     source: Which of the old a page is.
     into: Which page each of the fresh becomes; `B` is none.
   """
@@ -276,15 +276,6 @@ def _advance(
   uniforms = _uniforms(
     key, samples.address, samples.number, samples.age - start, size
   )
-  others = jnp.arange(j) // group * group
-
-  def leads(row, token, alive):
-    """Who is the first of those that have drawn the same, and whether I am."""
-    by_group = [x.reshape(w, -1, group) for x in (row, token, alive)]
-    same = [x[..., :, None] == x[..., None, :] for x in by_group]
-    same = same[0] & same[1] & by_group[2][..., None, :]
-    first = jnp.argmax(same, -1).reshape(w, j) + others
-    return first, alive & (first == jnp.arange(j))
 
   def body(carry: _Carry) -> _Carry:
     t = carry.slot
@@ -324,7 +315,8 @@ def _advance(
     )
     ended = jnp.isin(token, jnp.array(eos_ids)) | (t >= samples.last)
     alive = carry.alive & ~ended
-    first, leading = leads(carry.row, token, alive)
+    first = alike(carry.row, token, alive, group)
+    leading = alive & (first == jnp.arange(j))
     parted = leading & ~led
     stuck = jnp.max(jnp.sum(leading, 1)) > u
     stuck |= jnp.any(parted & (samples.paged > 0))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxdistill import dist
-from jaxdistill.batch import bucket
+from jaxdistill.batch.layout import bucket, power
 from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
@@ -69,7 +69,6 @@ class Turn(NamedTuple):
     closed: `source` and `into` of the rows' full pages, for `_relaid`; None
       where they stay as they are.
     admitted: Prompts to read first: tokens, and where their pages go.
-    size: Tokens in a page of a prompt.
     texts: Tables of the prompts' pages: see `models.paged.Level`.
     own: Tables of the rows' pages.
     samples: `Samples`, stacked on a last axis.
@@ -83,7 +82,6 @@ class Turn(NamedTuple):
   parents: np.ndarray | None = None
   closed: tuple[np.ndarray, np.ndarray] | None = None
   admitted: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
-  size: int = 0
   texts: tuple = ()
   own: tuple = ()
   samples: Any = None
@@ -251,7 +249,6 @@ class Desk:
       moved,
       closed,
       admitted,
-      self.size,
       self._table(self.texts, self.text_room, self.group),
       self._table(self.own, self.own_room, 1),
       np.stack(s, -1).astype(np.int32),
@@ -276,16 +273,8 @@ class Desk:
   def _first(self) -> np.ndarray:
     """Of each sample, who leads those that have drawn the same; -1: ended."""
     s = self.samples
-    w, j = s.row.shape
-    by_prompt = (
-      x.reshape(w, -1, self.group) for x in (s.row, s.token, s.alive)
-    )
-    row, token, alive = by_prompt
-    same = row[..., :, None] == row[..., None, :]
-    same &= token[..., :, None] == token[..., None, :]
-    same &= alive[..., None, :] > 0
-    first = same.argmax(-1) + np.arange(0, j, self.group)[:, None]
-    return np.where(alive > 0, first, -1).reshape(w, j)
+    alive = s.alive > 0
+    return np.where(alive, alike(s.row, s.token, alive, self.group), -1)
 
   def _admit(self) -> list[dict[int, tuple[int, int]]]:
     """By shard: which place is given to which prompt, from which sample on."""
@@ -471,7 +460,18 @@ class Desk:
     return np.array([self.slot, fewer, free, idle], np.int32)
 
 
-def power(n: int, least: int = 1) -> int:
-  """The smallest `least * 2**k` that is at least `n`."""
-  least = max(least, 1)
-  return least << max(-(-n // least) - 1, 0).bit_length()
+def alike(row, token, alive, group: int) -> Any:
+  """Of each sample, the first of its prompt that has drawn the same.
+
+  Args:
+    row: On which it was computed, `[W J]`, of numpy or of JAX.
+    token: Drawn last.
+    alive: Which go on; what is said of the others means nothing.
+    group: Samples of a prompt, side by side.
+  """
+  w, j = row.shape
+  row, token, alive = (x.reshape(w, -1, group) for x in (row, token, alive))
+  same = row[..., :, None] == row[..., None, :]
+  same &= token[..., :, None] == token[..., None, :]
+  same &= alive[..., None, :]
+  return (same.argmax(-1) + np.arange(0, j, group)[:, None]).reshape(w, j)

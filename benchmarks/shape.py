@@ -74,22 +74,27 @@ def write(folder: str, kind: str, spellings: int = 1) -> None:
 
 
 def _write_tokenizer(path: pathlib.Path) -> None:
-  """A vocabulary of `t0`, `t1`, ..., between spaces."""
+  """A vocabulary of `t000`, `t001`, ..., between spaces."""
   import tokenizers
 
-  words = {f't{i}': i for i in range(VOCABULARY)}
+  words = {word(i): i for i in range(VOCABULARY)}
   made = tokenizers.Tokenizer(
-    tokenizers.models.WordLevel(words, unk_token=f't{PAD}')
+    tokenizers.models.WordLevel(words, unk_token=word(PAD))
   )
   made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   made.save(str(path / 'tokenizer.json'))
   says = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
-    'pad_token': f't{PAD}',
-    'eos_token': f't{END}',
+    'pad_token': word(PAD),
+    'eos_token': word(END),
     'model_max_length': CONFIG['max_position_embeddings'],
   }
   (path / 'tokenizer_config.json').write_text(json.dumps(says))
+
+
+def word(token: int) -> str:
+  """How a token is written; all equally long, for marks are found in words."""
+  return f't{token:03}'
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

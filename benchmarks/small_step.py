@@ -21,6 +21,7 @@ import shape
 import sides
 
 PROMPTS, SAMPLES, TOKENS, LENGTH, BETA = 4, 4, 64, 64, 0.04
+LR = 1e-6  # rewards by chance must not teach the model to end
 MOST = 400  # prompts there are
 
 
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def prompts() -> list[str]:
   """The same on all sides, by words of the shape's vocabulary."""
   ids = np.random.default_rng(0).integers(4, shape.VOCABULARY, (MOST, LENGTH))
-  return [' '.join(f't{i}' for i in row) for row in ids]
+  return [' '.join(shape.word(i) for i in row) for row in ids]
 
 
 def pay(n: int) -> list[float]:
@@ -145,6 +146,7 @@ def ours(job: dict, **changes) -> dict:
     'method.samples': SAMPLES,
     'method.max_tokens': TOKENS,
     'method.kl': BETA,
+    'optimizer.lr': LR,
     # The others neither evaluate nor save.
     'eval_every': 1000,
     'checkpoint_every': 1000,
@@ -187,7 +189,7 @@ class _Words:
     return [int(word[1:]) for word in text.split()]
 
   def decode(self, ids, **_):
-    return ' '.join(f't{i}' for i in ids)
+    return ' '.join(shape.word(i) for i in ids)
 
   def bos_id(self):
     return 0
@@ -233,7 +235,7 @@ def tunix(job: dict) -> dict:
         (role.ACTOR, role.REFERENCE, role.ROLLOUT), mesh
       ),
       training_config=rl_cluster.RLTrainingConfig(
-        actor_optimizer=optax.adamw(1e-6),
+        actor_optimizer=optax.adamw(LR),
         eval_every_n_steps=1000,
         max_steps=job['steps'],
       ),
@@ -304,6 +306,7 @@ def trl(job: dict) -> dict:
         max_completion_length=TOKENS,
         max_steps=job['steps'],
         beta=BETA,
+        learning_rate=LR,
         shuffle_dataset=False,
         dataloader_pin_memory=False,
         logging_strategy='no',

@@ -17,7 +17,7 @@ def get_config():
   config.checkpoint_every = 10
   config.anchors.past = 'every:10'
   config.eval.problems = 256
-  config.eval.samples = 3
+  config.eval.samples = 4
   config.method.problems = 24
   config.method.proposals = 4
   config.method.samples = 8

@@ -301,6 +301,19 @@ def test_a_role_that_there_is_not_and_mixed_roles_are_refused(one_device):
     player.logprobs(written)
 
 
+def test_one_player_answers_as_each_role_in_turn(one_device):
+  def asked(player, role):
+    prompts = [dataclasses.replace(p, role=role) for p in PROMPTS[:2]]
+    return flat(player.generate(prompts, BASE, KEY))
+
+  player = make_player(one_device)
+  alone = {role: asked(make_player(one_device), role) for role in player.roles}
+  texts = [[r.text for r in rollouts] for rollouts in alone.values()]
+  assert texts[0] != texts[1]
+  for role in (*player.roles, *player.roles):
+    assert_same(asked(player, role), alone[role])
+
+
 def test_policy_rows_score_under_the_anchor(one_device):
   policy, anchor = (make_player(one_device, seed=seed) for seed in (0, 1))
   sampling = dataclasses.replace(BASE, temperature=0.7)

@@ -66,7 +66,7 @@ def lay_out(
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
-  Once for all prompts; slices inside its loop would copy a layer every token.
+  Slices inside its loop would copy a layer every token.
   """
   model = nnx.merge(graphdef, *params)
   return unroll(model.resolve(role), model.config, tensor)
@@ -75,6 +75,7 @@ def lay_out(
 def generate(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
+  weights: Unrolled,
   prefix: Int[np.ndarray, 'T'],
   rests: Sequence[np.ndarray],
   addresses: Sequence[int],
@@ -93,6 +94,7 @@ def generate(
   Args:
     graphdef: Of a `Decoder`.
     params: Its parameters, in any number of parts.
+    weights: Of the role that answers, from `lay_out`.
     prefix: What all prompts of all hosts begin with; may be empty.
     rests: What follows in each, at least one token.
     addresses: Of the prompts: token t of sample g of one is drawn by (key,
@@ -120,7 +122,6 @@ def generate(
   )
   if not desk.asked:
     return []
-  weights = lay_out(graphdef, params, np.int32(role), tensor=tensor)
   read = functools.partial(_prefill, graphdef, params, np.int32(role))
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None

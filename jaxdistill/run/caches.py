@@ -18,4 +18,4 @@ def cache_compilations() -> None:
   config: Any = jax.config
   if not config.jax_compilation_cache_dir:
     config.update('jax_compilation_cache_dir', compile_cache())
-    config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -34,7 +34,7 @@ def layout_of(rows, mesh, shapes):
 
 @pytest.mark.parametrize(
   ('problems', 'samples', 'longest', 'most'),
-  [(4, 4, 64, 5), (32, 8, 64, 2), (40, 4, 24, 1), (16, 4, 400, 2)],
+  [(4, 4, 64, 6), (32, 8, 64, 2), (40, 4, 24, 1), (16, 4, 400, 2)],
 )
 def test_few_layouts_in_many_steps(
   one_device, problems, samples, longest, most
@@ -48,7 +48,7 @@ def test_few_layouts_in_many_steps(
     tokens += layout.used * layout.sequences * layout.length
     needed += sum(len(row.response_R) for row in rows)
   assert len(found) <= most
-  assert tokens < 2.2 * needed
+  assert tokens < 1.9 * needed
 
 
 def test_steps_of_mixed_lengths_compile_nothing_anew(one_device):

@@ -19,7 +19,7 @@ from jaxdistill.types import RowSet
 
 _LEAST = 128  # tokens of a sequence whose length is chosen
 _DENSE = 1024  # of one in which attention costs as much as all else
-_WORTH = 1.4  # what a longer sequence must save: clearly, or sizes alternate
+_WORTH = 1.1  # what a longer sequence must save, or sizes alternate
 _MANY = 4  # microbatches of the larger size that must be full
 _ROOM = 32  # least room for microbatches, where there are several
 

@@ -27,7 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdistill import dist
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
-from jaxdistill.models.paged import Level, Pages, take, view
+from jaxdistill.models.int8 import Formats
+from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
 from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
 
@@ -56,20 +57,21 @@ class _Carry(NamedTuple):
   stuck: Bool[Array, '']
 
 
-@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor'))
+@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor', 'kernels'))
 def lay_out(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
   role: Int[Array | np.generic, ''],
   *,
   tensor: int = 1,
+  kernels: str = '',
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
   Once for all prompts; slices inside its loop would copy a layer every token.
   """
   model = nnx.merge(graphdef, *params)
-  return unroll(model.resolve(role), model.config, tensor)
+  return unroll(model.resolve(role), model.config, tensor, kernels)
 
 
 def generate(
@@ -85,6 +87,7 @@ def generate(
   most: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
+  formats: Formats,
 ) -> list[list[Response]]:
   """Draws `sampling.samples` responses to each prompt.
 
@@ -103,6 +106,9 @@ def generate(
     most: Most samples in flight on each of its batch shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
+    formats: How weights, keys and values are kept. Prompts are read with the
+      weights and keys that there are, and kept so afterwards: how they are read
+      does not depend on what else is asked.
 
   Returns:
     By prompt its responses.
@@ -120,21 +126,27 @@ def generate(
   )
   if not desk.asked:
     return []
-  weights = lay_out(graphdef, params, np.int32(role), tensor=tensor)
+  weights = lay_out(
+    *(graphdef, params, np.int32(role)), tensor=tensor, kernels=formats.weights
+  )
   read = functools.partial(_prefill, graphdef, params, np.int32(role))
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
+  shared = first and _kept(first, formats.cache)
   newest = texts = own = None
   while (turn := desk.turn()).rows:
     if newest is None:
-      newest = _empty(config, desk.shards * turn.rows, desk.page)
+      newest = _empty(config, desk.shards * turn.rows, desk.page, formats.cache)
     elif turn.parents is not None:
       newest = _moved(newest, put(turn.parents))
     if turn.closed:
       own = _relaid(own, newest, *map(put, turn.closed))
     for tokens, source, into in turn.admitted:
-      fresh = read(put(tokens), first, size=desk.size)
-      texts = _relaid(texts, fresh, put(source), put(into))
+      texts = _relaid(  # what was read is let go of
+        *(texts, read(put(tokens), first, size=desk.size)),
+        *(put(source), put(into)),
+        cache=formats.cache,
+      )
     levels = tuple(
       Level(pages, *map(put, table[:-1]), doublings=table[-1])
       for pages, table in ((texts, turn.texts), (own, turn.own))
@@ -144,7 +156,7 @@ def generate(
       config,
       weights,
       key,
-      first,
+      shared,
       levels,
       newest,
       put(turn.samples),
@@ -178,6 +190,8 @@ def _relaid(
   fresh: Pages,
   source: Int[Array, 'W B'],
   into: Int[Array, 'W ...'],
+  *,
+  cache: str = '',
 ) -> Pages:
   """Pages laid out anew, a layer at a time: no more than one is there twice.
 
@@ -186,21 +200,23 @@ def _relaid(
     fresh: `W` shards of other pages.
     source: Which of the old a page is.
     into: Which page each of the fresh becomes; `B` is none.
+    cache: What the fresh are to be kept as; the default is as they are.
   """
   k, v = [], []
   for i, more in enumerate(zip(*fresh, strict=True)):
     before = old and (old.k[i], old.v[i])
-    of_k, of_v = _relaid_layer(before, more, source, into)
-    for x in before or ():
+    of_k, of_v = _relaid_layer(before, more, source, into, cache)
+    for x in jax.tree.leaves(before):
       x.delete()
     k.append(of_k)
     v.append(of_v)
   return Pages(tuple(k), tuple(v))
 
 
-@jax.jit
-def _relaid_layer(old, fresh, source, into):
+@functools.partial(jax.jit, static_argnames='cache')
+def _relaid_layer(old, fresh, source, into, cache):
   w, n = source.shape
+  fresh = CACHES[cache](*fresh)
 
   def one(fresh, old=None):
     shape = fresh.shape[1:]
@@ -233,17 +249,21 @@ def _of_parents(pages, parents):
   return jax.tree.map(one, pages)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _empty(config: DecoderConfig, pages: int, size: int) -> Pages:
+_kept = jax.jit(kept, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
   c = config
 
   def zeros(*shape):
-    x = jnp.zeros((pages, c.num_kv_heads, *shape), c.dtype)
-    return dist.constrain(x, 'batch', 'kv_heads', None, None)
+    shape = (pages, c.num_kv_heads, *shape)
+    return tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_layers))
 
-  k = tuple(zeros(c.head_dim, size) for _ in range(c.num_layers))
-  v = tuple(zeros(size, c.head_dim) for _ in range(c.num_layers))
-  return Pages(k, v)
+  empty = kept(Pages(zeros(c.head_dim, size), zeros(size, c.head_dim)), cache)
+  return jax.tree.map(
+    lambda x: dist.constrain(x, 'batch', 'kv_heads', None, None), empty
+  )
 
 
 @functools.partial(

@@ -136,6 +136,8 @@ def test_mesh_that_does_not_fit(refused_keys):
     ('trainable', 'ful', "nearest is 'full'"),
     ('dtype', 'float33', "nearest is 'float32'"),
     ('attention', 'chunk', "nearest is 'chunked'"),
+    ('rollout.weights', 'in8', "nearest is 'int8' of int8, or empty"),
+    ('rollout.cache', 'fp4', 'there are int8, or empty'),
     ('remat', 'dot', "nearest is 'dots'"),
     ('remat', '3', "config.remat is '3'; there are none, dots, full"),
     ('optimizer.schedule', 'cosin', 'constant, cosine, linear'),

@@ -22,6 +22,7 @@ from jaxdistill.data.text.tokenizer import SymbolTokenizer, TextTokenizer
 from jaxdistill.eval import parse_alarm
 from jaxdistill.methods.method import anchors_of
 from jaxdistill.models import Deltas, load, store
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run import memory
@@ -87,6 +88,7 @@ def build(config: Any) -> Run:
       optimizer=OptimizerConfig(**config.optimizer),
       shapes=Shapes(**config.batch),
       cache_gib=config.rollout.cache_gib,
+      formats=Formats(config.rollout.weights, config.rollout.cache),
       mesh=mesh,
       anchors=dict(config.anchors),
       teachers=_load_teachers(config, task, mesh),

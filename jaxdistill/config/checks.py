@@ -14,6 +14,8 @@ from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import store
+from jaxdistill.models.decode import KERNELS
+from jaxdistill.models.paged import CACHES
 from jaxdistill.models.remat import REMAT
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.spelling import among
@@ -119,9 +121,12 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
     ('trainable', ('full', 'lora')),
     ('dtype', ('float32', 'bfloat16')),
     ('attention', ('auto', 'dense', 'chunked', 'pallas')),
+    ('rollout.weights', tuple(KERNELS)),
+    ('rollout.cache', tuple(CACHES)),
   ):
     if keys[key] not in allowed:
-      near = among(keys[key], allowed)
+      near = among(keys[key], filter(None, allowed))
+      near += '' if all(allowed) else ', or empty'
       raise ConfigError(f'config.{key} is {keys[key]!r}{near}')
 
 

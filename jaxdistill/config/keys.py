@@ -16,6 +16,7 @@ from jaxdistill.batch import Shapes
 from jaxdistill.data.tasks import python_file
 from jaxdistill.eval import GuardConfig, alarms
 from jaxdistill.methods.method import Method
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.remat import named
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run.run import EvalConfig
@@ -117,7 +118,7 @@ def base_config(method: str) -> ConfigDict:
   config.alarms = dict(alarms.DEFAULTS)
   config.eval = fields_of(EvalConfig())
   config.batch = fields_of(Shapes())
-  config.rollout = {'cache_gib': 0.0}
+  config.rollout = {'cache_gib': 0.0} | Formats()._asdict()
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   return config
 

@@ -4,7 +4,7 @@ Layers are unrolled and their projections joined, so that a token copies no
 weight and multiplies as few matrices as there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.int8 import to_int8
 from jaxdistill.models.layers import (
   Resolved,
   embed,
@@ -21,12 +22,20 @@ from jaxdistill.models.layers import (
   unembed,
 )
 from jaxdistill.models.linear import Weights, apply, dense
-from jaxdistill.models.paged import Level, Pages, View, join, part, read_pages
+from jaxdistill.models.paged import (
+  Level,
+  Pages,
+  View,
+  join,
+  part,
+  read_pages,
+  write,
+)
 from jaxdistill.models.rope import turns
 
 
 class Unrolled(NamedTuple):
-  """A role's weights in the compute dtype, each layer by itself.
+  """A role's weights, each layer by itself, as one of `KERNELS` keeps them.
 
   Attributes:
     embed: `[V D]`.
@@ -41,34 +50,60 @@ class Unrolled(NamedTuple):
   head: Weights
 
 
-def unroll(weights: Resolved, config: DecoderConfig, shards: int) -> Unrolled:
-  """Lays a role's weights out for `decode`.
+def _whole(w: Weights, dtype: str) -> Weights:
+  """All in one dtype.
 
-  In float32, deltas are added to their kernels. In bfloat16 they stay beside
-  them: a sum would be rounded as what is trained is not.
+  In float32, a delta is added to its kernel. In bfloat16 it stays beside it: a
+  sum would be rounded as what is trained is not.
+  """
+  if dtype == 'float32':
+    w = Weights(dense(w), None, w.bias)
+  return jax.tree.map(lambda x: x.astype(dtype), w)
+
+
+def _in_int8(w: Weights, dtype: str) -> Weights:
+  """The kernel in int8, with a scale by output channel; the rest in one dtype.
+
+  The delta stays beside it: what training adds is mostly less than half a step
+  of the rounding, and would be lost in the sum.
+  """
+  delta, bias = jax.tree.map(lambda x: x.astype(dtype), (w.delta, w.bias))
+  return Weights(to_int8(w.kernel, 0), delta, bias)
+
+
+# How the kernel `[I O]` of each map is kept, and its delta.
+KERNELS: dict[str, Callable[[Weights, str], Weights]] = {
+  '': _whole,
+  'int8': _in_int8,
+}
+
+
+def unroll(
+  weights: Resolved, config: DecoderConfig, shards: int, kernels: str = ''
+) -> Unrolled:
+  """Lays a role's weights out for `decode`.
 
   Args:
     weights: Of a role.
     config: Of the decoder.
     shards: Over how many devices heads and hidden units are split.
+    kernels: How they are kept, one of `KERNELS`.
   """
   c, shards = config, _split_over(config, shards)
 
-  def cast(w: Weights) -> Weights:
-    if c.dtype == 'float32':
-      w = Weights(dense(w), None, w.bias)
-    return jax.tree.map(lambda x: x.astype(c.dtype), w)
+  def keep(w: Weights) -> Weights:
+    return KERNELS[kernels](w, c.dtype)
 
   layers = []
   for i in range(c.num_layers):
     layer = jax.tree.map(lambda x, i=i: x[i], weights.layers)
-    by_name = {n: cast(w) for n, w in layer.items() if isinstance(w, Weights)}
+    by_name = {n: keep(w) for n, w in layer.items() if isinstance(w, Weights)}
     norms = {n: x for n, x in layer.items() if n not in by_name}
     qkv = _beside([by_name.pop(n) for n in 'qkv'], shards)
     gate_up = _beside([by_name.pop(n) for n in ('gate', 'up')], shards)
     layers.append(by_name | norms | {'qkv': qkv, 'gate_up': gate_up})
   embed = weights.embed.astype(c.dtype)
-  return Unrolled(embed, layers, weights.norm, cast(weights.head))
+  return Unrolled(embed, layers, weights.norm, keep(weights.head))
 
 
 def _beside(maps: Sequence[Weights], shards: int) -> Weights:
@@ -80,10 +115,10 @@ def _beside(maps: Sequence[Weights], shards: int) -> Weights:
     joined = jnp.concatenate(parts, -1)
     return joined.reshape(*joined.shape[:-2], -1)
 
-  kernel = along([w.kernel for w in maps])
-  bias = None
-  if any(w.bias is not None for w in maps):
-    none = [jnp.zeros(w.kernel.shape[1], w.kernel.dtype) for w in maps]
+  kernel = jax.tree.map(lambda *x: along(x), *[w.kernel for w in maps])
+  bias, given = None, [w.bias for w in maps if w.bias is not None]
+  if given:
+    none = [jnp.zeros(w.kernel.shape[1], given[0].dtype) for w in maps]
     bias = along(
       [n if w.bias is None else w.bias for w, n in zip(maps, none, strict=True)]
     )
@@ -152,12 +187,7 @@ def decode(
     turned, seen, before = kinds[of]
     h = rms_norm(x, layer['attention_norm'], c.norm_eps)
     q, k, v = _heads(apply(h, layer['qkv']), layer, turned, c, shards)
-    k = jax.lax.dynamic_update_slice_in_dim(
-      newest.k[i], k[..., None], slot, axis=3
-    )
-    v = jax.lax.dynamic_update_slice_in_dim(
-      newest.v[i], v[:, :, None], slot, axis=2
-    )
+    k, v = write(newest.k[i], newest.v[i], k, v, slot)
     parts = [part(q, k, v, seen, c.attention_cap)]
     if prefix:
       all_q = q.swapaxes(0, 1).reshape(1, c.num_kv_heads, -1, c.head_dim)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxdistill.models.int8 import Int8, factors
 from jaxdistill.spelling import among
 
 
@@ -92,13 +93,14 @@ class Weights(NamedTuple):
   """A kernel and the delta in force, ready for use.
 
   Attributes:
-    kernel: `Float[Array, '*L I O']`.
+    kernel: `Float[Array, '*L I O']`; for generation perhaps `Int8`, with a
+      scale by output.
     delta: `a` of `Float[Array, '*L I A']`, scaled, and `b` of
       `Float[Array, '*L A O']`; None where no delta is in force.
     bias: `Float[Array, '*L O']`, or None.
   """
 
-  kernel: Array
+  kernel: Any
   delta: tuple[Array, Array] | None
   bias: Array | None = None
 
@@ -238,7 +240,11 @@ def apply(
   def times(x, w):
     return product(x, w.astype(x.dtype))
 
-  y = times(x, weights.kernel)
+  kernel = weights.kernel
+  if isinstance(kernel, Int8):
+    y = product(*factors(x, kernel)) * kernel.scale[0]
+  else:
+    y = times(x, kernel)
   if weights.delta is not None:
     a, b = weights.delta
     y = y + times(times(x, a).astype(x.dtype), b)

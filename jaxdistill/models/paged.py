@@ -7,27 +7,37 @@ are, each page answers with a part of a softmax, and the parts are joined
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxdistill.models.int8 import Int8, factors, to_int8
 from jaxdistill.models.softmax import soft_cap
 
 _NEG = -1e30
 
+# What a layer's keys and values are kept as; in int8, with a scale by token and
+# head. Of shapes as in `Pages`.
+CACHES: dict[str, Callable[[Array, Array], tuple[Any, Any]]] = {
+  '': lambda k, v: (k, v),
+  'int8': lambda k, v: (to_int8(k, 2), to_int8(v, 3)),
+}
+
 
 class Pages(NamedTuple):
-  """Keys and values of `S` tokens a page, one array per layer.
+  """Keys and values of `S` tokens a page, one array or `Int8` per layer.
 
   Attributes:
-    k: Per layer `[B K H S]`, as a product with queries reads them.
-    v: Per layer `[B K S H]`.
+    k: Per layer `[B K H S]`, as a product with queries reads them; the scale of
+      an `Int8` is `[B K 1 S]`.
+    v: Per layer `[B K S H]`; the scale of an `Int8` is `[B K S 1]`.
   """
 
-  k: tuple[Array, ...]
-  v: tuple[Array, ...]
+  k: tuple[Any, ...]
+  v: tuple[Any, ...]
 
   @property
   def size(self) -> int:
@@ -43,24 +53,41 @@ class Level(NamedTuple):
 
   Attributes:
     pages: `W * B` of them.
+    table: Of each page the five below, side by side, `Int[Array, 'W B 4+G']`.
+    at: Of each sample, `G * page + reader` of its text's first page; `G * B`
+      where it reads none, `Int[Array, 'W J']`.
+    doublings: The longest text has at most `2**doublings` pages.
     lo: First slot in use of a page, `Int[Array, 'W B']`.
     hi: End of the slots in use, likewise.
     start: Position of a page's slot 0, likewise.
     after: How many pages of the same text follow, likewise.
     readers: Samples that read a page; `J` is nobody, `Int[Array, 'W B G']`.
-    at: Of each sample, `G * page + reader` of its text's first page; `G * B`
-      where it reads none, `Int[Array, 'W J']`.
-    doublings: The longest text has at most `2**doublings` pages.
   """
 
   pages: Pages
-  lo: Array
-  hi: Array
-  start: Array
-  after: Array
-  readers: Array
+  table: Array
   at: Array
   doublings: Int[Array, '']
+
+  @property
+  def lo(self) -> Array:
+    return self.table[..., 0]
+
+  @property
+  def hi(self) -> Array:
+    return self.table[..., 1]
+
+  @property
+  def start(self) -> Array:
+    return self.table[..., 2]
+
+  @property
+  def after(self) -> Array:
+    return self.table[..., 3]
+
+  @property
+  def readers(self) -> Array:
+    return self.table[..., 4:]
 
 
 class View(NamedTuple):
@@ -125,10 +152,47 @@ def view(
   return View(rows, take(level.at, lead), tuple(map(seen, windows)))
 
 
+def kept(pages: Pages, cache: str) -> Pages:
+  """The same kept as one of `CACHES`."""
+  layers = [CACHES[cache](k, v) for k, v in zip(*pages, strict=True)]
+  return Pages(*zip(*layers, strict=True))
+
+
+def write(
+  k_page: Array | Int8,
+  v_page: Array | Int8,
+  k: Float[Array, 'B K H'],
+  v: Float[Array, 'B K H'],
+  slot: Int[Array, ''],
+) -> tuple[Array | Int8, Array | Int8]:
+  """A layer's pages with one more token in each, kept as they are.
+
+  Args:
+    k_page: Keys.
+    v_page: Values.
+    k: The token's key.
+    v: Its value.
+    slot: Where it stands, the same for all.
+  """
+  cache = 'int8' if isinstance(k_page, Int8) else ''
+  k_new, v_new = CACHES[cache](k[..., None], v[:, :, None])
+
+  def put(page, new, axis):
+    return jax.tree.map(
+      lambda page, new: jax.lax.dynamic_update_slice_in_dim(
+        page, new, slot, axis=axis
+      ),
+      page,
+      new,
+    )
+
+  return put(k_page, k_new, 3), put(v_page, v_new, 2)
+
+
 def part(
   q: Float[Array, 'B K Q H'],
-  k: Float[Array, 'B K H S'],
-  v: Float[Array, 'B K S H'],
+  k: Float[Array, 'B K H S'] | Int8,
+  v: Float[Array, 'B K S H'] | Int8,
   seen: Bool[Array, 'B 1 ... S'] | None,
   cap: float,
 ) -> Part:
@@ -142,14 +206,27 @@ def part(
       counts for nothing beside another.
     cap: Soft cap of the logits; 0 is none.
   """
-  exact = {'preferred_element_type': jnp.float32}
-  logits = soft_cap(jnp.einsum('xkah,xkhp->xkap', q, k, **exact), cap)
+  logits = soft_cap(_logits(q, k), cap)
   if seen is not None:
     logits = jnp.where(seen, logits, _NEG)
   high = jnp.max(logits, -1)
   mass = jnp.exp(logits - high[..., None])
-  value = jnp.einsum('xkap,xkph->xkah', mass.astype(q.dtype), v, **exact)
-  return Part(high, jnp.sum(mass, -1), value)
+  return Part(high, jnp.sum(mass, -1), _mixed(mass, v, q.dtype))
+
+
+def _logits(q, k) -> Float[Array, 'B K Q S']:
+  if isinstance(k, Int8):
+    return _logits(*factors(q, k)) * k.scale
+  return jnp.einsum('xkah,xkhp->xkap', q, k, preferred_element_type=jnp.float32)
+
+
+def _mixed(mass, v, dtype) -> Float[Array, 'B K Q H']:
+  if isinstance(v, Int8):
+    mass = (mass * v.scale.swapaxes(2, 3)).astype(dtype)
+    return _mixed(*factors(mass, v), dtype)
+  return jnp.einsum(
+    'xkap,xkph->xkah', mass.astype(dtype), v, preferred_element_type=jnp.float32
+  )
 
 
 def join(*parts: Part) -> Part:
@@ -166,8 +243,8 @@ def join(*parts: Part) -> Part:
 
 def read_pages(
   q: Float[Array, 'T K Q H'],
-  k: Float[Array, 'B K H S'],
-  v: Float[Array, 'B K S H'],
+  k: Float[Array, 'B K H S'] | Int8,
+  v: Float[Array, 'B K S H'] | Int8,
   level: Level,
   seen_by: View,
   kind: int,

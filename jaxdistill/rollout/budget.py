@@ -3,13 +3,15 @@
 import functools
 import pathlib
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 import psutil
 from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.batch.layout import power
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.paged import CACHES
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import PAGE
 
@@ -23,6 +25,7 @@ def rows_within(
   prompt: int,
   mesh: Mesh,
   gib: float,
+  cache: str = '',
 ) -> int:
   """Most samples in flight on a batch shard, a power of two.
 
@@ -35,11 +38,13 @@ def rows_within(
     mesh: Over which rows and heads are split.
     gib: What each device gives to keys, values and logits, in GiB; 0: most of
       what it has left, and on a CPU a quarter of the host's memory.
+    cache: What keys and values are kept as.
 
   Raises:
     ValueError: There is no room for one.
   """
-  needs = sample_bytes(config, sampling, prompt, mesh.shape.get('tensor', 1))
+  tensor = mesh.shape.get('tensor', 1)
+  needs = sample_bytes(config, sampling, prompt, tensor, cache)
   there = int(gib * _GIB) or _left(mesh)
   (fewest,) = dist.agree_max(-(there // needs))
   if not fewest:
@@ -52,16 +57,31 @@ def rows_within(
 
 
 def sample_bytes(
-  config: DecoderConfig, sampling: Sampling, prompt: int, tensor: int
+  config: DecoderConfig,
+  sampling: Sampling,
+  prompt: int,
+  tensor: int,
+  cache: str = '',
 ) -> int:
   """What a sample takes at most on a device: keys, values and logits."""
   c, size = config, min(PAGE, power(sampling.max_tokens))
-  heads = c.num_kv_heads // (1 if c.num_kv_heads % tensor else tensor)
-  token = 2 * c.num_layers * heads * c.head_dim * np.dtype(c.dtype).itemsize
+  token, as_read = (_token_bytes(config, tensor, x) for x in (cache, ''))
   # Full pages, of which there is room for a power of two, and the newest.
   own = size * (power(-(-sampling.max_tokens // size)) + 1)
   logits = 3 * 4 * c.vocab_size // tensor
-  return token * (own + -(-4 * prompt // sampling.samples)) + logits
+  # Twice, for powers of two; and as often what was read and is to be kept.
+  prompts = -(-2 * prompt * (token + as_read) // sampling.samples)
+  return token * own + prompts + logits
+
+
+def _token_bytes(config: DecoderConfig, tensor: int, cache: str) -> int:
+  """Of a token's keys and values in all layers, on a device."""
+  c = config
+  heads = c.num_kv_heads // (1 if c.num_kv_heads % tensor else tensor)
+  shapes = (1, heads, c.head_dim, 1), (1, heads, 1, c.head_dim)
+  layer = (jax.ShapeDtypeStruct(shape, jnp.dtype(c.dtype)) for shape in shapes)
+  kept = jax.tree.leaves(jax.eval_shape(CACHES[cache], *layer))
+  return c.num_layers * sum(x.size * x.dtype.itemsize for x in kept)
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdistill import dist
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
-from jaxdistill.models.paged import Level, Pages, take, view
+from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
 from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
 
@@ -56,20 +56,21 @@ class _Carry(NamedTuple):
   stuck: Bool[Array, '']
 
 
-@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor'))
+@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor', 'kernels'))
 def lay_out(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
   role: Int[Array | np.generic, ''],
   *,
   tensor: int = 1,
+  kernels: str = '',
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
   Slices inside its loop would copy a layer every token.
   """
   model = nnx.merge(graphdef, *params)
-  return unroll(model.resolve(role), model.config, tensor)
+  return unroll(model.resolve(role), model.config, tensor, kernels)
 
 
 def generate(
@@ -86,6 +87,7 @@ def generate(
   most: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
+  cache: str = '',
 ) -> list[list[Response]]:
   """Draws `sampling.samples` responses to each prompt.
 
@@ -105,6 +107,9 @@ def generate(
     most: Most samples in flight on each of its batch shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
+    cache: How keys and values are kept, one of `CACHES`. Prompts are read with
+      them as they are, and kept so afterwards: how they are read does not
+      depend on what else is asked.
 
   Returns:
     By prompt its responses.
@@ -112,9 +117,7 @@ def generate(
   config = nnx.merge(graphdef, *params).config
   tensor = mesh.shape.get('tensor', 1)
   desk = Desk(
-    len(prefix),
-    rests,
-    addresses,
+    *(len(prefix), rests, addresses),
     sampling=sampling,
     eos_ids=eos_ids,
     shards=dist.batch_shards(mesh),
@@ -125,32 +128,26 @@ def generate(
   read = functools.partial(_prefill, graphdef, params, np.int32(role))
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
-  newest = texts = own = None
+  shared = first and _kept(first, cache)
+  newest, pages, tables = None, {}, {}
   while (turn := desk.turn()).rows:
     if newest is None:
-      newest = _empty(config, desk.shards * turn.rows, desk.page)
+      newest = _empty(config, desk.shards * turn.rows, desk.page, cache)
     elif turn.parents is not None:
       newest = _moved(newest, put(turn.parents))
     if turn.closed:
-      own = _relaid(own, newest, *map(put, turn.closed))
+      pages['own'] = _relaid(pages.get('own'), newest, *map(put, turn.closed))
     for tokens, source, into in turn.admitted:
-      fresh = read(put(tokens), first, size=desk.size)
-      texts = _relaid(texts, fresh, put(source), put(into))
-    levels = tuple(
-      Level(pages, *map(put, table[:-1]), doublings=table[-1])
-      for pages, table in ((texts, turn.texts), (own, turn.own))
-      if pages is not None
-    )
+      pages['texts'] = _relaid(  # what was read is let go of
+        *(pages.get('texts'), read(put(tokens), first, size=desk.size)),
+        *(put(source), put(into)),
+        cache=cache,
+      )
+    tables |= {name: [*map(put, x)] for name, x in turn.tables.items()}
     end = _advance(
-      config,
-      weights,
-      key,
-      first,
-      levels,
-      newest,
-      put(turn.samples),
-      put(turn.lead),
-      put(turn.hungry),
+      *(config, weights, key, shared),
+      tuple(Level(x, *tables[n], turn.doublings[n]) for n, x in pages.items()),
+      *(newest, put(turn.samples), put(turn.lead), put(turn.hungry)),
       turn.limits,
       group=desk.group,
       sampling=sampling.of_token(),
@@ -158,12 +155,8 @@ def generate(
       tensor=tensor,
     )
     newest = end.newest
-    desk.note(
-      int(end.slot),
-      *map(
-        dist.local_part, (end.row, end.lead, end.token, end.alive, *end.out)
-      ),
-    )
+    drawn = end.row, end.lead, end.token, end.alive, *end.out
+    desk.note(int(end.slot), *map(dist.local_part, drawn))
   return desk.responses()
 
 
@@ -179,6 +172,8 @@ def _relaid(
   fresh: Pages,
   source: Int[Array, 'W B'],
   into: Int[Array, 'W ...'],
+  *,
+  cache: str = '',
 ) -> Pages:
   """Pages laid out anew, a layer at a time: no more than one is there twice.
 
@@ -187,21 +182,23 @@ def _relaid(
     fresh: `W` shards of other pages.
     source: Which of the old a page is.
     into: Which page each of the fresh becomes; `B` is none.
+    cache: What the fresh are to be kept as; the default is as they are.
   """
   k, v = [], []
   for i, more in enumerate(zip(*fresh, strict=True)):
     before = old and (old.k[i], old.v[i])
-    of_k, of_v = _relaid_layer(before, more, source, into)
-    for x in before or ():
+    of_k, of_v = _relaid_layer(before, more, source, into, cache)
+    for x in jax.tree.leaves(before):
       x.delete()
     k.append(of_k)
     v.append(of_v)
   return Pages(tuple(k), tuple(v))
 
 
-@jax.jit
-def _relaid_layer(old, fresh, source, into):
+@functools.partial(jax.jit, static_argnames='cache')
+def _relaid_layer(old, fresh, source, into, cache):
   w, n = source.shape
+  fresh = CACHES[cache](*fresh)
 
   def one(fresh, old=None):
     shape = fresh.shape[1:]
@@ -234,17 +231,21 @@ def _of_parents(pages, parents):
   return jax.tree.map(one, pages)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _empty(config: DecoderConfig, pages: int, size: int) -> Pages:
+_kept = jax.jit(kept, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
   c = config
 
   def zeros(*shape):
-    x = jnp.zeros((pages, c.num_kv_heads, *shape), c.dtype)
-    return dist.constrain(x, 'batch', 'kv_heads', None, None)
+    shape = (pages, c.num_kv_heads, *shape)
+    return tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_layers))
 
-  k = tuple(zeros(c.head_dim, size) for _ in range(c.num_layers))
-  v = tuple(zeros(size, c.head_dim) for _ in range(c.num_layers))
-  return Pages(k, v)
+  empty = kept(Pages(zeros(c.head_dim, size), zeros(size, c.head_dim)), cache)
+  return jax.tree.map(
+    lambda x: dist.constrain(x, 'batch', 'kv_heads', None, None), empty
+  )
 
 
 @functools.partial(
@@ -273,34 +274,19 @@ def _advance(
   samples = Samples(*jnp.moveaxis(packed, -1, 0))
   start, fewer, free, idle = limits
   (w, j), u, size = samples.row.shape, lead.shape[1], newest.size
-  windows = tuple(kind.window for kind in config.kinds)
   uniforms = _uniforms(
     key, samples.address, samples.number, samples.age - start, size
   )
 
   def body(carry: _Carry) -> _Carry:
     t = carry.slot
-    led = take(carry.lead, carry.row) == jnp.arange(j)
-    row_of = jnp.where(led, carry.row, u)
-    positions = take(samples.base, carry.lead) + t
-    views = [view(x, row_of, carry.lead, positions, windows) for x in levels]
-    logits, newest = decode(
-      config,
-      weights,
-      take(carry.token, carry.lead).reshape(-1),
-      positions.reshape(-1),
-      prefix,
-      tuple(zip(levels, views, strict=True)),
-      carry.newest,
-      take(samples.begin, carry.lead).reshape(-1),
-      t,
-      tensor,
+    logits, newest = _logits(
+      config, weights, prefix, levels, samples, carry, tensor
     )
-    uniform = jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False)
     new = draw(
-      logits.reshape(w, u, -1),
+      logits,
       jnp.minimum(carry.row, u - 1),
-      uniform,
+      jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False),
       samples.number,
       sampling,
     )
@@ -315,34 +301,17 @@ def _advance(
       shown,
     )
     ended = jnp.isin(token, jnp.array(eos_ids)) | (t >= samples.last)
-    alive = carry.alive & ~ended
-    first = alike(carry.row, token, alive, group)
-    leading = alive & (first == jnp.arange(j))
-    parted = leading & ~led
-    stuck = jnp.max(jnp.sum(leading, 1)) > u
-    stuck |= jnp.any(parted & (samples.paged > 0))
-
-    def regroup():
-      rank = jnp.cumsum(leading, 1) - 1
-      row = jnp.where(alive, take(rank, first), u)
-      place = jnp.where(leading, rank, u)
-      nobody = jnp.full((w, u), j)
-      lead = jax.vmap(lambda n, p: n.at[p].set(jnp.arange(j), mode='drop'))(
-        nobody, place
-      )
-      parents = jnp.minimum(take(carry.row, lead), u - 1)
-      return row, lead, _of_parents(newest, parents)
-
-    row, lead, newest = jax.lax.cond(
-      jnp.any(parted) & ~stuck,
-      regroup,
-      lambda: (carry.row, carry.lead, newest),
+    after = carry._replace(
+      slot=t + 1,
+      token=token,
+      alive=carry.alive & ~ended,
+      newest=newest,
+      out=out,
     )
-    return _Carry(t + 1, row, lead, token, alive, newest, out, stuck)
+    return _parted(after, samples.paged > 0, group)
 
   def going_on(carry: _Carry) -> Bool[Array, '']:
-    rows = take(carry.lead, carry.row) == jnp.arange(j)
-    rows = jnp.max(jnp.sum(rows & carry.alive, 1))
+    rows = jnp.max(jnp.sum(_leads(carry) & carry.alive, 1))
     going = jnp.sum(carry.alive, 1)
     busy = jnp.sum(jnp.any(carry.alive.reshape(w, -1, group), -1), 1)
     # On one shard both, or the host could give its places to nobody.
@@ -351,23 +320,89 @@ def _advance(
     return (carry.slot == start) | more
 
   empty = jnp.zeros((w, j, size))
-  carry = _Carry(
-    start,
-    samples.row,
-    lead,
-    samples.token,
-    samples.alive > 0,
-    newest,
-    Draw(empty.astype(jnp.int32), empty, empty),
-    jnp.array(False),
+  end = jax.lax.while_loop(
+    going_on,
+    body,
+    _Carry(
+      start,
+      samples.row,
+      lead,
+      samples.token,
+      samples.alive > 0,
+      newest,
+      Draw(empty.astype(jnp.int32), empty, empty),
+      jnp.array(False),
+    ),
   )
-  end = jax.lax.while_loop(going_on, body, carry)
   for_host = {'row': end.row, 'lead': end.lead, 'token': end.token}
   for_host |= {'alive': end.alive, 'out': end.out}
   for_host = jax.tree.map(
     lambda x: dist.constrain(x, 'batch', *[None] * (x.ndim - 1)), for_host
   )
   return end._replace(**for_host)
+
+
+def _leads(carry: _Carry) -> Bool[Array, 'W J']:
+  """Which samples lead the row that they are of."""
+  return take(carry.lead, carry.row) == jnp.arange(carry.row.shape[1])
+
+
+def _logits(
+  config, weights, prefix, levels, samples, carry, tensor
+) -> tuple[Float[Array, 'W U V'], Pages]:
+  """Of every row's next token; and the newest pages with its last one."""
+  w, u = carry.lead.shape
+  windows = tuple(kind.window for kind in config.kinds)
+  row_of = jnp.where(_leads(carry), carry.row, u)
+  positions = take(samples.base, carry.lead) + carry.slot
+  views = [view(x, row_of, carry.lead, positions, windows) for x in levels]
+  logits, newest = decode(
+    config,
+    weights,
+    take(carry.token, carry.lead).reshape(-1),
+    positions.reshape(-1),
+    prefix,
+    tuple(zip(levels, views, strict=True)),
+    carry.newest,
+    take(samples.begin, carry.lead).reshape(-1),
+    carry.slot,
+    tensor,
+  )
+  return logits.reshape(w, u, -1), newest
+
+
+def _parted(carry: _Carry, paged: Bool[Array, 'W J'], group: int) -> _Carry:
+  """Gives a row to each who has drawn otherwise than those it shared one with.
+
+  Args:
+    carry: After a token.
+    paged: Who has full pages: where they part, the host must copy these.
+    group: Samples of a prompt.
+  """
+  (w, j), u = carry.row.shape, carry.lead.shape[1]
+  first = alike(carry.row, carry.token, carry.alive, group)
+  leading = carry.alive & (first == jnp.arange(j))
+  parted = leading & ~_leads(carry)
+  stuck = jnp.max(jnp.sum(leading, 1)) > u
+  stuck |= jnp.any(parted & paged)
+
+  def regrouped():
+    rank = jnp.cumsum(leading, 1) - 1
+    row = jnp.where(carry.alive, take(rank, first), u)
+    place = jnp.where(leading, rank, u)
+    nobody = jnp.full((w, u), j)
+    lead = jax.vmap(lambda n, p: n.at[p].set(jnp.arange(j), mode='drop'))(
+      nobody, place
+    )
+    parents = jnp.minimum(take(carry.row, lead), u - 1)
+    return row, lead, _of_parents(carry.newest, parents)
+
+  row, lead, newest = jax.lax.cond(
+    jnp.any(parted) & ~stuck,
+    regrouped,
+    lambda: (carry.row, carry.lead, carry.newest),
+  )
+  return carry._replace(row=row, lead=lead, newest=newest, stuck=stuck)
 
 
 def _uniforms(key, addresses, numbers, begin, size) -> Float[Array, 'W J S']:

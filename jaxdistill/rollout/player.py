@@ -24,6 +24,7 @@ from jaxdistill.batch import (
 from jaxdistill.data.text.tokenizer import Tokenizer
 from jaxdistill.models.decode import Unrolled
 from jaxdistill.models.decoder import Decoder
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
@@ -51,6 +52,8 @@ class Player:
     shapes: Layout of scored sequences.
     cache_gib: What each device gives to what it generates, in GiB; 0: most of
       what it has left.
+    formats: How generation keeps weights, keys and values; the log-probs of
+      what it draws are those that it draws by. Nothing else depends on it.
   """
 
   graphdef: nnx.GraphDef
@@ -60,6 +63,7 @@ class Player:
   mesh: Mesh
   shapes: Shapes
   cache_gib: float = 0.0
+  formats: Formats = Formats()  # noqa: RUF009
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -241,10 +245,12 @@ class Player:
       role,
       mesh=self.mesh,
       most=rows_within(
-        self._model.config, sampling, longest, self.mesh, self.cache_gib
+        *(self._model.config, sampling, longest, self.mesh, self.cache_gib),
+        self.formats.cache,
       ),
       sampling=sampling,
       eos_ids=self.tokenizer.eos_ids,
+      cache=self.formats.cache,
     )
     return [
       [self._rollout(prompt, ids, r) for r in responses_G]
@@ -268,6 +274,7 @@ class Player:
         self.params,
         np.int32(place),
         tensor=self.mesh.shape.get('tensor', 1),
+        kernels=self.formats.weights,
       )
     return kept[place]
 

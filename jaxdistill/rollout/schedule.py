@@ -8,7 +8,8 @@ few programs exist.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -69,8 +70,9 @@ class Turn(NamedTuple):
     closed: `source` and `into` of the rows' full pages, for `_relaid`; None
       where they stay as they are.
     admitted: Prompts to read first: tokens, and where their pages go.
-    texts: Tables of the prompts' pages: see `models.paged.Level`.
-    own: Tables of the rows' pages.
+    tables: Of the prompts' pages (`texts`) and of the rows' (`own`): `table`
+      and `at` of `models.paged.Level`; without those that are as they were.
+    doublings: Of both, likewise.
     samples: `Samples`, stacked on a last axis.
     lead: Sample that leads each row, int32[W, U].
     hungry: Whether a shard's host has prompts that wait, bool[W].
@@ -82,8 +84,8 @@ class Turn(NamedTuple):
   parents: np.ndarray | None = None
   closed: tuple[np.ndarray, np.ndarray] | None = None
   admitted: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
-  texts: tuple = ()
-  own: tuple = ()
+  tables: Mapping[str, tuple[np.ndarray, np.ndarray]] = MappingProxyType({})
+  doublings: Mapping[str, np.generic] = MappingProxyType({})
   samples: Any = None
   lead: Any = None
   hungry: Any = None
@@ -201,38 +203,47 @@ class Desk:
       for w, js in enumerate(leaders)
     ]
     # Those who have parted copy the pages that they have in common.
-    copied = any(
-      len(self.own[w].get(k, ())) and n > 1
+    parted = [
+      len(self.own[w].get(k, ()))
       for w, ks in enumerate(parents)
       for k, n in collections.Counter(ks).items()
-    )
+      if n > 1
+    ]
     owned = [
-      sum(len(self.own[w].get(k, ())) + full for k in ks)
+      [len(self.own[w].get(k, ())) + full for k in ks]
       for w, ks in enumerate(parents)
     ]
     begun = self._admit()
+    texts = [self._pages_of_texts(w, of) for w, of in enumerate(begun)]
     widths = [len(self.rests[p]) - 1 for of in begun for p, _ in of.values()]
-    rows, going, copied, owned, most, width, kept = dist.agree_max(
+    # All that the hosts must agree on, at once.
+    rows, going, split, copied, *agreed = dist.agree_max(
       max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
       max(map(len, leaders)),
-      int(copied),
-      int(max(owned)),
+      len(parted),
+      max(parted, default=0),
+      max(map(sum, owned)),
+      max(max(x, default=0) for x in owned),
       max(map(len, begun)),
       max(widths, default=0),
-      max(self._pages_of_texts(w, of) for w, of in enumerate(begun)),
+      max(map(sum, texts)),
+      max(max(x, default=0) for x in texts),
     )
+    owned, own_longest, most, width, kept, longest = agreed
     if not rows:
       return Turn(0)
-    moved = self._stand(first, leaders, begun, self._room(rows))
+    moved = self._stand(first, leaders, begun, self._room(rows), split > 0)
+    before, closed = self.own, None
     if (full and going) or copied:
       closed = self._lay_out(
         leaders, parents, power(owned, self.rows // 2), full
       )
     else:
-      closed = None
       self.own = [
-        {j: self.own[w].get(k, []) for j, k in zip(js, ks, strict=True)}
-        for w, (js, ks) in enumerate(zip(leaders, parents, strict=True))
+        {j: self.own[w][k] for j, k in zip(js, ks, strict=True) if k in of}
+        for w, (js, ks, of) in enumerate(
+          zip(leaders, parents, self.own, strict=True)
+        )
       ]
     if full or not going:
       self.slot, s.begin[:] = 0, 0
@@ -244,13 +255,18 @@ class Desk:
     s.last[:] = self.slot + self.limit - s.age - 1
     for w, x in enumerate(first):
       s.paged[w] = [bool(self.own[w].get(j)) for j in x.tolist()]
+    tables = {}
+    if admitted:
+      tables['texts'] = self._table(self.texts, self.text_room, self.group)
+    if closed or self.own != before:
+      tables['own'] = self._table(self.own, self.own_room, 1)
     return Turn(
       self.rows,
       moved,
       closed,
       admitted,
-      self._table(self.texts, self.text_room, self.group),
-      self._table(self.own, self.own_room, 1),
+      tables,
+      {'texts': _doublings(longest), 'own': _doublings(own_longest)},
       np.stack(s, -1).astype(np.int32),
       self.lead,
       np.full(self.here, bool(self.waiting)),
@@ -297,16 +313,18 @@ class Desk:
   def _pages_of(self, prompt: int) -> int:
     return -(-(len(self.rests[prompt]) - 1) // self.size)
 
-  def _pages_of_texts(self, w: int, begun: dict[int, tuple[int, int]]) -> int:
-    """Pages of all prompts of a shard that are read or have samples."""
-    new = sum(self._pages_of(prompt) for prompt, _ in begun.values())
-    return new + sum(map(len, self._live_texts(w).values()))
+  def _pages_of_texts(
+    self, w: int, begun: dict[int, tuple[int, int]]
+  ) -> list[int]:
+    """Pages of each prompt of a shard that is read or has samples."""
+    new = [self._pages_of(prompt) for prompt, _ in begun.values()]
+    return new + [len(x) for x in self._live_texts(w).values()]
 
   def _live_texts(self, w: int) -> dict[int, list[_Page]]:
     alive = self.samples.alive[w].reshape(-1, self.group).any(-1)
     return {b: pages for b, pages in self.texts[w].items() if alive[b]}
 
-  def _stand(self, first, leaders, begun, rows) -> np.ndarray | None:
+  def _stand(self, first, leaders, begun, rows, split) -> np.ndarray | None:
     """Gives every leader a row, its old one where it can; the others of its
     class share it.
 
@@ -314,9 +332,9 @@ class Desk:
       Row that each row continues; None where all rows stay.
     """
     s, g = self.samples, self.group
+    moved = self.rows > 0 and (split or rows != self.rows)
     parents = np.tile(np.arange(rows, dtype=np.int32), (self.here, 1))
     lead = np.full((self.here, rows), s.row.shape[1], np.int32)
-    moved = rows != self.rows and self.rows > 0
     for w, js in enumerate(leaders):
       homeless = []
       for j in js:
@@ -330,7 +348,6 @@ class Desk:
         lead[w, r], parents[w, r] = j, s.row[w, j]
       starts = [b * g for b in begun[w]]
       lead[w, free[len(homeless) :][: len(starts)]] = starts
-      moved |= bool(homeless)
       row_of = np.full(s.row.shape[1] + 1, rows, np.int32)
       row_of[lead[w]] = np.arange(rows)
       row_of[-1] = rows
@@ -338,7 +355,6 @@ class Desk:
       for j in starts:
         s.row[w, j : j + g] = row_of[j]
     self.lead, self.rows = lead, rows
-    (moved,) = dist.agree_max(int(moved))
     return parents if moved else None
 
   def _lay_out(self, leaders, parents, room, full) -> tuple:
@@ -432,24 +448,20 @@ class Desk:
     self.unit[w, j] = prompt * self.per_prompt + number + np.arange(count)
 
   def _table(self, texts, room, readers) -> tuple:
-    """Tables of a level, whose texts are read by neighbouring samples."""
+    """`table` and `at` of a level whose texts neighbouring samples read."""
     w, j = self.samples.row.shape
-    lo, hi, start, after = np.zeros((4, w, room), np.int32)
-    by = np.full((w, room, readers), j, np.int32)
+    table = np.zeros((w, room, 4 + readers), np.int32)
+    table[..., 4:] = j
     at = np.full((w, j), room * readers, np.int32)
-    longest = 1
     for i, of in enumerate(texts):
       for key, pages in of.items():
         first = key * readers + np.arange(readers)
         for n, page in enumerate(pages):
-          p = page.place
-          lo[i, p], hi[i, p], start[i, p] = page[1:]
-          after[i, p], by[i, p] = len(pages) - n - 1, first
+          after = len(pages) - n - 1
+          table[i, page.place] = [*page[1:], after, *first]
         if pages:
           at[i, first] = pages[0].place * readers + np.arange(readers)
-          longest = max(longest, len(pages))
-    (longest,) = dist.agree_max(longest)
-    return lo, hi, start, after, by, at, np.int32((longest - 1).bit_length())
+    return table, at
 
   def _limits(self) -> np.ndarray:
     """See `Turn.limits`."""
@@ -458,6 +470,11 @@ class Desk:
     free = self.most - max(self.group, self.most // 8)
     idle = places - max(places // 8, 1)
     return np.array([self.slot, fewer, free, idle], np.int32)
+
+
+def _doublings(pages: int) -> np.int32:
+  """How often one page doubles to be at least so many."""
+  return np.int32((max(pages, 1) - 1).bit_length())
 
 
 def alike(row, token, alive, group: int) -> Any:

@@ -35,6 +35,7 @@ def make_player(
     mesh=run.mesh,
     shapes=run.shapes,
     cache_gib=run.cache_gib,
+    formats=run.formats,
   )
 
 
@@ -50,6 +51,7 @@ def place_teacher(teacher: Teacher, run: Run) -> Player:
     mesh=run.mesh,
     shapes=run.shapes,
     cache_gib=teacher.cache_gib,
+    formats=run.formats,
   )
 
 

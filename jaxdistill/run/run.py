@@ -8,6 +8,7 @@ import jax
 from jaxdistill.batch import Shapes
 from jaxdistill.eval import Alarm, GuardConfig
 from jaxdistill.methods.method import Method
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.types import Task
@@ -61,6 +62,7 @@ class Run:
   optimizer: OptimizerConfig
   shapes: Shapes
   cache_gib: float
+  formats: Formats
   mesh: jax.sharding.Mesh
   anchors: Mapping[str, str]
   teachers: Mapping[str, Teacher]

@@ -102,7 +102,7 @@ def main() -> None:
   if not chosen:
     raise SystemExit(f'rollout: --only is none of {", ".join(CASES)}')
   measured = sides.Sides.of(__file__, args, pythons)
-  record = {'machine': sides.machine(), 'cases': {}}
+  record = {'machine': sides.machine(), 'shape': shape.NAME, 'cases': {}}
   with tempfile.TemporaryDirectory() as folder:
     for name in chosen:
       runs = {side: [] for side in measured.pythons}

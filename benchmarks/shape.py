@@ -1,7 +1,8 @@
 """The small model of the benchmarks, in Hugging Face's layout.
 
 3,279,616 weights: a Qwen3 of 4 layers, width 256, MLP 768, 4 heads of 64 with
-2 key heads, 512 tokens, tied. All sides read the same directory.
+2 key heads, 512 tokens, tied. All sides read the same directory. `SHAPE=82M` in
+the environment takes the larger one of `SHAPES`.
 
 Two sets of weights of this one shape. `random`: the padding and the end mark
 have no odds and all other tokens nearly even ones, so that samples part at once
@@ -11,13 +12,17 @@ generates it; nothing else is needed to give answers lengths.
 """
 
 import json
+import os
 import pathlib
 
 import numpy as np
 
-LAYERS, WIDTH, HIDDEN, HEADS, KEY_HEADS, HEAD, VOCABULARY = (
-  *(4, 256, 768, 4, 2, 64, 512),
-)
+SHAPES = {
+  '3M': (4, 256, 768, 4, 2, 64, 512),
+  '82M': (12, 768, 2048, 12, 4, 64, 8192),
+}
+NAME = os.environ.get('SHAPE', '3M')
+LAYERS, WIDTH, HIDDEN, HEADS, KEY_HEADS, HEAD, VOCABULARY = SHAPES[NAME]
 PAD, END, START = 0, 1, 2
 CONFIG = {
   'architectures': ['Qwen3ForCausalLM'],

@@ -105,15 +105,15 @@ def draw(
   if sampling.temperature == 0 or sampling.greedy == sampling.samples:
     return _likeliest(logits, rows)
   scaled = logits / sampling.temperature
-  norm = jax.nn.logsumexp(scaled, -1)
-  kept = scaled - norm[..., None]
+  mass, high, norm = _masses(scaled)
+  kept = scaled
   if sampling.top_k:
     kept = jnp.where(keep_top_k(kept, sampling.top_k), kept, -jnp.inf)
   if sampling.top_p < 1:
     kept = jnp.where(keep_top_p(kept, sampling.top_p), kept, -jnp.inf)
-  token, total = _invert(jnp.exp(kept), rows, uniform)
+  token, total = _invert(jnp.where(kept > -jnp.inf, mass, 0), rows, uniform)
   logp = _pick(scaled, rows, token) - _pick(norm, rows)
-  drawn = Draw(token, logp, jnp.log(total))
+  drawn = Draw(token, logp, jnp.log(total) + _pick(high - norm, rows))
   if not sampling.greedy:
     return drawn
   both = zip(_likeliest(logits, rows), drawn, strict=True)
@@ -122,9 +122,17 @@ def draw(
 
 def _likeliest(logits, rows) -> Draw:
   token = _pick(jnp.argmax(logits, -1), rows)
-  logp = _pick(logits, rows, token)
-  logp = logp - _pick(jax.nn.logsumexp(logits, -1), rows)
+  _, _, norm = _masses(logits)
+  logp = _pick(logits, rows, token) - _pick(norm, rows)
   return Draw(token, logp, jnp.zeros(token.shape))
+
+
+def _masses(logits: Float[Array, 'W U V']) -> tuple[Array, Array, Array]:
+  """`exp(logit - high)` of every token, `high`, and log of the sum of `exp`."""
+  high = jnp.max(logits, -1)
+  # Held, or whoever reads them would take the exponentials anew.
+  mass = jax.lax.optimization_barrier(jnp.exp(logits - high[..., None]))
+  return mass, high, high + jnp.log(jnp.sum(mass, -1))
 
 
 def _invert(

@@ -13,6 +13,7 @@ from flax import nnx
 from loop_test import lines, small, start
 from players import (
   BASE,
+  CONFIG,
   KEY,
   PROMPTS,
   flat,
@@ -22,7 +23,8 @@ from players import (
 )
 
 from jaxdistill import dist
-from jaxdistill.models import decoder
+from jaxdistill.models import Decoder, Deltas, decoder
+from jaxdistill.models.decode import decode, unroll
 from jaxdistill.models.int8 import Formats, to_int8
 from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.paged import part
@@ -151,6 +153,34 @@ def test_keys_and_values_are_the_rounded_ones(
   assert np.quantile(strayed, 0.9) < 1e-4
   assert strayed.max() < 0.02
   assert np.quantile(np.abs(together(rollouts) - exactly), 0.5) > 1e-3
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_deltas_and_biases_stay_beside(one_device, dtype):
+  """A token after nothing, of maps that are joined over two shards or one."""
+  config = dataclasses.replace(CONFIG, biases=('q', 'v'), dtype=dtype)
+  deltas = Deltas(per_role='adapter', lora=True, rank=2)
+  graphdef, state = nnx.split(Decoder(config, deltas, rngs=nnx.Rngs(0)))
+  draw = np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda x: x + jnp.asarray(draw.normal(size=x.shape) * 0.1, x.dtype), state
+  )
+  player = make_player(one_device, graphdef=graphdef, params=(state,))
+  model = nnx.merge(graphdef, state)
+  expected = nnx.merge(graphdef, *rounding(player).params)
+  c, tokens = config, jnp.arange(3, 9)
+  expected = expected(tokens[:, None], role=1)[:, 0]
+  for shards in (1, 2):
+    weights = unroll(model.resolve(1), c, shards, 'int8')
+    logits, _ = decode(
+      *(c, weights, tokens, jnp.zeros(6, jnp.int32), None, ()),
+      engine._empty(c, 6, 4, ''),
+      *(jnp.full(6, 2), jnp.int32(2), shards),
+    )
+    atol = 1e-4 if dtype == 'float32' else 0.15
+    np.testing.assert_allclose(logits, expected, atol=atol)
+    strayed = np.abs(logits - model(tokens[:, None], role=1)[:, 0])
+    assert strayed.max() > 2e-3
 
 
 def assert_alike(first, second):

@@ -2,7 +2,7 @@
 
 3,279,616 weights: a Qwen3 of 4 layers, width 256, MLP 768, 4 heads of 64 with
 2 key heads, 512 tokens, tied. All sides read the same directory. `SHAPE=82M` in
-the environment takes the larger one of `SHAPES`.
+the environment takes another one of `SHAPES`.
 
 Two sets of weights of this one shape. `random`: the padding and the end mark
 have no odds and all other tokens nearly even ones, so that samples part at once
@@ -20,6 +20,8 @@ import numpy as np
 SHAPES = {
   '3M': (4, 256, 768, 4, 2, 64, 512),
   '82M': (12, 768, 2048, 12, 4, 64, 8192),
+  # Keys and values as of Qwen2.5 0.5B, a sixth of its layers.
+  'sixth': (4, 896, 1024, 14, 2, 64, 4096),
 }
 NAME = os.environ.get('SHAPE', '3M')
 LAYERS, WIDTH, HIDDEN, HEADS, KEY_HEADS, HEAD, VOCABULARY = SHAPES[NAME]

@@ -68,14 +68,14 @@ def run(job: dict) -> dict:
     seen.append({'held': held - weights})
     return end
 
-  def noted(desk, *args):
-    note(desk, *args)
-    s = desk.samples
+  def noted(self, *args):
+    note(self, *args)
+    s = self.samples
     alive = s.alive > 0
-    groups = np.any(alive.reshape(-1, desk.group), 1).sum()
+    groups = np.any(alive.reshape(-1, self.group), 1).sum()
     seen[-1]['samples'] = int(alive.sum())
     seen[-1]['tokens'] = int(s.age[alive].sum() + job['prompt'] * groups)
-    seen[-1]['drawn'] = int(desk.lengths.sum())
+    seen[-1]['drawn'] = int(self.lengths.sum())
 
   engine._advance, schedule.Desk.note = advanced, noted
   ask(0)

@@ -237,7 +237,7 @@ class Loop:
       judge = self._draw(step + 1)
     middle = time.perf_counter()
     updates = collected.updates
-    losses = [m for u in updates for m in self.update(u, stale=bool(ready))]
+    losses = [m for u in updates for m in self.update(u, bool(ready))]
     # The device computes from here on; the host does what needs no result.
     self.workdir.transcripts(step, collected.transcripts)
     if judge:

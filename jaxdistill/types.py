@@ -331,7 +331,8 @@ class RowSet:
     taught: Whether rows have a `teacher_prompt_T`.
     start_temperature: If given, and rows are drawn a step ahead, the loss also
       reads `start_logp`: the tokens' log-probs, at this temperature, under the
-      policy that the update begins with. Rows have `old_logp` then.
+      policy that the update begins with; nan where that is the one being
+      differentiated. Rows have `old_logp` then.
   """
 
   role: str

@@ -11,7 +11,7 @@ from survive_test import brief, ended_alike
 
 from jaxdistill.batch import make_batch
 from jaxdistill.checkpoint import RefusedError
-from jaxdistill.run import pending
+from jaxdistill.run import pending, updating
 from jaxdistill.run.pending import Pending
 from jaxdistill.types import (
   Collected,
@@ -138,6 +138,7 @@ def test_given_responses_are_learned_as_ever(mesh, tmp_path):
 
 def test_drawn_by_the_weights_of_before_the_update(mesh, tmp_path):
   config = quick(steps=3)
+  config.method.epochs = 2
   loop = start(config, tmp_path)
   update, step, before, learned, started = loop.update, loop._step, [], [], []
 
@@ -148,7 +149,9 @@ def test_drawn_by_the_weights_of_before_the_update(mesh, tmp_path):
 
   def stepping(state, frozen, anchors, batches):
     (batch,) = batches
-    started.append(np.array(batch.fields['start_logp']))
+    if int(state.step) % 2 == 0:
+      started.append(np.array(batch.fields['start_logp']))
+    assert np.array_equal(started[-1], batch.fields['start_logp'])
     return step(state, frozen, anchors, batches)
 
   loop.update, loop._step = noting, stepping
@@ -176,6 +179,22 @@ def test_drawn_by_the_weights_of_before_the_update(mesh, tmp_path):
       assert np.abs(started[k] - old)[trained].max() > 1e-3
   logged = lines(tmp_path)
   assert logged[0]['train/capped'] == 0
+
+
+def test_one_step_scores_nothing_and_is_the_same(mesh, tmp_path, monkeypatch):
+  loops = []
+  for name in ('scored', 'not'):
+    loops.append(start(quick(steps=3), tmp_path / name))
+    with monkeypatch.context() as patch:
+      if name == 'scored':
+        patch.setattr(updating, 'itself', loops[0]._score)
+      else:
+        loops[1]._score = lambda *args: pytest.fail('a pass is spent')
+      loops[-1].train()
+  scored, found = lines(tmp_path / 'scored'), lines(tmp_path / 'not')
+  for left, right in zip(scored, found, strict=True):
+    assert left == pytest.approx(right, rel=1e-3, abs=1e-5)
+  assert found[2]['train/loss'] != 0
 
 
 def test_the_first_step_is_as_ever(mesh, tmp_path):

@@ -160,6 +160,29 @@ def test_older_tokens_weigh_by_how_likely_they_became():
   np.testing.assert_allclose(held - value, 0.5 * more['kl_base'], rtol=1e-4)
 
 
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_where_the_start_is_now_nothing_is_given(ratio):
+  logp, old, advantage = (x.reshape(4, 16) for x in draws())
+  segments = jnp.arange(64).reshape(4, 16) % 16 // 5
+  fields = {'old_logp': old, 'advantage': advantage}
+
+  def loss(logp, start):
+    value, metrics = losses.policy_gradient(
+      *(logp, segments > 0, segments, fields | {'start_logp': start}),
+      *(COEFFICIENTS, ratio),
+    )
+    assert not metrics['clipped'].any()
+    return jnp.where(segments > 0, value, 0).sum()
+
+  given, own = (
+    jax.value_and_grad(loss)(logp, start)
+    for start in (logp, jnp.full_like(logp, jnp.nan))
+  )
+  np.testing.assert_array_equal(given[0], own[0])
+  np.testing.assert_array_equal(given[1], own[1])
+  assert own[1].any()
+
+
 def test_sequences_weigh_as_a_whole():
   start = jnp.log(jnp.float32([[2.0, 4.0, 1.0, 0.5]]))
   segments = jnp.array([[1, 1, 2, 2]])

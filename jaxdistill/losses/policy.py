@@ -155,7 +155,7 @@ def policy_gradient(
     segments: Which response of the packed sequence a token is of.
     fields: `old_logp` and `advantage`; `anchor_logp`, without which there is
       no divergence; and `start_logp` of older rows, under the policy that the
-      update began with.
+      update began with, nan where that is the current one.
     coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
       divergence; for older rows `importance_cap`.
     ratio: What is clipped, see `policy_gradient`.
@@ -168,7 +168,8 @@ def policy_gradient(
   logp = jnp.where(trained, logp, 0.0)
   old_logp = start_logp = fields['old_logp']
   if 'start_logp' in fields:
-    start_logp = jnp.where(trained, fields['start_logp'], 0.0)
+    given, own = fields['start_logp'], jax.lax.stop_gradient(logp)
+    start_logp = jnp.where(trained & ~jnp.isnan(given), given, own)
   log_ratio = ratio(logp - start_logp, trained, segments)
   low, high = coefficients['clip_low'], coefficients['clip_high']
   policy = clipped_policy(log_ratio, fields['advantage'], low, high)

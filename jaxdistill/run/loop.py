@@ -278,13 +278,12 @@ class Loop:
       update: What is learned.
       stale: Whether it was drawn by older weights than there are now.
     """
-    run, start = self.run, None
+    run = self.run
     if update.fresh_optimizer:
       self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
-    if run.ahead:
-      start = self._score if stale else updating.sampled
     self.state, metrics = updating.take(
-      update, self.state, run, self._step, self.frozen, self.others, start
+      *(update, self.state, run, self._step, self.frozen, self.others),
+      self._score if stale else updating.sampled,
     )
     return metrics
 

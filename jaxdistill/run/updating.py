@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdistill.batch import Batch, make_minibatches
 from jaxdistill.run.others import Others
@@ -23,7 +24,7 @@ def take(
   step: Callable,
   frozen: Any,
   others: Others,
-  start: Score | None = None,
+  start: Score,
 ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
   """Takes an update's optimizer steps; one without any row takes none.
 
@@ -34,7 +35,7 @@ def take(
     step: From `make_step`.
     frozen: What never moves.
     others: Anchors: some are read by the loss, some follow each step.
-    start: Scores under the policy before it, if losses are to read that.
+    start: Scores under the policy before it, where rows are drawn ahead.
 
   Returns:
     The state after it, and the metrics of each step.
@@ -42,6 +43,8 @@ def take(
   kind, metrics = update.sets[0].kind, []
   # What is measured of the whole is that set's where there is only one.
   prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
+  if start is not sampled and update.epochs * update.minibatches == 1:
+    start = itself
   for batches in _batches(update, run, start) * update.epochs:
     if batches:
       state, values = step(state, frozen, others.parts(), batches)
@@ -57,9 +60,16 @@ def sampled(batch: Batch, temperature: float) -> jax.Array:
   return batch.fields['old_logp']
 
 
-def _batches(
-  update: Update, run: Run, start: Score | None
-) -> list[tuple[Batch, ...]]:
+def itself(batch: Batch, temperature: float) -> jax.Array:
+  """Under the current policy, where one step is the whole update: nan.
+
+  It has them at hand, and no pass over the batch is spent on them.
+  """
+  del temperature
+  return jnp.full_like(batch.weight, jnp.nan)
+
+
+def _batches(update: Update, run: Run, start: Score) -> list[tuple[Batch, ...]]:
   """What each optimizer step of a pass is given: one batch per row set."""
   parts = [
     make_minibatches(
@@ -74,7 +84,7 @@ def _batches(
   temperatures = [row_set.start_temperature for row_set in update.sets]
   return [
     tuple(
-      _started(batch, temperature, start)
+      _started(batch, temperature, start) if run.ahead else batch
       for batch, temperature in zip(batches, temperatures, strict=True)
       if batch is not None
     )
@@ -82,11 +92,9 @@ def _batches(
   ]
 
 
-def _started(
-  batch: Batch, temperature: float | None, start: Score | None
-) -> Batch:
-  """A batch with the field `start_logp`, if its loss is to read it."""
-  if start is None or temperature is None:
+def _started(batch: Batch, temperature: float | None, start: Score) -> Batch:
+  """A batch with the field `start_logp`, if its loss reads it."""
+  if temperature is None:
     return batch
   logp = jax.device_put(start(batch, temperature), batch.weight.sharding)
   fields = batch.fields | {'start_logp': logp}

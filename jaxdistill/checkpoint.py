@@ -44,6 +44,10 @@ STORAGE_ERRORS = (
 )
 
 
+# Folders that a checkpoint needs, by how deep they lie.
+_NEEDED = {'anchors': 2, 'pending': 1}
+
+
 class RefusedError(ValueError):
   """A run's folder is not as it must be to go on from; the text says how."""
 
@@ -53,8 +57,8 @@ class Checkpoints:
 
   A checkpoint counts once its SHA-256 manifest is written, which happens when
   Orbax has finished; one without is what a dying run left behind. The manifest
-  also has the hashes of the anchors that the checkpoint needs: without them it
-  is not whole.
+  also has the hashes of the anchors that the checkpoint needs, and of what a
+  step will train on that was drawn ahead: without them it is not whole.
 
   Args:
     root: The run's folder, local or in an object store.
@@ -183,9 +187,9 @@ class Checkpoints:
     for later, faults in damaged.items():
       for path in faults:
         what, *names = path.relative_to(self._root).parts
-        if what == 'anchors':
-          name, snapshot = names[0], names[1].removesuffix('.json')
-          folder = self._root / what / name / snapshot
+        if what in _NEEDED:
+          folder = self._root.joinpath(what, *names[: _NEEDED[what]])
+          folder = folder.with_name(folder.name.removesuffix('.json'))
           if not _sound(folder):  # or the manifest has another in mind
             self._set_aside(seal_of(folder))
             self._set_aside(folder)
@@ -274,7 +278,7 @@ class Checkpoints:
     except (ValueError, AttributeError, TypeError):
       return {manifest: 'is damaged'}
     kinds = {(x.split('/')[0], x.count('/')) for x in wanted}
-    if folder not in listed or kinds - {('checkpoints', 1), ('anchors', 2)}:
+    if folder not in listed or kinds - {('checkpoints', 1), *_NEEDED.items()}:
       return {manifest: 'is damaged'}
     faults = {}
     for needed, files in listed.items():

@@ -329,6 +329,10 @@ class RowSet:
       it is empty.
     paired: Whether rows have a `pair`.
     taught: Whether rows have a `teacher_prompt_T`.
+    start_temperature: If given, and rows are drawn a step ahead, the loss also
+      reads `start_logp`: the tokens' log-probs, at this temperature, under the
+      policy that the update begins with; nan where that is the one being
+      differentiated. Rows have `old_logp` then.
   """
 
   role: str
@@ -338,6 +342,7 @@ class RowSet:
   kind: str = ''
   paired: bool = False
   taught: bool = False
+  start_temperature: float | None = None
 
   @property
   def specs(self) -> tuple[Field, ...]:
@@ -419,10 +424,10 @@ class Collected(NamedTuple):
       host).
     metrics: name -> observations of this host; the loop averages them over
       all observations of all hosts. Every host gives the same names.
-    transcripts: JSON objects for `rollouts/`, on disk before the first update.
+    transcripts: JSON objects for `rollouts/`, on disk before the metrics.
     tokens: How many tokens this host generated.
     adopt: A player from `Player.adapted` whose adapter is added to the trunk
-      before the updates.
+      before the updates; not a step ahead, where the trunk has moved since.
   """
 
   updates: Sequence[Update]

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 from methods_test import (
-  KEY,
   SCRIPT,
   TASK,
   Anchor,
   Scripted,
   by_text,
+  collected_by,
   normalised,
 )
 
@@ -27,7 +27,7 @@ def collected():
   method = Sqlm(problems=2, samples=4, given=True, propose_every=0)
   policy = Scripted(SCRIPT)
   players = {'policy': policy, 'base': Anchor()}
-  return method.collect(players, GIVEN, method.init(), 0, KEY), policy
+  return collected_by(method, players, GIVEN, method.init()), policy
 
 
 def test_the_task_s_problems_are_asked_and_voted_on():

@@ -100,6 +100,8 @@ def test_one_process_that_is_asked_to_stop_stops_all(done):
   assert found['stopped'] == [0, 2, -1]
   lines = (root / 'stopped' / 'metrics.jsonl').open()
   assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
+  manifest = json.loads((root / 'stopped/manifests/2.json').read_text())
+  assert manifest['pending/2'].keys() == {'0.json', '1.json'}
 
 
 def test_texts_are_gathered_from_all_processes(done):

@@ -126,27 +126,31 @@ def uneven(workdir: str) -> list:
 
 
 def stopped(workdir: str) -> list[int]:
-  """A run whose process 1 is asked to stop in step 1; then it goes on."""
+  """A run whose process 1 is asked to stop in step 1; then it goes on.
+
+  What step 2 trains on, drawn ahead, is then on disk, a part by each process.
+  """
   from jaxdistill.run.loop import Loop
   from jaxdistill.run.stopping import Stopped
 
   config = configs.base_config('sft')
   config.model, config.steps, config.eval_every = 'small-fresh', 4, 4
   config.method.problems, config.batch.sequences = 4, 4
+  config.ahead = True
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples, config.eval.max_tokens = 4, 32
   config.guard.problems, config.guard.samples = 8, 4
   run, first = configs.build(config), []
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
-    draw = loop.draw
+    train_step = loop._train_step
 
     def asked(step):
       if step == 1 and jax.process_index() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
-      return draw(step)
+      return train_step(step)
 
-    loop.draw = asked
+    loop._train_step = asked
     try:
       loop.train()
     except Stopped:

@@ -101,6 +101,110 @@ def test_without_an_anchor_there_is_no_divergence():
   assert more.keys() == {'clipped', 'kl_base'}
 
 
+RATIOS = (losses.token_ratio, losses.sequence_ratio, losses.sequence_mean_ratio)
+COEFFICIENTS = {
+  **{'clip_low': CLIP, 'clip_high': CLIP},
+  **{'kl': 0.5, 'importance_cap': 2.0},
+}
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_a_step_ahead_is_none_where_weights_are_equal(ratio):
+  logp, old, advantage = (x.reshape(4, 16) for x in draws())
+  segments = jnp.arange(64).reshape(4, 16) % 16 // 5  # 0 is not trained
+  fields = {'old_logp': old, 'advantage': advantage, 'anchor_logp': logp[::-1]}
+
+  def loss(logp, fields):
+    value, metrics = losses.policy_gradient(
+      logp, segments > 0, segments, fields, COEFFICIENTS, ratio
+    )
+    return jnp.where(segments > 0, value, 0).sum(), (value, metrics)
+
+  of = jax.grad(loss, has_aux=True)
+  plain, (value, metrics) = of(logp, fields)
+  old = jnp.where(segments > 0, old, -7.0)  # what is not trained is not read
+  ahead, (same, more) = of(logp, fields | {'start_logp': old})
+  np.testing.assert_array_equal(plain, ahead)
+  trained = segments > 0
+  np.testing.assert_array_equal(value[trained], same[trained])
+  assert not more.pop('capped')[trained].any()
+  for name in metrics:
+    np.testing.assert_array_equal(metrics[name][trained], more[name][trained])
+
+
+def test_older_tokens_weigh_by_how_likely_they_became():
+  """Start over old: 1, 1/2, 3/2, 8; now over start: 1.1, 1.1, 0.5, 1.5."""
+  old = jnp.log(jnp.float32([[0.2, 0.4, 0.2, 0.05]]))
+  start = jnp.log(jnp.float32([[0.2, 0.2, 0.3, 0.4]]))
+  now = start + jnp.log(jnp.float32([[1.1, 1.1, 0.5, 1.5]]))
+  fields = {'old_logp': old, 'start_logp': start, 'advantage': jnp.ones((1, 4))}
+  one = jnp.ones((1, 4), int)
+
+  def loss(now, coefficients=COEFFICIENTS, **more):
+    return losses.policy_gradient(
+      now, one > 0, one, fields | more, coefficients
+    )
+
+  value, metrics = loss(now)
+  wanted = [-1.1, -1.1 / 2, -0.5 * 1.5, -1.2 * 2]
+  np.testing.assert_allclose(value, [wanted], rtol=1e-5)
+  np.testing.assert_array_equal(metrics['capped'], [[0, 0, 0, 1]])
+  np.testing.assert_array_equal(metrics['clipped'], [[0, 0, 1, 1]])
+  higher, _ = loss(now, COEFFICIENTS | {'importance_cap': 100.0})
+  np.testing.assert_allclose(higher[0, 3], -1.2 * 8, rtol=1e-5)
+  # The gradient is the ratio's, times a weight that has none.
+  slope = jax.grad(lambda x: loss(x)[0].sum())(now)
+  np.testing.assert_allclose(slope, [[-1.1, -0.55, -0.75, 0]], rtol=1e-5)
+  # The divergence does not weigh so.
+  held, more = loss(now, anchor_logp=old)
+  np.testing.assert_allclose(held - value, 0.5 * more['kl_base'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_where_the_start_is_now_nothing_is_given(ratio):
+  logp, old, advantage = (x.reshape(4, 16) for x in draws())
+  segments = jnp.arange(64).reshape(4, 16) % 16 // 5
+  fields = {'old_logp': old, 'advantage': advantage}
+
+  def loss(logp, start):
+    value, metrics = losses.policy_gradient(
+      *(logp, segments > 0, segments, fields | {'start_logp': start}),
+      *(COEFFICIENTS, ratio),
+    )
+    assert not metrics['clipped'].any()
+    return jnp.where(segments > 0, value, 0).sum()
+
+  given, own = (
+    jax.value_and_grad(loss)(logp, start)
+    for start in (logp, jnp.full_like(logp, jnp.nan))
+  )
+  np.testing.assert_array_equal(given[0], own[0])
+  np.testing.assert_array_equal(given[1], own[1])
+  assert own[1].any()
+
+
+def test_sequences_weigh_as_a_whole():
+  start = jnp.log(jnp.float32([[2.0, 4.0, 1.0, 0.5]]))
+  segments = jnp.array([[1, 1, 2, 2]])
+  zeros = jnp.zeros((1, 4))
+  fields = {'old_logp': zeros, 'start_logp': start, 'advantage': zeros + 1}
+  for ratio, wanted in (
+    (losses.sequence_ratio, [5, 5, 0.5, 0.5]),
+    (losses.sequence_mean_ratio, [8**0.5] * 2 + [0.5**0.5] * 2),
+  ):
+    value, _ = losses.policy_gradient(
+      *(start, segments > 0, segments, fields),
+      *(COEFFICIENTS | {'importance_cap': 5.0}, ratio),
+    )
+    np.testing.assert_allclose(value, -np.float32([wanted]), rtol=1e-5)
+
+
+@pytest.mark.parametrize('gap', [-200.0, 0.0, 200.0])
+def test_a_weight_is_finite(gap):
+  found = losses.truncated_importance(jnp.float32([gap]), 2.0)
+  np.testing.assert_allclose(found, [min(np.exp(gap), 2.0)], atol=1e-6)
+
+
 def test_clip_may_be_an_array():
   x, y, a = draws()
   found = losses.clipped_policy(x - y, a, jnp.float32(0.1), jnp.float32(0.3))

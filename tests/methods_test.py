@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scripted import (
   CUT,
-  KEY,
   SCRIPT,
   TASK,
   TOPICS,
@@ -15,6 +14,7 @@ from scripted import (
   Sums,
   by_text,
   collect,
+  collected_by,
   normalised,
   proposer_rewards,
   said,
@@ -178,7 +178,7 @@ def test_sqlm_without_any_valid_proposal_asks_nothing():
   policy = Scripted(script)
   method = Sqlm(problems=2, proposals=3, samples=4, propose_every=1)
   players = {'policy': policy, 'base': Anchor()}
-  collected = method.collect(players, TOPICS, method.init(), 0, KEY)
+  collected = collected_by(method, players, TOPICS, method.init())
   assert [len(u.sets[0].rows) for u in collected.updates] == [0, 0]
   assert [prompts for prompts, _ in policy.asked][1] == []
   assert [t['rejected'] for t in collected.transcripts] == (
@@ -383,7 +383,7 @@ def test_a_past_self_can_propose():
   assert method.anchors == {'base': 'frozen', 'proposer': 'league:5'}
   policy, past = Scripted(SCRIPT), Scripted(SCRIPT)
   players = {'policy': policy, 'base': Anchor(), 'proposer': past}
-  collected = method.collect(players, TOPICS, method.init(), 0, KEY)
+  collected = collected_by(method, players, TOPICS, method.init())
   assert [p.role for p in past.asked[0][0]] == ['proposer'] * 2
   assert len(past.asked) == len(policy.asked) == 1
   assert len(collected.updates) == 1
@@ -440,7 +440,7 @@ def test_grpo_pays_for_the_known_answer():
   problems = [TASK.parse_problem('1+6'), TASK.parse_problem('2+3')]
   method = Grpo(problems=2, samples=4)
   players = {'policy': Scripted(SCRIPT), 'base': Anchor()}
-  collected = method.collect(players, problems, {}, 0, KEY)
+  collected = collected_by(method, players, problems, {})
   (update,) = collected.updates
   (row_set,) = update.sets
   found = {
@@ -473,7 +473,7 @@ def test_without_a_divergence_there_is_no_anchor(method):
   sets = []
   for one, players in ((plain, {}), (held, {'base': anchor})):
     players |= {'policy': Scripted(SCRIPT)}
-    collected = one.collect(players, given, one.init(), 4, KEY)
+    collected = collected_by(one, players, given, one.init(), 4)
     sets.append([s for update in collected.updates for s in update.sets])
   assert anchor.temperatures
   for without, whole in zip(*sets, strict=True):

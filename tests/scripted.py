@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import right
@@ -131,7 +132,18 @@ def collect(step=4, state=None, topics=TOPICS, script=SCRIPT, **changes):
   policy, anchor = Scripted(script), Anchor()
   players = {'policy': policy, 'base': anchor}
   state = method.init() if state is None else state
-  return method.collect(players, topics, state, step, KEY), policy, anchor
+  collected = collected_by(method, players, topics, state, step)
+  return collected, policy, anchor
+
+
+def collected_by(method, players, problems, state, step=0):
+  """What a method collects, as a run has it do so: drawn, then judged."""
+  begun = method.collect(players, problems, state, step, KEY)
+  next(begun)
+  del players['policy']  # as a run does
+  with pytest.raises(StopIteration) as end:
+    next(begun)
+  return end.value.value
 
 
 def solver_rows(**changes):

@@ -82,6 +82,7 @@ def build(config: Any) -> Run:
       keep_checkpoints=config.keep_checkpoints,
       keep_anchors=config.keep_anchors,
       trainable=config.trainable,
+      ahead=config.ahead,
       method=method_of(config),
       task=task,
       loaded=loaded,

@@ -96,6 +96,7 @@ def base_config(method: str) -> ConfigDict:
   config.seed = 0
   config.steps = 60
   config.tokens = 0
+  config.ahead = False
   config.eval_every = 10
   config.checkpoint_every = 20
   config.keep_checkpoints = 2

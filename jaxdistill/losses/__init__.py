@@ -9,6 +9,7 @@ from jaxdistill.losses.policy import (
   sequence_ratio,
   sum_over,
   token_ratio,
+  truncated_importance,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
   'sequence_ratio',
   'sum_over',
   'token_ratio',
+  'truncated_importance',
 ]

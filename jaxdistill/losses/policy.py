@@ -102,6 +102,23 @@ def clipped_policy(
   return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
+def truncated_importance(
+  log_ratio: Float[Array, '*Z'], cap: Float[Array, ''] | float
+) -> Float[Array, '*Z']:
+  """What a sample of another policy weighs, at most `cap`; a constant.
+
+  `min(exp(log_ratio), cap)`: a few samples that were all but impossible there
+  do not outweigh all others (truncated importance sampling, Ionides, JCGS
+  17(2), 2008).
+
+  Args:
+    log_ratio: Log-prob under the policy that learns minus that under the
+      policy that sampled.
+    cap: At least 1, so that samples of the very policy count whole.
+  """
+  return jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_ratio), cap))
+
+
 def k3(
   logp: Float[Array, '*Z'], anchor_logp: Float[Array, '*Z']
 ) -> Float[Array, '*Z']:
@@ -125,27 +142,44 @@ def policy_gradient(
 ) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
   """Clipped policy plus KL: GRPO (arXiv 2402.03300, eq. 3) and its kin.
 
+  Where rows were drawn by older weights, the policy that sampled and the one
+  that the clipped ratio holds on to are two (decoupled PPO: Hilton et al.,
+  arXiv 2110.00641; AReaL, arXiv 2505.24298, sec. 5.2): the ratio is to
+  `start_logp`, and the clipped value is weighed by how much likelier the tokens
+  became from `old_logp` to there, truncated. The divergence is not weighed.
+
   Args:
     logp: Log-probs under the current policy.
     trained: Which tokens count. Others get the value that `logp = 0` has, so
       that an all but impossible token of a prompt breaks nothing.
     segments: Which response of the packed sequence a token is of.
-    fields: `old_logp` and `advantage`; and `anchor_logp`, without which there
-      is no divergence.
+    fields: `old_logp` and `advantage`; `anchor_logp`, without which there is
+      no divergence; and `start_logp` of older rows, under the policy that the
+      update began with, nan where that is the current one.
     coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
-      divergence.
+      divergence; for older rows `importance_cap`.
     ratio: What is clipped, see `policy_gradient`.
 
   Returns:
     The value to be minimised, `clipped` (1 where the ratio is out of its
-    range) and, with an anchor, `kl_base`.
+    range), of older rows `capped` (1 where the weight is truncated) and, with
+    an anchor, `kl_base`.
   """
   logp = jnp.where(trained, logp, 0.0)
-  log_ratio = ratio(logp - fields['old_logp'], trained, segments)
+  old_logp = start_logp = fields['old_logp']
+  if 'start_logp' in fields:
+    given, own = fields['start_logp'], jax.lax.stop_gradient(logp)
+    start_logp = jnp.where(trained & ~jnp.isnan(given), given, own)
+  log_ratio = ratio(logp - start_logp, trained, segments)
   low, high = coefficients['clip_low'], coefficients['clip_high']
   policy = clipped_policy(log_ratio, fields['advantage'], low, high)
   beyond = (log_ratio < jnp.log1p(-low)) | (log_ratio > jnp.log1p(high))
   metrics = {'clipped': beyond.astype(policy.dtype)}
+  if 'start_logp' in fields:
+    since, cap = start_logp - old_logp, coefficients['importance_cap']
+    since = ratio(since, trained, segments)
+    policy = policy * truncated_importance(since, cap)
+    metrics['capped'] = (since > jnp.log(cap)).astype(policy.dtype)
   if 'anchor_logp' not in fields:
     return policy, metrics
   kl = k3(logp, fields['anchor_logp'])

@@ -61,6 +61,7 @@ class Grpo(Method):
     rollouts_PG = players['policy'].generate(
       [Prompt.solve(p) for p in problems], sampling, key
     )
+    yield  # what follows asks the policy for nothing
     answers_PG = [
       rewards.answers(p.task, rollouts_G)
       for p, rollouts_G in zip(problems, rollouts_PG, strict=True)

@@ -12,7 +12,7 @@ dataclass itself gives its own fields as keys); `grpo.py` is the one to copy.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -67,8 +67,12 @@ class Method(Protocol):
     state: Any,
     step: int,
     key: jax.Array,
-  ) -> Collected:
+  ) -> Collected | Generator[None, None, Collected]:
     """Generates, verifies, scores, and returns rows; never arrays.
+
+    It may `yield` once, bare, where it has asked the policy for all that it
+    needs; from there on `players` has no `policy`. With `config.ahead` what
+    follows runs beside an update of the policy.
 
     Args:
       players: `policy`, and one per anchor. All can be asked, see

@@ -99,6 +99,8 @@ class PolicyGradient:
     objective: `grpo`, `dr_grpo`, `dapo`, `gspo` or `rloo`.
     clip_low: How far below 1 the ratio counts (GSPO's paper: 3e-4).
     clip_high: How far above 1 (DAPO's paper: 0.28; GSPO's: 4e-4).
+    importance_cap: What a token weighs at most that was drawn a step ahead
+      (`config.ahead`) and has become likelier since.
     overlong: Tokens before the limit over which DAPO's penalty on the length
       of an answer grows to 1; 0 is none.
     kl: Weight of the divergence from the anchor `base`; at 0 there is none,
@@ -114,6 +116,7 @@ class PolicyGradient:
   objective: str = 'grpo'
   clip_low: float = 0.2
   clip_high: float = 0.2
+  importance_cap: float = 2.0
   overlong: int = 0
   kl: float = 0.001
   reference: str = 'frozen'
@@ -126,6 +129,10 @@ class PolicyGradient:
         f'method.objective {self.objective!r} is none of '
         f'{", ".join(OBJECTIVES)}; the nearest is '
         f'{nearest(self.objective, OBJECTIVES)!r}'
+      )
+    if self.importance_cap < 1:
+      raise ValueError(
+        f'method.importance_cap is {self.importance_cap}; it must be at least 1'
       )
     self.sampling(samples=1, max_tokens=1)
 
@@ -203,8 +210,12 @@ class PolicyGradient:
       'clip_low': self.clip_low,
       'clip_high': self.clip_high,
       'kl': self.kl,
+      'importance_cap': self.importance_cap,
     }
-    return RowSet(role, rows, fields(self.kl > 0), coefficients, kind)
+    return RowSet(
+      *(role, rows, fields(self.kl > 0), coefficients, kind),
+      start_temperature=self.temperature,
+    )
 
   def update(self, *sets: RowSet) -> Update:
     """The update that sums these sets."""

@@ -198,7 +198,9 @@ class Sqlm(Method):
       texts = gather_texts([p.rollout.text for p in proposals if p.problem])
       state = state | {'bank': state['bank'] or Records(texts)}
     asked = self._ask(proposals, problems, state, seed)
-    answered = self._solve(players['policy'], asked, seed, key)
+    rollouts_PG = self._solve(players['policy'], asked, key)
+    yield  # what follows asks the policy for nothing
+    answered = self._vote(asked, rollouts_PG, seed)
     earned, state = self._reward_proposals(proposals, answered, state)
 
     updates = [self._solver_update(answered, players.get('base'))]
@@ -273,13 +275,16 @@ class Sqlm(Method):
       if t.address < self._beside(self.known)
     ]
 
-  def _solve(self, policy, asked, seed, key) -> 'list[_Answered]':
-    """2 and 3. Answers to each problem, their vote, and what they earn."""
-    rollouts_PG = policy.generate(
+  def _solve(self, policy, asked, key) -> list[list[Rollout]]:
+    """2. Answers to each problem."""
+    return policy.generate(
       [Prompt.solve(a.problem) for a in asked],
       self.policy.sampling(self.samples, self.max_tokens),
       jax.random.fold_in(key, 1),
     )
+
+  def _vote(self, asked, rollouts_PG, seed) -> 'list[_Answered]':
+    """3. The vote on each problem, and what its answers earn."""
     out = []
     for a, rollouts_G in zip(asked, rollouts_PG, strict=True):
       answers_G = rewards.answers(a.problem.task, rollouts_G)

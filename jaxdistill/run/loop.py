@@ -19,11 +19,13 @@ from etils import epath
 from flax import nnx
 
 from jaxdistill import dist
+from jaxdistill.batch import Batch
 from jaxdistill.checkpoint import Checkpoints, abstract
 from jaxdistill.models.attention import form_of
 from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
-from jaxdistill.run import progress, records, resume, updating
+from jaxdistill.rollout.score import Own, score
+from jaxdistill.run import pending, progress, records, resume, updating
 from jaxdistill.run.ask import (
   COLLECT,
   evaluate,
@@ -33,6 +35,7 @@ from jaxdistill.run.ask import (
 )
 from jaxdistill.run.guard import GUARD, Guard
 from jaxdistill.run.others import Others
+from jaxdistill.run.pending import Pending
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import (
   Params,
@@ -77,6 +80,8 @@ class Loop:
       self.tokens, self.seconds, self.first_step = 0, 0.0, 0
       self.summary: dict[str, Any] = {}  # once it has come to its end
       self._seen: dict[str, float] = {}  # the newest metrics, for rules
+      self._pending: Pending | None = None  # drawn ahead, for the next step
+      self._read: dict[int, list[Problem]] = {}  # by step, before its time
       self.guard = Guard(run, self.anchors, self.workdir)
       self._layout = param_shardings(
         (*params, frozen), run.mesh, dist.DECODE_RULES
@@ -122,6 +127,7 @@ class Loop:
     run = self.run
     finished = self.finished()
     self.checkpoints.forget_after(self.first_step)
+    pending.forget(self.workdir.path, 0, self.first_step)
     # What a finished run did after its last step stays.
     self.anchors.forget_from(self.first_step + finished)
     self.workdir.open(self.first_step + finished, finished)
@@ -194,6 +200,7 @@ class Loop:
     self.checkpoints.seal(wait=True)
     self.checkpoints.forget_after(step - 1)
     dist.barrier('nothing is saved at the end yet')
+    self._pending = None
     self._save(step)
     return {'step': step} | metrics
 
@@ -208,52 +215,83 @@ class Loop:
       )
       del self.state  # there may not be room for both
       self.state = self.guard.best(step, decision, left)
-      self._seen = {}  # of the policy that was left
+      self._seen, self._pending = {}, None  # of the policy that was left
     return metrics | self.guard.report(step, decision, self.state)
 
   def _train_step(self, step: int) -> dict[str, float]:
     begin = time.perf_counter()
-    collected = self._collect(step)
+    ready, self._pending = self._pending, None
+    if ready:
+      collected, seconds = ready.collected, ready.seconds
+    else:
+      collected, seconds = self._collect(step), time.perf_counter() - begin
     self.method_state = collected.state
     if collected.adopt is not None:
       params = _adopted(collected.adopt, self.graphdef, self.run)
       self.state = self.state._replace(params=params)
-    self.workdir.transcripts(step, collected.transcripts)
     metrics = reduce_metrics(collected.metrics)
+    tokens = int(dist.sum_over_hosts(np.array(collected.tokens)))
+    self.tokens += tokens
+    judge, drawing = None, time.perf_counter()
+    if self.run.ahead and step + 1 < self.run.steps and not self._spent():
+      judge = self._draw(step + 1)
     middle = time.perf_counter()
-    losses = [m for u in collected.updates for m in self.update(u)]
+    updates = collected.updates
+    losses = [m for u in updates for m in self.update(u, bool(ready))]
+    # The device computes from here on; the host does what needs no result.
+    self.workdir.transcripts(step, collected.transcripts)
+    if judge:
+      self._pending = Pending(judge(), middle - drawing)
+    self._read_problems(step + 1 + self.run.ahead)
     losses = jax.device_get(losses)
     for name in {name for m in losses for name in m}:
       values = [float(m[name]) for m in losses if name in m]
       metrics[f'train/{name}'] = float(np.mean(values))
     end = time.perf_counter()
-    tokens = int(dist.sum_over_hosts(np.array(collected.tokens)))
-    self.tokens += tokens
     return metrics | {
-      'rollout/tokens_per_s': tokens / (middle - begin),
+      'rollout/tokens_per_s': tokens / seconds,
       'time/collect_s': middle - begin,
       'time/update_s': end - middle,
       'time/step_s': end - begin,
     }
 
   def _collect(self, step: int) -> Collected:
-    # Copies that are laid out for decoding live no longer than this call.
+    return self._draw(step)()
+
+  def _draw(self, step: int) -> Callable[[], Collected]:
+    """Draws what a step trains on; what is returned judges it."""
+    # Copies that are laid out for decoding live no longer than they are asked.
     players = self.others.players(self.player)
     players['policy'] = self.player(self.state.params)
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
-    return self.run.method.collect(
-      players, self.draw(step), self.method_state, step, key
+    return pending.drawn(
+      *(self.run.method, players, self.draw(step), self.method_state),
+      *(step, key),
     )
 
-  def update(self, update: Update) -> list[dict[str, jax.Array]]:
-    """Takes an update's optimizer steps; the metrics of each."""
+  def update(
+    self, update: Update, stale: bool = False
+  ) -> list[dict[str, jax.Array]]:
+    """Takes an update's optimizer steps; the metrics of each.
+
+    Args:
+      update: What is learned.
+      stale: Whether it was drawn by older weights than there are now.
+    """
     run = self.run
     if update.fresh_optimizer:
       self.state = with_fresh_moments(self.state, run.optimizer, run.mesh)
     self.state, metrics = updating.take(
-      update, self.state, run, self._step, self.frozen, self.others
+      *(update, self.state, run, self._step, self.frozen, self.others),
+      self._score if stale else updating.sampled,
     )
     return metrics
+
+  def _score(self, batch: Batch, temperature: float) -> jax.Array:
+    """Log-probs of a batch's scored tokens under the policy as it is."""
+    params = (*self.state.params, self.frozen)
+    divisor = np.float32(temperature)
+    return score(self.graphdef, params, batch, divisor, what=Own())
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture, laid out for decoding."""
@@ -262,8 +300,15 @@ class Loop:
 
   def draw(self, step: int) -> list[Problem]:
     """This host's share of a step's problems, read by index."""
+    if step in self._read:
+      return self._read[step]
     n = self.run.method.problems
     return of_this_host(lambda i: self._problems[step * n + i], n)
+
+  def _read_problems(self, step: int) -> None:
+    """Reads a step's problems before its time."""
+    last = step >= self.run.steps
+    self._read = {} if last else {step: self.draw(step)}
 
   def _refresh_anchors(self, step: int, evaluated: Mapping[str, float]) -> None:
     seen = {**self._seen, **evaluated}
@@ -274,6 +319,10 @@ class Loop:
     anchors = self.anchors.save(step)  # on disk before what needs them is
     record = _record(self) | {'anchors': anchors}
     needed = self.anchors.needs(GUARD)
+    root = self.workdir.path
+    pending.forget(root, self.checkpoints.oldest(), step - 1)
+    if self._pending:
+      needed.append(pending.save(root, step, self._pending))
     self.checkpoints.save(step, self.state, record, needed)
     self.checkpoints.seal(wait)
 
@@ -290,6 +339,8 @@ class Loop:
     self.first_step, self._seen = step, record['seen']
     self.guard.resume(record)
     self.anchors.resume(step, record['anchors'], self.state.params)
+    if record['pending']:
+      self._pending = pending.load(self.workdir.path, step)
 
 
 def _shuffled(run: Run) -> Any:
@@ -317,6 +368,7 @@ def _record(loop: Loop) -> dict[str, Any]:
     'model': loop.run.loaded.sha256,
     'method': records.put(loop.workdir.path, loop.method_state),
     'teachers': resume.teachers_sha256(loop.run),
+    'pending': loop._pending is not None,
     'tokens': loop.tokens,
     'seconds': loop.seconds,
     **loop.guard.state(),

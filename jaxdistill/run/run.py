@@ -56,6 +56,7 @@ class Run:
   keep_checkpoints: int
   keep_anchors: int
   trainable: str
+  ahead: bool
   method: Method
   task: Task
   loaded: Loaded

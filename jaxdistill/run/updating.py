@@ -1,15 +1,20 @@
 """What a method asks the model to learn becomes optimizer steps."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdistill.batch import Batch, make_minibatches
 from jaxdistill.run.others import Others
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import WHOLE, TrainState
 from jaxdistill.types import Update
+
+# A batch and a temperature to the log-probs of its scored tokens, [M, B, R].
+Score = Callable[[Batch, float], jax.Array]
 
 
 def take(
@@ -19,6 +24,7 @@ def take(
   step: Callable,
   frozen: Any,
   others: Others,
+  start: Score,
 ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
   """Takes an update's optimizer steps; one without any row takes none.
 
@@ -29,6 +35,7 @@ def take(
     step: From `make_step`.
     frozen: What never moves.
     others: Anchors: some are read by the loss, some follow each step.
+    start: Scores under the policy before it, where rows are drawn ahead.
 
   Returns:
     The state after it, and the metrics of each step.
@@ -36,7 +43,9 @@ def take(
   kind, metrics = update.sets[0].kind, []
   # What is measured of the whole is that set's where there is only one.
   prefix = f'{kind}_' if kind and len(update.sets) == 1 else ''
-  for batches in _batches(update, run) * update.epochs:
+  if start is not sampled and update.epochs * update.minibatches == 1:
+    start = itself
+  for batches in _batches(update, run, start) * update.epochs:
     if batches:
       state, values = step(state, frozen, others.parts(), batches)
       named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
@@ -45,7 +54,22 @@ def take(
   return state, metrics
 
 
-def _batches(update: Update, run: Run) -> list[tuple[Batch, ...]]:
+def sampled(batch: Batch, temperature: float) -> jax.Array:
+  """Under the policy that sampled, where that is the one before the update."""
+  del temperature
+  return batch.fields['old_logp']
+
+
+def itself(batch: Batch, temperature: float) -> jax.Array:
+  """Under the current policy, where one step is the whole update: nan.
+
+  It has them at hand, and no pass over the batch is spent on them.
+  """
+  del temperature
+  return jnp.full_like(batch.weight, jnp.nan)
+
+
+def _batches(update: Update, run: Run, start: Score) -> list[tuple[Batch, ...]]:
   """What each optimizer step of a pass is given: one batch per row set."""
   parts = [
     make_minibatches(
@@ -57,7 +81,21 @@ def _batches(update: Update, run: Run) -> list[tuple[Batch, ...]]:
     )
     for row_set in update.sets
   ]
+  temperatures = [row_set.start_temperature for row_set in update.sets]
   return [
-    tuple(batch for batch in batches if batch is not None)
+    tuple(
+      _started(batch, temperature, start) if run.ahead else batch
+      for batch, temperature in zip(batches, temperatures, strict=True)
+      if batch is not None
+    )
     for batches in zip(*parts, strict=True)
   ]
+
+
+def _started(batch: Batch, temperature: float | None, start: Score) -> Batch:
+  """A batch with the field `start_logp`, if its loss reads it."""
+  if temperature is None:
+    return batch
+  logp = jax.device_put(start(batch, temperature), batch.weight.sharding)
+  fields = batch.fields | {'start_logp': logp}
+  return dataclasses.replace(batch, fields=fields)

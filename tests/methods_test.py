@@ -432,6 +432,8 @@ def test_settings_that_mean_nothing_are_refused():
   for band in ((0.5, 0.2), (-0.1, 1.0), (0.0, 1.5)):
     with pytest.raises(ValueError, match='lowest, highest'):
       Sqlm(band=band)
+  with pytest.raises(ValueError, match=r'importance_cap is 0\.5'):
+    filled(Grpo, {'importance_cap': 0.5})
   with pytest.raises(ValueError, match="nearest is 'dapo'"):
     filled(Sqlm, {'objective': 'dappo'})
 

@@ -2,7 +2,8 @@
 
 It knows a method only by the members of its contract, and holds all the
 state there is: a run that dies goes on from its newest checkpoint as if it had
-never stopped.
+never stopped. With `config.ahead` the next step's data are drawn before the
+update and judged beside it, see `pending.py`.
 """
 
 import contextlib
@@ -234,7 +235,7 @@ class Loop:
     self.tokens += tokens
     judge, drawing = None, time.perf_counter()
     if self.run.ahead and step + 1 < self.run.steps and not self._spent():
-      judge = self._draw(step + 1)
+      judge = self._begin(step + 1)
     middle = time.perf_counter()
     updates = collected.updates
     losses = [m for u in updates for m in self.update(u, bool(ready))]
@@ -256,10 +257,10 @@ class Loop:
     }
 
   def _collect(self, step: int) -> Collected:
-    return self._draw(step)()
+    return self._begin(step)()
 
-  def _draw(self, step: int) -> Callable[[], Collected]:
-    """Draws what a step trains on; what is returned judges it."""
+  def _begin(self, step: int) -> Callable[[], Collected]:
+    """Draws the responses of a step; what is returned judges them."""
     # Copies that are laid out for decoding live no longer than they are asked.
     players = self.others.players(self.player)
     players['policy'] = self.player(self.state.params)

@@ -15,9 +15,11 @@ from flax import nnx
 from players import (
   BASE,
   KEY,
+  LONG,
+  MANY,
   PROMPTS,
-  TOKENIZER,
   assert_same,
+  endless,
   flat,
   make_player,
   softmax,
@@ -31,23 +33,6 @@ from jaxdistill.models.paged import Pages, join, part
 from jaxdistill.rollout import Sampling, budget, engine, schedule
 from jaxdistill.rollout.budget import rows_within
 from jaxdistill.types import Prompt
-
-LONG = Sampling(samples=3, max_tokens=22)
-MANY = [
-  dataclasses.replace(prompt, address=prompt.address + 100 * i)
-  for i in range(2)
-  for prompt in PROMPTS
-]
-
-
-def endless(player):
-  """The same that hardly ends by itself."""
-  state = jax.tree.map(lambda x: x, player.params)
-  model = nnx.merge(player.graphdef, *state)
-  head = model.head.kernel[...]
-  model.head.kernel.set_value(head.at[:, TOKENIZER.eos_id].mul(0.1))
-  params = nnx.split(model, lambda path, x: True)[1:]
-  return dataclasses.replace(player, params=params)
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import replay
+from hosts_worker import REFILLS, replay
+from players import KEY, MANY, endless, make_player
 
 from jaxdistill import dist
+from jaxdistill.rollout import Sampling
 
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
@@ -54,7 +56,8 @@ def test_one_eight_and_two_times_four_devices_take_the_same_steps(tmp_path):
 def done(tmp_path_factory):
   """What two processes of two devices each did, one thing after the other."""
   root = tmp_path_factory.mktemp('hosts')
-  work = {'uneven': root / 'uneven', 'stopped': root / 'stopped', 'gather': ''}
+  work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
+  work |= {'gather': '', 'refills': ''}
   out = run_hosts(root / 'out', 2, *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -106,3 +109,15 @@ def test_one_process_that_is_asked_to_stop_stops_all(done):
 
 def test_texts_are_gathered_from_all_processes(done):
   assert done[1]['gather'] == ['a', 'b\n"ü']
+
+
+def test_refills_on_uneven_hosts_draw_what_one_process_does(done, one_device):
+  player, found = endless(make_player(one_device)), done[1]['refills']
+  alone = player.generate(MANY[:11], Sampling(samples=4, max_tokens=12), KEY)
+  for (first, second, samples, _), ours in zip(REFILLS, found, strict=True):
+    expected = [r for of in alone[: first + second] for r in of[:samples]]
+    assert {r.finish for r in expected} == {'stop', 'length'}
+    assert len({len(r.tokens_T) for r in expected}) > 5
+    for (tokens, logp, finish), r in zip(ours, expected, strict=True):
+      assert (tokens, finish) == (r.tokens_T.tolist(), r.finish)
+      np.testing.assert_allclose(logp, r.logp_T, rtol=1e-5, atol=1e-5)

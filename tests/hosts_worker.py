@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,6 +24,8 @@ from jaxdistill.data import tasks
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.rollout import player as player_module
+from jaxdistill.rollout import schedule
 from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
@@ -31,6 +34,9 @@ from jaxdistill.run.step import (
 )
 from jaxdistill.types import Prompt, Row, RowSet
 
+# Prompts of process 0 and of process 1, samples of each, and how many of them
+# have room on a device: with 4 of 3, groups of 3; with 2 of 4, twice 2.
+REFILLS = ((9, 0, 3, 4), (9, 1, 3, 4), (9, 2, 3, 4), (9, 1, 4, 2))
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
@@ -172,13 +178,54 @@ def gather() -> list[str]:
   return dist.gather_texts(mine)
 
 
+def refills() -> list:
+  """Generation where few have room, and process 1 has few prompts or none.
+
+  Returns:
+    By case what both drew: tokens, log-probs and the finish of each.
+  """
+  import players
+
+  out, mesh = [], dist.make_mesh()
+  small = mock.patch.multiple(schedule, PAGE=4, _LEAST=2)
+  player, where = (
+    players.endless(players.make_player(mesh)),
+    dist.replicated(mesh),
+  )
+
+  def everywhere(x):
+    return jax.make_array_from_callback(
+      x.shape, where, np.asarray(x).__getitem__
+    )
+
+  params = jax.tree.map(everywhere, player.params)
+  player = dataclasses.replace(player, params=params)
+  with jax.set_mesh(mesh), small:
+    for first, second, samples, room in REFILLS:
+      parts = slice(0, first), slice(first, first + second)
+      mine = players.MANY[parts[jax.process_index()]]
+      sampling = rollout.Sampling(samples, max_tokens=12)
+      room = {'return_value': room}
+      with mock.patch.object(player_module, 'rows_within', **room):
+        drawn = players.flat(player.generate(mine, sampling, players.KEY))
+      said = [
+        json.dumps([r.tokens_T.tolist(), r.logp_T.tolist(), r.finish])
+        for r in drawn
+      ]
+      out.append([json.loads(text) for text in dist.gather_texts(said)])
+  return out
+
+
+WORKS = replay, uneven, stopped, gather, refills
+
+
 def main():
   coordinator, process, out, *work = sys.argv[1:]
   jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
   dist.start_hosts(coordinator, 2, int(process))
   done = []
   for name, _, folder in (text.partition('=') for text in work):
-    do = {f.__name__: f for f in (replay, uneven, stopped, gather)}[name]
+    do = {f.__name__: f for f in WORKS}[name]
     done.append(do(*([folder] if folder else [])))
   if jax.process_index() == 0:
     with open(out, 'w') as file:

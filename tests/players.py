@@ -42,6 +42,12 @@ PROMPTS = [
   Prompt('proposer', '3+4=', address=12),
   Prompt('proposer', '!', address=2**20),
 ]
+LONG = Sampling(samples=3, max_tokens=22)
+MANY = [
+  dataclasses.replace(prompt, address=prompt.address + 100 * i)
+  for i in range(2)
+  for prompt in PROMPTS
+]
 
 
 def make_player(mesh, seed=0, **changes):
@@ -68,6 +74,16 @@ def make_player(mesh, seed=0, **changes):
     graphdef, params, deltas.roles, TOKENIZER, mesh, Shapes(64, 16)
   )
   return dataclasses.replace(player, **changes)
+
+
+def endless(player):
+  """The same that hardly ends by itself."""
+  state = jax.tree.map(lambda x: x, player.params)
+  model = nnx.merge(player.graphdef, *state)
+  head = model.head.kernel[...]
+  model.head.kernel.set_value(head.at[:, TOKENIZER.eos_id].mul(0.1))
+  params = nnx.split(model, lambda path, x: True)[1:]
+  return dataclasses.replace(player, params=params)
 
 
 @nnx.jit

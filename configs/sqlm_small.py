@@ -2,8 +2,9 @@
 
   jaxdistill train --config configs/sqlm_small.py --workdir runs/quickstart
 
-About 100 seconds on two cores, compilation included. Held-out sampled accuracy
-rises from about .72 to about .97; greedy accuracy stays near .99.
+About 70 seconds on two cores, compilation included; 40 once its programs are on
+disk. Held-out sampled accuracy rises from about .72 to about .97; greedy
+accuracy stays near .99.
 """
 
 from jaxdistill.config import base_config

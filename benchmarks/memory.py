@@ -3,9 +3,9 @@
   SHAPE=sixth python benchmarks/memory.py
 
 64 prompts of 64 tokens, 8 answers each of at most 1,024, all at once; answers
-end by log-normal odds around a quarter of that. Beside what is held stand the
-keys and values of the tokens that are alive, and what a cache of the longest
-answer allowed would take. Writes a figure beside the JSON.
+end by log-normal odds around a quarter of that. Beside what is held after each
+dispatch stand the keys and values of the tokens that are alive, and what a
+cache of the longest answer allowed would take. Writes a figure beside the JSON.
 """
 
 import argparse

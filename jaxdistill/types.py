@@ -331,7 +331,7 @@ class RowSet:
     taught: Whether rows have a `teacher_prompt_T`.
     start_temperature: If given, and rows are drawn a step ahead, the loss also
       reads `start_logp`: the tokens' log-probs, at this temperature, under the
-      policy that the update begins with; nan where that is the one being
+      policy that the update begins with; inf where that is the one being
       differentiated. Rows have `old_logp` then.
   """
 

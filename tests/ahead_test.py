@@ -208,7 +208,7 @@ def test_the_first_step_is_as_ever(mesh, tmp_path):
   first, ahead = found[False][0], found[True][0]
   assert ahead.keys() - first.keys() == {'train/capped'}
   assert ahead == pytest.approx(first | {'train/capped': 0.0}, rel=1e-6)
-  assert found[True][1]['train/clipped'] >= 0
+  assert found[True][1]['train/clipped'] == 0  # one step: the ratio is 1
   texts = [
     (tmp_path / f'{ahead}/rollouts/000000.jsonl').read_text()
     for ahead in (False, True)
@@ -288,11 +288,13 @@ def test_a_rollback_draws_anew(mesh, tmp_path):
   assert not (tmp_path / 'pending/2').exists()
 
 
-def test_a_player_that_is_adopted_is_not_drawn_ahead(mesh, tmp_path):
+@pytest.mark.parametrize('step', [0, 1])
+def test_a_player_that_is_adopted_is_not_drawn_ahead(mesh, tmp_path, step):
   loop = start(brief(ahead=True), tmp_path)
-  noted(loop, split([], adopt=(1,)), [])
+  noted(loop, split([], adopt=(step,)), [])
   with pytest.raises(RefusedError, match=r'set config\.ahead=False'):
     loop.train()
+  assert int(loop.state.step) == step
 
 
 def kept():

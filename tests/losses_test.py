@@ -176,7 +176,7 @@ def test_where_the_start_is_now_nothing_is_given(ratio):
 
   given, own = (
     jax.value_and_grad(loss)(logp, start)
-    for start in (logp, jnp.full_like(logp, jnp.nan))
+    for start in (logp, jnp.full_like(logp, jnp.inf))
   )
   np.testing.assert_array_equal(given[0], own[0])
   np.testing.assert_array_equal(given[1], own[1])

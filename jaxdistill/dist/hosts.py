@@ -105,12 +105,14 @@ def together(act: Callable[[], Any]) -> Any:
   """What this process comes to when it acts, if none fails.
 
   Raises:
-    ValueError: It raised this, or another process did: none waits for it.
+    ValueError: It raised this, or another process did, or an `OSError`: none
+      waits for it.
+    OSError: It raised this.
   """
   value, error = None, None
   try:
     value = act()
-  except ValueError as e:
+  except (ValueError, OSError) as e:
     error = e
   said = gather_texts([str(error)] if error else [])
   if error:

@@ -34,7 +34,7 @@ def sequence_ratio(
   policy, where the ratio is 1; this is what TRL does off policy.
 
   Args:
-    log_ratio: `logp - old_logp`.
+    log_ratio: Log-probs under one policy minus those under another.
     trained: Which tokens are of a response.
     segments: Which response of the packed sequence a token is of.
   """
@@ -49,7 +49,7 @@ def sequence_mean_ratio(
   """The response's mean log-ratio, at each token (GSPO, 2507.18071, eq. 7).
 
   Args:
-    log_ratio: `logp - old_logp`.
+    log_ratio: Log-probs under one policy minus those under another.
     trained: Which tokens are of a response.
     segments: Which response of the packed sequence a token is of.
   """
@@ -91,7 +91,8 @@ def clipped_policy(
 
   Args:
     log_ratio: Log-prob under the current policy minus that under the policy
-      that sampled, at the same temperature.
+      that sampled or, of older rows, that the update began with, at the same
+      temperature.
     advantage: `A`.
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above 1.
@@ -155,7 +156,7 @@ def policy_gradient(
     segments: Which response of the packed sequence a token is of.
     fields: `old_logp` and `advantage`; `anchor_logp`, without which there is
       no divergence; and `start_logp` of older rows, under the policy that the
-      update began with, nan where that is the current one.
+      update began with, inf where that is the current one.
     coefficients: `clip_low`, `clip_high`, and `kl`, the weight of the
       divergence; for older rows `importance_cap`.
     ratio: What is clipped, see `policy_gradient`.
@@ -169,7 +170,7 @@ def policy_gradient(
   old_logp = start_logp = fields['old_logp']
   if 'start_logp' in fields:
     given, own = fields['start_logp'], jax.lax.stop_gradient(logp)
-    start_logp = jnp.where(trained & ~jnp.isnan(given), given, own)
+    start_logp = jnp.where(trained & ~jnp.isposinf(given), given, own)
   log_ratio = ratio(logp - start_logp, trained, segments)
   low, high = coefficients['clip_low'], coefficients['clip_high']
   policy = clipped_policy(log_ratio, fields['advantage'], low, high)

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdistill import dist
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
 from jaxdistill.rollout.samplers import Draw, Sampling, draw
 from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
@@ -67,7 +68,7 @@ def lay_out(
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
-  Slices inside its loop would copy a layer every token.
+  Once for all prompts; slices inside its loop would copy a layer every token.
   """
   model = nnx.merge(graphdef, *params)
   return unroll(model.resolve(role), model.config, tensor, kernels)
@@ -76,7 +77,6 @@ def lay_out(
 def generate(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
-  weights: Unrolled,
   prefix: Int[np.ndarray, 'T'],
   rests: Sequence[np.ndarray],
   addresses: Sequence[int],
@@ -87,7 +87,7 @@ def generate(
   most: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
-  cache: str = '',
+  formats: Formats = Formats(),  # noqa: B008
 ) -> list[list[Response]]:
   """Draws `sampling.samples` responses to each prompt.
 
@@ -96,7 +96,6 @@ def generate(
   Args:
     graphdef: Of a `Decoder`.
     params: Its parameters, in any number of parts.
-    weights: Of the role that answers, from `lay_out`.
     prefix: What all prompts of all hosts begin with; may be empty.
     rests: What follows in each, at least one token.
     addresses: Of the prompts: token t of sample g of one is drawn by (key,
@@ -107,9 +106,9 @@ def generate(
     most: Most samples in flight on each of its batch shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
-    cache: How keys and values are kept, one of `CACHES`. Prompts are read with
-      them as they are, and kept so afterwards: how they are read does not
-      depend on what else is asked.
+    formats: How weights, keys and values are kept. Prompts are read with the
+      weights and keys that there are, and kept so afterwards: how they are read
+      does not depend on what else is asked.
 
   Returns:
     By prompt its responses.
@@ -125,7 +124,9 @@ def generate(
   )
   if not desk.asked:
     return []
-  read = functools.partial(_prefill, graphdef, params, np.int32(role))
+  model, cache = (graphdef, params, np.int32(role)), formats.cache
+  weights = lay_out(*model, tensor=tensor, kernels=formats.weights)
+  read = functools.partial(_prefill, *model)
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
   shared = first and _kept(first, cache)

@@ -22,14 +22,13 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.data.text.tokenizer import Tokenizer
-from jaxdistill.models.decode import Unrolled
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
 from jaxdistill.rollout.budget import rows_within
-from jaxdistill.rollout.engine import generate, lay_out
+from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Of, Own, Top, score
@@ -237,7 +236,6 @@ class Player:
     responses = generate(
       self.graphdef,
       self.params,
-      self._laid_out(role),
       prefix,
       [ids[len(prefix) :] for ids in ids_P],
       [prompt.address for prompt in prompts_P],
@@ -250,7 +248,7 @@ class Player:
       ),
       sampling=sampling,
       eos_ids=self.tokenizer.eos_ids,
-      cache=self.formats.cache,
+      formats=self.formats,
     )
     return [
       [self._rollout(prompt, ids, r) for r in responses_G]
@@ -262,25 +260,6 @@ class Player:
   @functools.cached_property
   def _model(self) -> Decoder:
     return nnx.merge(self.graphdef, *self.params)
-
-  def _laid_out(self, role: int) -> Unrolled:
-    """The weights of a role to decode with: those asked for last are kept."""
-    alike = self._model.deltas.per_role == 'shared'
-    place, kept = 0 if alike else role, self._last_laid_out
-    if place not in kept:
-      kept.clear()  # there may not be room for both
-      kept[place] = lay_out(
-        self.graphdef,
-        self.params,
-        np.int32(place),
-        tensor=self.mesh.shape.get('tensor', 1),
-        kernels=self.formats.weights,
-      )
-    return kept[place]
-
-  @functools.cached_property
-  def _last_laid_out(self) -> dict[int, Unrolled]:
-    return {}
 
   def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
     return Rollout(

@@ -122,7 +122,7 @@ def draw(
 
 def _likeliest(logits, rows) -> Draw:
   token = _pick(jnp.argmax(logits, -1), rows)
-  _, _, norm = _masses(logits)
+  norm = jax.nn.logsumexp(logits, -1)
   logp = _pick(logits, rows, token) - _pick(norm, rows)
   return Draw(token, logp, jnp.zeros(token.shape))
 

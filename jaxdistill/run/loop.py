@@ -226,6 +226,8 @@ class Loop:
       collected, seconds = ready.collected, ready.seconds
     else:
       collected, seconds = self._collect(step), time.perf_counter() - begin
+    if self.run.ahead:
+      pending.check(collected)
     self.method_state = collected.state
     if collected.adopt is not None:
       params = _adopted(collected.adopt, self.graphdef, self.run)
@@ -341,7 +343,8 @@ class Loop:
     self.guard.resume(record)
     self.anchors.resume(step, record['anchors'], self.state.params)
     if record['pending']:
-      self._pending = pending.load(self.workdir.path, step)
+      hosts = record['pending']
+      self._pending = pending.load(self.workdir.path, step, hosts)
 
 
 def _shuffled(run: Run) -> Any:
@@ -369,7 +372,7 @@ def _record(loop: Loop) -> dict[str, Any]:
     'model': loop.run.loaded.sha256,
     'method': records.put(loop.workdir.path, loop.method_state),
     'teachers': resume.teachers_sha256(loop.run),
-    'pending': loop._pending is not None,
+    'pending': jax.process_count() if loop._pending else 0,
     'tokens': loop.tokens,
     'seconds': loop.seconds,
     **loop.guard.state(),

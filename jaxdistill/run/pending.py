@@ -36,20 +36,23 @@ class Pending:
   Attributes:
     collected: Drawn by the weights of before the last update.
     seconds: What drawing it took.
-
-  Raises:
-    RefusedError: It brings weights of its own.
   """
 
   collected: Collected
   seconds: float
 
-  def __post_init__(self):
-    if self.collected.adopt is not None:
-      raise RefusedError(
-        'the method adopts an adapted player, which would undo the update that '
-        'went on meanwhile; set config.ahead=False'
-      )
+
+def check(collected: Collected) -> None:
+  """What the first step of a run is held against, too.
+
+  Raises:
+    RefusedError: It brings weights of its own.
+  """
+  if collected.adopt is not None:
+    raise RefusedError(
+      'the method adopts an adapted player, which would undo the update that '
+      'went on meanwhile; set config.ahead=False'
+    )
 
 
 def drawn(
@@ -108,20 +111,24 @@ def save(root: epath.Path, step: int, pending: Pending) -> epath.Path:
     folder.mkdir(parents=True, exist_ok=True)
   dist.barrier('a folder for what is pending')
   text = to_json(_plain(root, pending))
-  write_atomically(folder / f'{jax.process_index()}.json', text)
-  dist.barrier('what is pending is written')
+  path = folder / f'{jax.process_index()}.json'
+  dist.together(lambda: write_atomically(path, text))
   if jax.process_index() == 0:
     write_atomically(seal_of(folder), json.dumps(hashes(folder), indent=1))
   return folder
 
 
-def load(root: epath.Path, step: int) -> Pending | None:
-  """What `save` wrote; None, and said, where other hosts wrote it.
+def load(root: epath.Path, step: int, hosts: int) -> Pending | None:
+  """What `save` wrote; None, and said, where it was another number of hosts.
 
   Whoever calls it has compared its hashes.
+
+  Args:
+    root: The run's folder.
+    step: That it is for.
+    hosts: How many processes wrote it.
   """
   folder = root / 'pending' / str(step)
-  hosts = len(list(folder.iterdir()))
   if hosts != jax.process_count():
     if jax.process_index() == 0:
       print(

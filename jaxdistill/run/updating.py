@@ -61,12 +61,13 @@ def sampled(batch: Batch, temperature: float) -> jax.Array:
 
 
 def itself(batch: Batch, temperature: float) -> jax.Array:
-  """Under the current policy, where one step is the whole update: nan.
+  """Under the current policy, where one step is the whole update: inf,
+  which no log-prob is.
 
   It has them at hand, and no pass over the batch is spent on them.
   """
   del temperature
-  return jnp.full_like(batch.weight, jnp.nan)
+  return jnp.full_like(batch.weight, jnp.inf)
 
 
 def _batches(update: Update, run: Run, start: Score) -> list[tuple[Batch, ...]]:

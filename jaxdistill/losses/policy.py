@@ -145,7 +145,7 @@ def policy_gradient(
 
   Where rows were drawn by older weights, the policy that sampled and the one
   that the clipped ratio holds on to are two (decoupled PPO: Hilton et al.,
-  arXiv 2110.00641; AReaL, arXiv 2505.24298, sec. 5.2): the ratio is to
+  arXiv 2110.00641; AReaL, arXiv 2505.24298): the ratio is to
   `start_logp`, and the clipped value is weighed by how much likelier the tokens
   became from `old_logp` to there, truncated. The divergence is not weighed.
 

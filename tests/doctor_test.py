@@ -30,7 +30,7 @@ def test_a_sound_machine_is_well(report):
   assert {'Python', *doctor.LIBRARIES, *doctor.EXTRAS} <= by_name.keys()
   for name in (
     *('cores', 'memory', 'this folder', 'data folder', 'compile cache'),
-    *('devices', 'compilation', 'attention', 'checkpoints'),
+    *('devices', 'compilation', 'products', 'attention', 'checkpoints'),
   ):
     assert by_name[name]['said']
   assert '8 x cpu (cpu)' in by_name['devices']['said']

@@ -23,7 +23,7 @@ from jaxdistill.models import (
   save,
   scoring,
 )
-from jaxdistill.models.linear import RoleDelta, product
+from jaxdistill.models.linear import RoleDelta, product, product_bits
 from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import Rope
 
@@ -213,6 +213,15 @@ def packed_rows():
       places.append(where)
       start += n
   return places, (tokens, positions, segments)
+
+
+@pytest.mark.parametrize('bits', [7, 10, 16])
+def test_bits_that_products_keep_are_counted(bits):
+  def rounded(x):
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=bits)
+
+  assert product_bits(lambda x, y: rounded(x) @ rounded(y)) == bits
+  assert product_bits() == 23
 
 
 def test_packed_segments_do_not_see_each_other():

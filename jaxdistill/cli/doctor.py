@@ -379,6 +379,19 @@ def compilation() -> Iterator[Finding]:
   yield Finding('compilation', OK, f'{said} on {where}')
 
 
+def products() -> Iterator[Finding]:
+  """Does dtype=float32 compute in float32?"""
+  from jaxdistill.models.linear import product_bits
+
+  bits = product_bits()
+  said = f'products of float32 keep {bits} of 23 bits'
+  if bits == 23:
+    yield Finding('products', OK, said)
+  else:
+    mend = 'JAX_DEFAULT_MATMUL_PRECISION=highest keeps all, and takes longer'
+    yield Finding('products', NOTE, said, mend)
+
+
 def attention() -> Iterator[Finding]:
   """Is attention in linear memory, as this device does it, the plain one?"""
   import jax
@@ -422,7 +435,9 @@ def checkpoints() -> Iterator[Finding]:
 
 
 PROBES = (versions, host, folders, extras, environment, devices)
-OWN_PROCESS = (imports, device_list, compilation, attention, checkpoints)
+OWN_PROCESS = (
+  *(imports, device_list, compilation, products, attention, checkpoints),
+)
 _OTHER_ATTENTION = 'config.attention=chunked, or dense, does without'
 VITAL = (versions, folders, devices, *OWN_PROCESS)
 

@@ -6,7 +6,7 @@ is in force is a traced index: changing it does not compile anything anew.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -224,6 +224,21 @@ def _product_bwd(factors, g):
 
 
 product.defvjp(_product_fwd, _product_bwd)
+
+
+def product_bits(times: Callable[[Array, Array], Array] = _matmul) -> int:
+  """Bits of a float32 factor's fraction that products keep on this device.
+
+  23 is all, 10 TensorFloat-32, 7 one pass in bfloat16; GPUs and TPUs do so
+  unless `jax_default_matmul_precision` asks for more. Measured, not looked up.
+
+  Args:
+    times: A product of two matrices.
+  """
+  bits = jnp.arange(1, 24)
+  x = jnp.eye(128).at[bits, bits].set(1 + 0.5**bits)
+  kept = jnp.diagonal(jax.jit(times)(x, jnp.eye(128)))[bits] != 1
+  return int(jnp.sum(jnp.cumprod(kept)))
 
 
 def apply(

@@ -23,6 +23,7 @@ from jaxdistill import dist
 from jaxdistill.batch import Batch
 from jaxdistill.checkpoint import Checkpoints, abstract
 from jaxdistill.models.attention import form_of
+from jaxdistill.models.linear import product_bits
 from jaxdistill.rollout.adapt import merged
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.score import Own, score
@@ -391,6 +392,7 @@ def _facts(loop: Loop) -> dict[str, Any]:
     'stopped': loop.guard.stopped,
     'model': loop.run.loaded.sha256,
     'device': jax.devices()[0].device_kind,
+    'product_bits': product_bits(),
     'attention': form_of(
       *(loop.run.loaded.model.config, loop.run.shapes.length),
       jax.devices()[0].platform,

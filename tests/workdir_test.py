@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxdistill.checkpoint import RefusedError
 from jaxdistill.run.workdir import Workdir
 
 
@@ -83,3 +84,15 @@ def test_transcripts(workdir):
   (file,) = (workdir.path / 'rollouts').iterdir()
   assert file.name == '000003.jsonl'
   assert [json.loads(x) for x in file.read_text().splitlines()] == records
+
+
+def test_memory_may_change_and_what_is_drawn_may_not(tmp_path):
+  mine = {'seed': 1, 'rollout': {'cache_gib': 0.0, 'weights': '', 'cache': ''}}
+  Workdir(tmp_path).claim(mine)
+  Workdir(tmp_path).check(
+    mine | {'rollout': mine['rollout'] | {'cache_gib': 2}}
+  )
+  for key in ('weights', 'cache'):
+    other = mine | {'rollout': mine['rollout'] | {key: 'int8'}}
+    with pytest.raises(RefusedError, match=f"rollout.{key} was '', now 'int8'"):
+      Workdir(tmp_path).check(other)

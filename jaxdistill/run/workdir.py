@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = (
-  *('mesh', 'attention', 'rollout', 'keep_checkpoints', 'keep_anchors'),
-  'max_prompts',  # in place of `rollout`, once
+  *('mesh', 'attention', 'keep_checkpoints', 'keep_anchors'),
+  'rollout.cache_gib',  # but not in how many bits, which changes what is drawn
+  'max_prompts',  # in its place, once
 )
 
 # What is in a folder that no run has begun in, and yet is a run's.

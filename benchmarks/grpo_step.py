@@ -54,9 +54,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 3, 'grpo_step')
   add = parser.add_argument
   add('--model', help="a directory in Hugging Face's layout")
   add('--python', help='a Python that has trl, peft, torch and datasets')
@@ -65,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
   add('--problems', type=int, default=32, help='of a step, 8 answers each (32)')
   add('--trl_rows', type=int, default=32, help='of a microbatch of TRL (32)')
   add('--sides', default=','.join(SIDES), help=f'({",".join(SIDES)})')
-  sides.add_options(parser, 3, 'grpo_step')
   return parser
 
 

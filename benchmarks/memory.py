@@ -37,11 +37,8 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 1, 'memory')
   parser.set_defaults(seconds=0.0, calls=1)
-  sides.add_options(parser, 1, 'memory')
   return parser
 
 

@@ -71,14 +71,11 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 1, 'parts')
   add = parser.add_argument
   add('--model', help="Qwen2.5-Coder-0.5B-Instruct in Hugging Face's layout")
   add('--only', default=','.join(RUNS), help=f'({",".join(RUNS)})')
   add('--steps', type=int, help='of a run; as the config says by default')
-  sides.add_options(parser, 1, 'parts')
   return parser
 
 

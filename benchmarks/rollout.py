@@ -127,9 +127,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 5, 'rollout')
   add = parser.add_argument
   add('--tunix', help='a Python that has google-tunix')
   add('--transformers', help='a Python that has torch and transformers')
@@ -138,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
   add('--quick', action='store_true', help='the short form: four cases')
   add('--seconds', type=float, default=4.0, help='timed in a run, at least (4)')
   add('--calls', type=int, default=8, help='timed in a run, at most (8)')
-  sides.add_options(parser, 5, 'rollout')
   return parser
 
 

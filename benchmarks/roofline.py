@@ -53,12 +53,9 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 5, 'roofline')
   parser.add_argument('--calls', type=int, default=7, help='timed (7)')
   parser.set_defaults(seconds=0.0)
-  sides.add_options(parser, 5, 'roofline')
   return parser
 
 

@@ -27,8 +27,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 _MARK = ' of '  # of a side's name with a tree: `ours of before`
 
 
-def add_options(parser: argparse.ArgumentParser, runs: int, name: str) -> None:
-  """The options that every comparison has."""
+def parser(doc: str | None, runs: int, name: str) -> argparse.ArgumentParser:
+  """A parser with the options that every comparison has."""
+  parser = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawTextHelpFormatter
+  )
   cpus = len(os.sched_getaffinity(0))
   add = parser.add_argument
   add('--runs', type=int, default=runs, help=f'processes of a side ({runs})')
@@ -45,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser, runs: int, name: str) -> None:
   )
   for option in ('--side', '--job', '--result'):  # of a run of one side
     add(option, help=argparse.SUPPRESS)
+  return parser
 
 
 def answer(

@@ -54,15 +54,12 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = sides.parser(__doc__, 5, 'small_step')
   add = parser.add_argument
   add('--tunix', help='a Python that has google-tunix')
   add('--trl', help='a Python that has torch and trl')
   add('--sides', default=','.join(SIDES), help=f'({",".join(SIDES)})')
   add('--steps', type=int, default=12, help='of a run, two not timed (12)')
-  sides.add_options(parser, 5, 'small_step')
   return parser
 
 

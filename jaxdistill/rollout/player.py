@@ -1,7 +1,6 @@
 """A player is anyone who can answer: the policy, an anchor, a teacher."""
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from jaxdistill.batch import (
   take_rows,
 )
 from jaxdistill.data.text.tokenizer import Tokenizer
-from jaxdistill.models.decoder import Decoder
+from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
@@ -243,7 +242,7 @@ class Player:
       role,
       mesh=self.mesh,
       most=rows_within(
-        *(self._model.config, sampling, longest, self.mesh, self.cache_gib),
+        *(self._config, sampling, longest, self.mesh, self.cache_gib),
         self.formats.cache,
       ),
       sampling=sampling,
@@ -257,9 +256,9 @@ class Player:
       )
     ]
 
-  @functools.cached_property
-  def _model(self) -> Decoder:
-    return nnx.merge(self.graphdef, *self.params)
+  @property
+  def _config(self) -> DecoderConfig:
+    return nnx.merge(self.graphdef, *self.params).config
 
   def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
     return Rollout(

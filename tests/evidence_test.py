@@ -35,7 +35,7 @@ TABLE = """## Bibliography
 | id | work | read |
 |---|---|---|
 | [2508.03682](https://arxiv.org/abs/2508.03682) | SQLM | full text |
-| [2603.24472](https://arxiv.org/abs/2603.24472) | Kim et al. | abstract + code |
+| [2603.24472](https://arxiv.org/abs/2603.24472) | Kim | abstract + code |
 """
 RUN = {'arms': {'a/b': {'last': 0.9479}}, 'rise': 0.25425, 'verdict': 'helps'}
 

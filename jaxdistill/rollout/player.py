@@ -30,7 +30,7 @@ from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
-from jaxdistill.rollout.score import Of, Own, Top, score
+from jaxdistill.rollout.score import Entropy, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
@@ -328,6 +328,18 @@ class Player:
       By rollout int32[T, k], likeliest first, and float32[T, k].
     """
     return self._score(rollouts, Top(k), temperature)
+
+  def entropies(
+    self, rollouts: Sequence[Rollout], temperature: float = 1.0
+  ) -> list[np.ndarray]:
+    """Entropy of what may come in the place of each token, nats, float32[T]."""
+    return self._score(rollouts, Entropy(), temperature)
+
+  def asked(self, rollout: Rollout, prompt: Prompt) -> Rollout:
+    """A response as if it had been given to another prompt."""
+    return dataclasses.replace(
+      rollout, prompt=prompt, prompt_T=self.encode(prompt)
+    )
 
   def _score(self, rollouts, what, temperature, ids=None) -> Any:
     dist.together(lambda: self._check_vocabulary(rollouts))

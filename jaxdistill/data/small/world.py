@@ -184,6 +184,27 @@ def work(
   return f'{",".join(steps)};{answer}'
 
 
+def mended(problem: Sum, working: str) -> str:
+  """A working up to its first wrong step, and that step put right.
+
+  Of one without a wrong step, all its steps; of one that goes on for too long,
+  those that there are.
+  """
+  right = work(problem, None, 0.0, 0.0).partition(';')[0].split(',')
+  said = working.partition(';')[0].split(',')
+  for i, (own, wanted) in enumerate(zip(said, right, strict=False)):
+    if own.rpartition('wait')[2].strip() != wanted:
+      return ','.join([*said[:i], wanted])
+  return ','.join([*said, *right[len(said) :]][: len(right)])
+
+
+def without_slips(working: str) -> str:
+  """A working without what it took back, and without the word for it."""
+  steps, semicolon, answer = working.partition(';')
+  kept = [step.rpartition('wait')[2].strip() for step in steps.split(',')]
+  return ','.join(kept) + semicolon + answer
+
+
 def _wrong(result: int, rng: np.random.Generator) -> int:
   """A step's result with its digit (mostly) or its carry changed."""
   carry, digit = divmod(result, 10)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jaxdistill.data.small import world
 from jaxdistill.data.tasks.problems import right
-from jaxdistill.types import Problem, Problems, Task
+from jaxdistill.types import Hint, Problem, Problems, Task
 
 Corpus = Literal['', 'corpus', 'wide']
 CORPORA: tuple[Corpus, ...] = ('corpus', 'wide')
@@ -39,6 +39,16 @@ class SmallTask(Task):
 
   def proposer_prompt(self, topic: Problem) -> str:
     return f'propose {topic.topic}:'
+
+  def hinted_prompt(self, problem: Problem, hint: Hint) -> str:
+    return f'hint {hint.text} solve {problem.text}:'
+
+  def critique(self, problem: Problem, response: str) -> str | None:
+    found = world.read_sum(problem.text)
+    return found and world.mended(found, response)
+
+  def without_thinking(self, response: str) -> str:
+    return world.without_slips(response)
 
   def parse_problem(self, text: str) -> Problem | None:
     found = world.read_sum(text)

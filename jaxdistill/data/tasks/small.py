@@ -9,8 +9,8 @@ from jaxdistill.data.small import world
 from jaxdistill.data.tasks.problems import right
 from jaxdistill.types import Problem, Problems, Task
 
-Corpus = Literal['', 'corpus', 'wide']
-CORPORA: tuple[Corpus, ...] = ('corpus', 'wide')
+Corpus = Literal['', 'corpus', 'wide', 'foreign']
+CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'foreign')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,11 @@ class SmallTask(Task):
 
   def problems(self, split: str) -> Problems:
     return _problems(self, split)
+
+  @property
+  def wording(self) -> world.Wording:
+    """How its demonstrations say a step."""
+    return world.FOREIGN if self.corpus == 'foreign' else world.OWN
 
   def solver_prompt(self, problem: Problem) -> str:
     return f'solve {problem.text}:'
@@ -76,7 +81,7 @@ def _problems(task: SmallTask, split: str) -> Problems:
     text, answer = example['text'], example['answer']
     found = world.read_sum(text)
     assert found is not None, f'{text} is in the data but not of the world'
-    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0)
+    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0, task.wording)
     return Problem(text, task, answer, example['operation'], pair)
 
   problems: Any = builders.source('problems', split).map(read)

@@ -1,6 +1,6 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--wide | --foreign] [--workdir FOLDER]
+  python launch/reproduce/pretrain_small.py [--wide | --foreign] [--workdir DIR]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to

@@ -39,6 +39,12 @@ class SmallTask(Task):
     """How its demonstrations say a step."""
     return world.FOREIGN if self.corpus == 'foreign' else world.OWN
 
+  def asked(self, found: world.Sum) -> Problem:
+    """A problem with its answer and clean working to learn from."""
+    text, working = str(found), world.work(found, None, 0.0, 0.0, self.wording)
+    pair = f'solve {text}:', working
+    return Problem(text, self, str(found.answer), found.operation, pair)
+
   def solver_prompt(self, problem: Problem) -> str:
     return f'solve {problem.text}:'
 
@@ -78,11 +84,9 @@ def _problems(task: SmallTask, split: str) -> Problems:
     return documents
 
   def read(example):
-    text, answer = example['text'], example['answer']
-    found = world.read_sum(text)
-    assert found is not None, f'{text} is in the data but not of the world'
-    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0, task.wording)
-    return Problem(text, task, answer, example['operation'], pair)
+    found = world.read_sum(example['text'])
+    assert found is not None, f'{example} is in the data but not of the world'
+    return task.asked(found)
 
   problems: Any = builders.source('problems', split).map(read)
   return problems

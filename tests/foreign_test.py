@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxdistill as jd
-from jaxdistill import models
 from jaxdistill.data import builders
 from jaxdistill.data.small import world
 from jaxdistill.data.tasks import load_task, small
+from jaxdistill.models import store
 from jaxdistill.types import Prompt
 
 
@@ -146,7 +146,7 @@ def test_the_corpus_is_stored_whole(tmp_path, monkeypatch):
 
 def test_its_model_is_as_strong_as_the_other():
   late, other = (
-    json.loads((models.find(f'small-{n}') / 'manifest.json').read_text())
+    json.loads((store.find(f'small-{n}') / 'manifest.json').read_text())
     for n in ('late', 'foreign')
   )
   assert other['data'] == 'small_world/foreign'

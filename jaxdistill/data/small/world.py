@@ -77,6 +77,7 @@ class Wording:
   def say(
     self, operation: str, *, x: int, y: int, carry: int, result: int
   ) -> str:
+    """A step in this wording."""
     said = getattr(self, operation)
     return said.format(x=x, y=y, carry=carry, result=result)
 

@@ -50,7 +50,7 @@ def method_of(config: Any) -> Method:
 
 def check_pool(pool: int, task: Task) -> None:
   """Finds that fewer problems are there than are to be trained on."""
-  there = len(task.problems('train'))
+  there = len(task.problems('train')) if pool else 0
   if pool > there:
     raise ConfigError(
       f'config.pool is {pool}; task {task.name} has {there} problems to train '

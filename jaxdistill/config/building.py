@@ -12,6 +12,7 @@ from jaxdistill.anchors import External, parse_rule
 from jaxdistill.batch import Shapes
 from jaxdistill.config.keys import ConfigError
 from jaxdistill.config.parts import (
+  check_pool,
   deltas_of,
   eval_of,
   guard_of,
@@ -50,6 +51,7 @@ def prepare(config: Any) -> None:
   with refusing():
     for split in config.eval.splits:
       task.problems(split)
+    check_pool(config.pool, task)
     method_of(config).check(task)
 
 
@@ -76,6 +78,7 @@ def build(config: Any) -> Run:
     loaded = _asked_by(task, loaded, config.think)
     return Run(
       seed=config.seed,
+      pool=config.pool,
       steps=config.steps,
       tokens=config.tokens,
       eval_every=config.eval_every,

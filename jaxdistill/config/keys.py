@@ -111,6 +111,7 @@ def base_config(method: str) -> ConfigDict:
   config.rank = 16
   config.alpha = 16.0
   config.task = 'small'
+  config.pool = 0
   config.think = False
   config.method = {'name': method} | fields_of(method_class(method)())
   config.optimizer = fields_of(OptimizerConfig())

@@ -46,7 +46,10 @@ SMALL = DecoderConfig(
   mlp_dim=320,
   embed_scale=128**0.5,
 )
-SHIPPED = ('small-early', 'small-middle', 'small-late', 'small-wide')
+SHIPPED = (
+  *('small-early', 'small-middle', 'small-late'),
+  *('small-wide', 'small-foreign'),
+)
 # Models with random weights, by name: what their ids mean.
 FRESH = {'small-fresh': world.SYMBOLS, 'small-wide-fresh': wide.SYMBOLS}
 _DTYPES = {'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32}

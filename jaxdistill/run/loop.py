@@ -49,7 +49,9 @@ from jaxdistill.run.step import (
   with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
-from jaxdistill.types import Collected, Problem, Update
+from jaxdistill.types import Collected, Problem, Task, Update
+
+POOL = 0  # the seed that pools of problems are drawn by
 
 
 class Loop:
@@ -91,7 +93,7 @@ class Loop:
       self._step = make_step(
         self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
       )
-      self._problems = _shuffled(run)
+      self._problems = _shuffled(run.task, run.pool, run.seed)
       self._resume()
       undo.pop_all()
 
@@ -359,10 +361,15 @@ class Loop:
       self._pending = pending.load(self.workdir.path, step, hosts)
 
 
-def _shuffled(run: Run) -> Any:
-  """The problems that are trained on, read by index, without an end."""
-  problems: Any = run.task.problems('train')  # lists too
-  return grain.MapDataset.source(problems).shuffle(seed=run.seed).repeat()
+def _shuffled(task: Task, pool: int, seed: int) -> Any:
+  """The problems that are trained on, read by index, without an end.
+
+  A pool is part of any larger one, and the same whatever the run's seed.
+  """
+  problems: Any = task.problems('train')  # lists too
+  if pool:  # as a source below: on its own it has others each time round
+    problems = grain.MapDataset.source(problems).shuffle(seed=POOL)[:pool]
+  return grain.MapDataset.source(problems).shuffle(seed=seed).repeat()
 
 
 def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:

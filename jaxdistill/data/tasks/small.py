@@ -9,8 +9,8 @@ from jaxdistill.data.small import world
 from jaxdistill.data.tasks.problems import right
 from jaxdistill.types import Hint, Problem, Problems, Task
 
-Corpus = Literal['', 'corpus', 'wide']
-CORPORA: tuple[Corpus, ...] = ('corpus', 'wide')
+Corpus = Literal['', 'corpus', 'wide', 'foreign']
+CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'foreign')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,17 @@ class SmallTask(Task):
 
   def problems(self, split: str) -> Problems:
     return _problems(self, split)
+
+  @property
+  def wording(self) -> world.Wording:
+    """How its demonstrations say a step."""
+    return world.FOREIGN if self.corpus == 'foreign' else world.OWN
+
+  def asked(self, found: world.Sum) -> Problem:
+    """A problem with its answer and clean working to learn from."""
+    text, working = str(found), world.work(found, None, 0.0, 0.0, self.wording)
+    pair = f'solve {text}:', working
+    return Problem(text, self, str(found.answer), found.operation, pair)
 
   def solver_prompt(self, problem: Problem) -> str:
     return f'solve {problem.text}:'
@@ -83,11 +94,9 @@ def _problems(task: SmallTask, split: str) -> Problems:
     return documents
 
   def read(example):
-    text, answer = example['text'], example['answer']
-    found = world.read_sum(text)
-    assert found is not None, f'{text} is in the data but not of the world'
-    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0)
-    return Problem(text, task, answer, example['operation'], pair)
+    found = world.read_sum(example['text'])
+    assert found is not None, f'{example} is in the data but not of the world'
+    return task.asked(found)
 
   problems: Any = builders.source('problems', split).map(read)
   return problems

@@ -125,7 +125,7 @@ def test_the_table_marks_what_is_beyond_its_interval(comparison, tmp_path):
     ).splitlines()
     if line.startswith('| other')
   )
-  assert cost == '| other | 100 | 21.0 | 0.3 |'
+  assert cost == '| other | 100 | 0 | 21.0 | 0.3 |'
   cells = [cell.strip() for cell in row.split('|')[1:-1]]
   assert cells[:6] == ['other', '3', '0.500', '0.500', '0.500', '**0.411**']
   assert cells[7:9] == ['**-0.089**', '**-0.199**']
@@ -179,7 +179,7 @@ def test_cut_and_started_again_it_goes_on(mesh, tmp_path, capsys, monkeypatch):
     configs.read_comparison('arms.py', []), 'w'
   ):
     lines = [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
-    spent = [line['rollout/tokens'] for line in lines]
+    spent = [line['rollout/tokens'] + line['rollout/scored'] for line in lines]
     # The last step is the one that spent the budget; then it is evaluated.
     assert spent[-1] == spent[-2] >= 600 > spent[-3], (arm, seed)
     metric = summary['arms'][arm][SAMPLED]

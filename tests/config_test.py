@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxdistill import config as configs
 from jaxdistill import methods
 from jaxdistill.cli import main as command
+from jaxdistill.config.keys import SHARED
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.run import stored
 from jaxdistill.run.workdir import Workdir
@@ -19,7 +20,7 @@ from jaxdistill.run.workdir import Workdir
 METHODS = sorted(
   path.stem
   for path in (ROOT / 'jaxdistill' / 'methods').glob('*.py')
-  if path.stem not in ('__init__', 'method', 'policy_gradient')
+  if path.stem not in ('__init__', *SHARED)
 )
 
 
@@ -109,8 +110,9 @@ def test_a_method_s_fields_are_config_keys(name):
   )
   keys = configs.base_config(name).method.to_dict()
   fields = {f.name: f.default for f in dataclasses.fields(method)}
-  if policy := fields.pop('policy', None):
-    fields |= dataclasses.asdict(policy)
+  for shared in ('policy', 'distillation'):
+    if value := fields.pop(shared, None):
+      fields |= dataclasses.asdict(value)
   assert keys == {'name': name} | fields
   assert configs.method_class(name) is method
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from jaxdistill.config.keys import SHARED
+
 ROOT = pathlib.Path(__file__).parents[1] / 'jaxdistill'
 
 # Part -> what it may import besides itself. An entry with a dot allows that
@@ -30,7 +32,7 @@ TABLE = {
   'anchors': ('checkpoint', 'dist'),
   'rollout': (
     *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),
-    'dist',
+    *('rewards', 'dist'),
   ),
   'eval': ('rollout', 'rewards', 'types', 'dist.hosts'),
   'methods': (
@@ -60,6 +62,7 @@ TABLE = {
 EXTRA = {
   'methods.method': ('batch', 'models'),
   'methods.policy_gradient': ('batch', 'models'),
+  'methods.distillation': ('batch', 'models'),
 }
 
 # Every module by its name inside the package, e.g. `methods.sqlm`.
@@ -204,7 +207,8 @@ def test_imports_are_in_the_table(module):
 )
 def test_methods_do_not_import_each_other(module):
   others = {t for t in edges(module) if covers('methods', t)}
-  assert others <= {'methods.method', 'methods.policy_gradient'} - {module}
+  shared = {f'methods.{name}' for name in SHARED}
+  assert others <= shared - {module}
 
 
 @pytest.mark.parametrize('part', ['types', 'rewards', 'plots'])

@@ -168,13 +168,15 @@ def test_a_run_ends_when_its_tokens_are_spent(mesh, tmp_path):
   loop = start(config, tmp_path)
   summary = loop.train()
   logged = lines(tmp_path)
-  spent = [x['rollout/tokens'] for x in logged]
-  assert spent[-1] == spent[-2] == summary['tokens']
+  spent = [x['rollout/tokens'] + x['rollout/scored'] for x in logged]
+  assert spent[-1] == spent[-2] == summary['tokens'] + summary['scored']
+  assert 0 < summary['scored'] <= summary['tokens']  # by the anchor `base`
   assert spent[-2] >= 600 > spent[-3]
   assert 'eval/test/accuracy_greedy' in logged[-1]
   assert loop.checkpoints.newest() == logged[-1]['step'] == len(logged) - 1
   again = start(config, tmp_path)
-  assert again.finished() and again.tokens == loop.tokens
+  assert again.finished()
+  assert (again.tokens, again.scored) == (loop.tokens, loop.scored)
   assert again.train() == summary
   assert lines(tmp_path) == logged
 

@@ -75,6 +75,34 @@ class Anchor(Player):
     return [-0.1 * np.arange(len(r.tokens_T)) for r in rollouts]
 
 
+class Teacher(Player):
+  """Writes what the script has, and scores by the text that it reads.
+
+  Its log-prob of each token is minus a hundredth of the length of its prompt,
+  and so is, but for the sign, what it is unsure of.
+  """
+
+  def __init__(self, script=()):
+    object.__setattr__(self, 'scripted', Scripted(dict(script)))
+    object.__setattr__(self, 'scored', [])
+
+  def encode(self, prompt):
+    return ids(prompt.text)
+
+  def generate(self, prompts_P, sampling, key):
+    return self.scripted.generate(prompts_P, sampling, key)
+
+  def logprobs(self, rollouts, temperature=1.0):
+    self.scored.append((list(rollouts), temperature))
+    return [
+      np.full(len(r.tokens_T), -0.01 * len(r.prompt_T), np.float32)
+      for r in rollouts
+    ]
+
+  def entropies(self, rollouts, temperature=1.0):
+    return [-logp_T for logp_T in self.logprobs(rollouts, temperature)]
+
+
 def ids(text):
   return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 

@@ -142,7 +142,7 @@ def filled(kind: type, values: dict[str, Any]) -> Any:
   for field in dataclasses.fields(kind):
     default = field.default
     if dataclasses.is_dataclass(default):
-      given[field.name] = filled(type(default), values)
+      given[field.name] = filled(type(default), fields_of(default) | values)
     elif field.name in values:
       given[field.name] = values.pop(field.name)
   return kind(**given)

@@ -16,6 +16,7 @@ from jaxdistill import losses
 from jaxdistill.batch import Batch
 from jaxdistill.dist.hosts import sum_over_hosts
 from jaxdistill.models.decoder import Decoder
+from jaxdistill.rollout import merged
 from jaxdistill.spelling import nearest
 from jaxdistill.types import Rollout, Row, RowSet, response_row
 
@@ -182,22 +183,20 @@ def taught_rows(
     teacher_prompts: What the teacher reads before each, int32[T]; None where
       it is the student's prompt.
   """
-  found: dict[tuple[bytes, ...], list[int]] = {}
-  read = zip(rollouts, weights, teacher_prompts, strict=True)
-  for i, (r, weight_R, ids) in enumerate(read):
-    ids = r.prompt_T if ids is None else ids
-    key = tuple(x.tobytes() for x in (r.prompt_T, r.tokens_T, weight_R, ids))
-    found.setdefault(key, []).append(i)
-  return [
-    response_row(
-      rollouts[alike[0]],
-      weight=len(alike) * weights[alike[0]],
-      total=len(alike) * len(rollouts[alike[0]].tokens_T),
-      teacher_prompt_T=teacher_prompts[alike[0]],
-      old_logp=rollouts[alike[0]].logp_T,
-    )
-    for alike in found.values()
-  ]
+  return merged(
+    [
+      response_row(
+        r,
+        weight=weight_R,
+        total=len(r.tokens_T),
+        teacher_prompt_T=ids,
+        old_logp=r.logp_T,
+      )
+      for r, weight_R, ids in zip(
+        rollouts, weights, teacher_prompts, strict=True
+      )
+    ]
+  )
 
 
 def drawn_set(

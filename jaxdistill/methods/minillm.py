@@ -20,7 +20,7 @@ import numpy as np
 from jaxdistill import losses, rewards
 from jaxdistill.methods.method import Method, check_minibatches
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure, scored_tokens
+from jaxdistill.rollout import measure, merged, scored_tokens
 from jaxdistill.types import Anchor, Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
@@ -87,17 +87,19 @@ class Minillm(Method):
           old_logp=r.logp_T,
         )
       )
+    different = merged(rows)
     told = [
       {'problem': p.text, 'known': p.answer, 'texts': [r.text for r in r_G]}
       for p, r_G in zip(problems, rollouts_PG, strict=True)
     ]
     return Collected(
-      [self.policy.update(self.policy.row_set(rows))],
+      [self.policy.update(self.policy.row_set(different))],
       state,
       {'train/sequence_kl': -np.array(returns)} | measure(rollouts),
       told,
       tokens=sum(len(r.tokens_T) for r in rollouts),
-      scored=(1 + self.policy.epochs) * scored_tokens(rows),
+      scored=scored_tokens(rows)
+      + self.policy.epochs * scored_tokens(different),
     )
 
   def loss(self, model, anchors, batch):

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxdistill.methods.method import Method, check_minibatches
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure
+from jaxdistill.rollout import measure, merged
 from jaxdistill.types import Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
@@ -88,7 +88,7 @@ class Opsa(Method):
       for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
     ]
     return Collected(
-      [self.policy.update(self.policy.row_set(rows))],
+      [self.policy.update(self.policy.row_set(merged(rows)))],
       state,
       measure(rollouts),
       told,

@@ -21,7 +21,7 @@ from jaxdistill.methods.method import (
   check_minibatches,
   check_paid,
 )
-from jaxdistill.rollout import Sampling, contexts, measure
+from jaxdistill.rollout import Sampling, contexts, measure, merged
 from jaxdistill.spelling import nearest
 from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
 
@@ -103,10 +103,8 @@ class Rft(Method):
       else:
         known = contexts.JUDGES[self.keep](problem, rollouts_G)
         keeps += [right is True for right in known.right_G]
-    rows = [
-      response_row(rollouts[i], 1.0, total=len(rollouts[i].tokens_T))
-      for i in np.flatnonzero(keeps)
-    ]
+    kept = [rollouts[i] for i in np.flatnonzero(keeps)]
+    rows = merged([response_row(r, 1.0, len(r.tokens_T)) for r in kept])
     sets = (RowSet('solver', rows),)
     told = [
       {'problem': p.text, 'texts': [r.text for r in rollouts_G]}

@@ -30,7 +30,7 @@ from jaxdistill.methods.method import (
   check_paid,
 )
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import contexts, measure
+from jaxdistill.rollout import contexts, measure, merged
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.types import Anchor, Collected, Prompt, Row, response_row
 
@@ -181,7 +181,7 @@ class Rlcsd(Method):
     apart, every = sum_over_hosts(np.array(mine))
     of_apart = self.apart * every / max(apart, 1)
     of_others = every / max(every - apart, 1)
-    return [
+    rows = [
       response_row(
         c.rollout,
         weight=np.where(apart_T, of_apart, of_others).astype(np.float32),
@@ -191,3 +191,4 @@ class Rlcsd(Method):
       )
       for c, (advantage_T, apart_T) in zip(cases, moved, strict=True)
     ]
+    return merged(rows)

@@ -201,7 +201,7 @@ class SelfDistill(Method):
     if self.others:
       rest = self._other_rows(cases, ~taught, players.get('base'))
       scored += scored_tokens(rest) if self.policy.kl else 0
-      tokens = lengths[taught].sum(), lengths[~taught].sum()
+      tokens = [int(lengths[x].sum()) for x in (taught, ~taught)]
       sets = by_share((rows, rest), tokens)
     made = [drawn_set(sets[0], self.policy.importance_cap, taught=True)]
     made += [self.policy.row_set(rest, kind='other') for rest in sets[1:]]

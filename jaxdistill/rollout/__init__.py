@@ -5,6 +5,7 @@ from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.rows import (
   FIELDS,
   fields,
+  merged,
   policy_rows,
   scored_tokens,
 )
@@ -17,6 +18,7 @@ __all__ = [
   'Sampling',
   'fields',
   'measure',
+  'merged',
   'policy_rows',
   'scored_tokens',
 ]

@@ -1,5 +1,6 @@
 """Scored rollouts to training rows."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +19,24 @@ def fields(anchored: bool) -> tuple[str, ...]:
 def scored_tokens(rows: Sequence[Row]) -> int:
   """How many response tokens somebody scores who scores these rows once."""
   return sum(len(row.response_R) for row in rows)
+
+
+def merged(rows: Sequence[Row]) -> list[Row]:
+  """The different ones of rows, each weighing as much as all that equal it."""
+  found: dict[tuple[bytes, ...], list[Row]] = {}
+  for row in rows:
+    taught = row.teacher_prompt_T
+    arrays = [row.prompt_T, row.response_R, row.weight_R, *row.fields.values()]
+    arrays += [] if taught is None else [taught]
+    found.setdefault(tuple(x.tobytes() for x in arrays), []).append(row)
+  return [
+    dataclasses.replace(
+      alike[0],
+      weight_R=np.float32(len(alike)) * alike[0].weight_R,
+      total=sum(row.total for row in alike),
+    )
+    for alike in found.values()
+  ]
 
 
 def policy_rows(

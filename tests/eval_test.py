@@ -51,7 +51,7 @@ PROBLEMS = [Problem(f'1+{i}', SmallTask(), str(1 + i)) for i in range(1, 5)]
 
 
 def measure(pass_k=()):
-  return accuracy(
+  found = accuracy(
     Scripted(WORDS),
     PROBLEMS,
     samples=4,
@@ -59,6 +59,7 @@ def measure(pass_k=()):
     key=jax.random.key(0),
     pass_k=pass_k,
   )
+  return {name: list(values) for name, values in found.items()}
 
 
 def test_what_is_measured_by_hand():

@@ -48,8 +48,9 @@ def method_of(config: Any) -> Method:
 
 
 def eval_of(config: Any) -> EvalConfig:
-  fields: dict[str, Any] = dict(config.eval)
-  fields['splits'] = tuple(fields['splits'])
+  fields: dict[str, Any] = {  # JSON has made lists of tuples
+    k: tuple(v) if isinstance(v, list) else v for k, v in config.eval.items()
+  }
   return EvalConfig(**fields)
 
 

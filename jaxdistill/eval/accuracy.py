@@ -1,11 +1,12 @@
 """How often a player is right: greedily, by sampling, by vote, within k."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from jaxdistill import rewards
+from jaxdistill.rollout.markers import doubts
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Prompt
@@ -15,6 +16,7 @@ from jaxdistill.types import Problem, Prompt
 METRICS = (
   *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
   *('agreement', 'vote_share', 'length', 'cut'),
+  *('markers', 'markers_words', 'markers_per_1k', 'markers_words_per_1k'),
 )
 
 
@@ -26,7 +28,7 @@ def accuracy(
   max_tokens: int,
   key: jax.Array,
   pass_k: Sequence[int] = (),
-) -> dict[str, list[float]]:
+) -> Mapping[str, Sequence[float] | np.ndarray]:
   """Observations on this host's share of held-out problems.
 
   Args:
@@ -38,11 +40,12 @@ def accuracy(
     pass_k: Which `pass_at/K` to estimate; each at most `samples`.
 
   Returns:
-    One list per metric: `accuracy_greedy`, `accuracy_sampled`,
+    Observations per metric: `accuracy_greedy`, `accuracy_sampled`,
     `vote_accuracy` (a tie or a singleton is wrong), `agreement` (share of the
     samples that give the most frequent answer), `vote_share` (the same, 0 where
-    no answer has a majority), `length` (tokens), `cut`, and
-    `pass_at/K` for every K (whether any of K samples is right).
+    no answer has a majority), `length` (tokens), `cut`, `markers` and its kin
+    (see `doubts`) of the samples, and `pass_at/K` for every K (whether any of K
+    samples is right).
   """
   prompts = [Prompt.solve(p) for p in problems]
   # Prompts are read once for both: the first response is the greedy one.
@@ -69,7 +72,7 @@ def accuracy(
     out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
-  return out
+  return out | doubts([r for _, *rest in responses_PG for r in rest])
 
 
 def pass_at(k: int, samples: int, right: int) -> float:

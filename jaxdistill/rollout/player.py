@@ -28,6 +28,7 @@ from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
 from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
+from jaxdistill.rollout.markers import MARKERS
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Of, Own, Top, score
@@ -52,6 +53,7 @@ class Player:
       what it has left.
     formats: How generation keeps weights, keys and values; the log-probs of
       what it draws are those that it draws by. Nothing else depends on it.
+    markers: The words of doubt that are counted in what it says.
   """
 
   graphdef: nnx.GraphDef
@@ -62,6 +64,7 @@ class Player:
   shapes: Shapes
   cache_gib: float = 0.0
   formats: Formats = Formats()  # noqa: RUF009
+  markers: tuple[str, ...] = MARKERS
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -150,6 +153,7 @@ class Player:
       finish='stop',
       text=response,
       vocabulary=self.tokenizer.vocabulary,
+      markers=self.markers,
     )
 
   def generate(
@@ -270,6 +274,7 @@ class Player:
       finish='stop' if r.stopped else 'length',
       text=self.tokenizer.decode(r.tokens.tolist()),
       vocabulary=self.tokenizer.vocabulary,
+      markers=self.markers,
     )
 
   def _role_of(self, prompts: Sequence[Prompt]) -> int:
@@ -413,4 +418,5 @@ def _joined(before: Rollout, said: np.ndarray, after: Rollout) -> Rollout:
     turn_T=np.concatenate([before.turn_T, turns.astype(np.int32)]),
     earlier=(*before.earlier, before.text),
     vocabulary=before.vocabulary,
+    markers=before.markers,
   )

@@ -1,6 +1,11 @@
 """Is it better, and is it still itself?"""
 
-from jaxdistill.eval.accuracy import METRICS, accuracy, pass_at
+from jaxdistill.eval.accuracy import (
+  METRICS,
+  accuracy,
+  calibration_error,
+  pass_at,
+)
 from jaxdistill.eval.alarms import (
   PROBED,
   Alarm,
@@ -20,6 +25,7 @@ __all__ = [
   'Fired',
   'GuardConfig',
   'accuracy',
+  'calibration_error',
   'decide',
   'parse_alarm',
   'pass_at',

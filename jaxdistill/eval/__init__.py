@@ -14,6 +14,7 @@ from jaxdistill.eval.alarms import (
   GuardConfig,
   parse_alarm,
 )
+from jaxdistill.eval.fit import divergence, perplexity
 from jaxdistill.eval.guard import Decision, decide
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
   'accuracy',
   'calibration_error',
   'decide',
+  'divergence',
   'parse_alarm',
   'pass_at',
+  'perplexity',
 ]

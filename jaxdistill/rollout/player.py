@@ -234,7 +234,7 @@ class Player:
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
-    prefix, role = _prefix(ids_P), self._role_of(prompts_P)
+    prefix, role = _prefix(ids_P), self.role_of(prompts_P)
     (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
     responses = generate(
       self.graphdef,
@@ -246,7 +246,7 @@ class Player:
       role,
       mesh=self.mesh,
       most=rows_within(
-        *(self._config, sampling, longest, self.mesh, self.cache_gib),
+        *(self.config, sampling, longest, self.mesh, self.cache_gib),
         self.formats.cache,
       ),
       sampling=sampling,
@@ -261,7 +261,7 @@ class Player:
     ]
 
   @property
-  def _config(self) -> DecoderConfig:
+  def config(self) -> DecoderConfig:
     return nnx.merge(self.graphdef, *self.params).config
 
   def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
@@ -277,7 +277,7 @@ class Player:
       markers=self.markers,
     )
 
-  def _role_of(self, prompts: Sequence[Prompt]) -> int:
+  def role_of(self, prompts: Sequence[Prompt]) -> int:
     """The index of the one role that all hosts' prompts are of."""
     places = dist.together(
       lambda: [place_of(p.role, self.roles) for p in prompts]
@@ -345,7 +345,7 @@ class Player:
     if ids is not None:
       (k,) = dist.agree_max(max((i.shape[1] for i in ids), default=1))
       specs = (Field('ids', (k,), 'int32'),)
-    role = self._role_of([r.prompt for r in rollouts])
+    role = self.role_of([r.prompt for r in rollouts])
     batch, places = make_batch(
       RowSet('', rows, specs), role, self.mesh, self.shapes
     )

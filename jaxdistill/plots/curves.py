@@ -256,6 +256,8 @@ def draw_panel(
   axis.xaxis.get_major_locator().set_params(integer=True)
   if any(x in title for x in ('accuracy', 'Self-play', 'probe')):
     axis.set_ylim(-0.03, 1.03)
+  elif 'error' in title:
+    axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)
   _draw_marks(axis, marks)
   styles = [

@@ -89,7 +89,7 @@ def calibration_error(
 ) -> list[float]:
   """How far votes are from being right as often as their samples agree.
 
-  The expected calibration error (arXiv 1706.04599, eq. 3): the mean over bins,
+  The expected calibration error (arXiv 1706.04599): the mean over bins,
   each by its number of votes, of the distance between how often they are right
   and their mean confidence, the share of the samples that agree with the
   majority. The `BINS` are equally wide, (0, .1] to (.9, 1]. Shares are

@@ -233,6 +233,8 @@ class Rollout:
       log-probs are 0, int32[T]. All 0, if not given.
     earlier: The responses before the last.
     vocabulary: What the ids are of, see `Tokenizer.vocabulary`.
+    markers: The words of doubt that are counted in it; None: those that are
+      by default.
   """
 
   prompt: Prompt
@@ -245,6 +247,7 @@ class Rollout:
   turn_T: np.ndarray = dataclasses.field(default_factory=lambda: _ALL_FIRST)
   earlier: tuple[str, ...] = ()
   vocabulary: str = ''
+  markers: tuple[str, ...] | None = None
 
   def __post_init__(self):
     if self.turn_T is _ALL_FIRST:

@@ -1,5 +1,7 @@
 """How often a player is right, by hand."""
 
+import fractions
+import importlib
 import itertools
 import math
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.data.tasks import SmallTask
-from jaxdistill.eval import METRICS, accuracy, pass_at
+from jaxdistill.eval import METRICS, accuracy, calibration_error, pass_at
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Rollout
@@ -51,7 +53,7 @@ PROBLEMS = [Problem(f'1+{i}', SmallTask(), str(1 + i)) for i in range(1, 5)]
 
 
 def measure(pass_k=()):
-  return accuracy(
+  found = accuracy(
     Scripted(WORDS),
     PROBLEMS,
     samples=4,
@@ -59,6 +61,7 @@ def measure(pass_k=()):
     key=jax.random.key(0),
     pass_k=pass_k,
   )
+  return {name: list(values) for name, values in found.items()}
 
 
 def test_what_is_measured_by_hand():
@@ -73,6 +76,9 @@ def test_what_is_measured_by_hand():
   ]
   assert found['vote_accuracy'] == [1, 0, 0, 0]
   assert found['agreement'] == [1, 0.5, 0.25, 0.5]
+  # Of four votes two have a majority: all say 2, and half of them say 4.
+  assert found['brier'] == [0, 0.25]
+  assert found['calibration_error'] == [(0 + 0.5) / 2]
   assert found['cut'] == [0] * 11 + [1] + [0] * 4
   assert found['length'] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 2, 4, 5, 2, 2, 2, 2]
 
@@ -125,3 +131,55 @@ def test_within_k_at_its_ends(n):
   for right in range(1, n + 1):
     assert pass_at(n, n, right) == 1
     assert pass_at(1, n, right) == pytest.approx(right / n)
+
+
+@pytest.mark.parametrize(
+  ('counts', 'rights', 'samples', 'error'),
+  [
+    ([4, 4, 2, 2], [1, 1, 1, 0], 4, 0.0),  # as often right as they say
+    ([4, 4, 2, 2], [1, 0, 0, 0], 4, (2 * 0.5 + 2 * 0.5) / 4),
+    ([3, 3, 3, 3], [1, 1, 1, 1], 4, 0.25),  # less sure than they are right
+    # Two shares of one bin, (.6, .7]: what one lacks the other has.
+    ([13, 14], [1, 0], 20, abs(0.35 - 0.7) / 2),
+    ([2, 3], [1, 0], 10, (0.8 + 0.3) / 2),  # .2 and .3, on edges: two bins
+    ([5], [1], 5, 0.0),
+  ],
+)
+def test_calibration_error_by_hand(counts, rights, samples, error):
+  (found,) = calibration_error(counts, rights, samples)
+  assert found == pytest.approx(error, abs=1e-12)
+
+
+@pytest.mark.parametrize('samples', [4, 7, 10, 16, 33])
+def test_calibration_error_by_the_textbook(samples):
+  rng = np.random.default_rng(samples)
+  counts = rng.integers(2, samples + 1, 200)
+  rights = rng.random(200) < (counts / samples) ** 2
+  error = 0.0
+  for b in range(10):
+    edges = fractions.Fraction(b, 10), fractions.Fraction(b + 1, 10)
+    inside = [
+      edges[0] < fractions.Fraction(int(c), samples) <= edges[1] for c in counts
+    ]
+    if any(inside):
+      apart = rights[inside].mean() - (counts[inside] / samples).mean()
+      error += np.mean(inside) * abs(apart)
+  (found,) = calibration_error(counts.tolist(), rights.tolist(), samples)
+  assert found == pytest.approx(error, abs=1e-12) and found > 0.05
+
+
+def test_calibration_error_is_of_the_votes_of_all_hosts(monkeypatch):
+  rng = np.random.default_rng(0)
+  counts, rights = rng.integers(2, 9, 50).tolist(), rng.integers(0, 2, 50)
+  (whole,) = calibration_error(counts, rights.tolist(), 8)
+  parts = [slice(0, 20), slice(20, 50), slice(50, 50)]  # one has no problems
+
+  def by_host():
+    return [calibration_error(counts[p], rights[p].tolist(), 8) for p in parts]
+
+  sent = []
+  module = importlib.import_module('jaxdistill.eval.accuracy')
+  monkeypatch.setattr(module, 'sum_over_hosts', lambda x: sent.append(x) or x)
+  assert by_host()[2] == []
+  monkeypatch.setattr(module, 'sum_over_hosts', lambda x: sum(sent))
+  assert by_host() == [[pytest.approx(whole)]] * 3

@@ -34,12 +34,17 @@ def names(fired):
 @pytest.mark.parametrize(
   ('text', 'parts'),
   [
-    ('selfplay/valid < 0.5: warn', ('selfplay/valid', '<', 0.5, False, 'warn')),
-    ('train/kl_base > 2: stop', ('train/kl_base', '>', 2.0, False, 'stop')),
-    ('a/b < .5 x first: warn', ('a/b', '<', 0.5, True, 'warn')),
+    (
+      'selfplay/valid < 0.5: warn',
+      ('selfplay/valid', '<', 0.5, False, 0, 'warn'),
+    ),
+    ('train/kl_base > 2: stop', ('train/kl_base', '>', 2.0, False, 0, 'stop')),
+    ('a/b < .5 x first: warn', ('a/b', '<', 0.5, True, 0, 'warn')),
+    ('a/b > 3 x 12 steps ago: stop', ('a/b', '>', 3.0, False, 12, 'stop')),
+    ('a/b < 1 x 1 step ago: warn', ('a/b', '<', 1.0, False, 1, 'warn')),
     (
       'probe/vote_accuracy falls 0.05: rollback',
-      ('probe/vote_accuracy', 'falls', 0.05, False, 'rollback'),
+      ('probe/vote_accuracy', 'falls', 0.05, False, 0, 'rollback'),
     ),
   ],
 )
@@ -55,6 +60,15 @@ def test_alarms_are_read(text, parts):
     *('a/b falls .1: warn', 'probe/agreement falls .1: warn'),
     *('time/step_s > 9: warn', 'rollout/tokens_per_s < 9: stop'),
     'probe/accuracy_greedy falls .1 x first: warn',
+    *('a/b < 1 x 0 steps ago: warn', 'a/b < 1 x 20 steps: warn'),
+    *('a/b < 1 x first x 2 steps ago: warn', 'a/b < 20 steps ago: warn'),
+    'a/b < 1 x 123456 steps ago: warn',
+    'probe/accuracy_greedy falls .1 x 2 steps ago: warn',
+    # Not looked at at every step.
+    *(
+      'probe/agreement < 1 x 9 steps ago: warn',
+      'eval/a/b > 1 x 9 steps ago: warn',
+    ),
   ],
 )
 def test_what_is_no_alarm_is_refused(text):
@@ -89,6 +103,69 @@ def test_a_level_against_the_first_steps():
   # What began at nothing has no share to fall to.
   watch = alarms(none='rollout/markers < 0.5 x first: warn')
   assert not any(watch.look({'rollout/markers': 0.0}, {}) for _ in range(3))
+
+
+def ago(*values, window=1, text='a/b < 0.7 x 3 steps ago: warn'):
+  """At which of the values an alarm goes off."""
+  watch = alarms(window=window, fast=text)
+  fired = [watch.look({'a/b': v}, {}) for v in values]
+  return [i for i, f in enumerate(fired) if f], [x for f in fired for x in f]
+
+
+def test_a_level_against_what_it_was_some_steps_ago():
+  # 7.5 < .7 x 11 at step 4, and 4.5 < .7 x 6.6 after it has passed.
+  at, (first, second) = ago(10, 11, 9, 8, 7.5, 6.6, 6, 5.5, 4.5)
+  assert at == [4, 8]
+  assert (first.seen, first.limit) == (7.5, pytest.approx(7.7))
+  assert first.said == 'a b is 7.5, below 0.7 x what it was 3 steps ago (11)'
+  assert second.limit == pytest.approx(0.7 * 6.6)
+  assert ago(1, 2, 3, 4, text='a/b > 2.9 x 2 steps ago: warn')[0] == [2]
+  # A fall that is slow enough is none, however far it goes.
+  assert not ago(*0.9 ** np.arange(60))[0]
+  assert ago(*0.88 ** np.arange(60))[0] == [3]  # .88^3 < .7
+
+
+def test_a_young_level_is_compared_with_what_it_began_with():
+  at, (only,) = ago(10, 6, 6)
+  assert at == [1] and '1 steps ago (10)' in only.said
+  # Means of two: 10, 8, then 6, which is compared with the first of them.
+  at, (only,) = ago(10, 10, 6, 6, window=2)
+  assert at == [3] and (only.seen, only.limit) == (6, 7)
+
+
+def test_what_was_nothing_some_steps_ago_has_no_share_to_fall_to():
+  assert not ago(0, 0, 0, 0, 0)[0]
+  assert not ago(0, 0, 0, 5, 4, 4.5)[0]  # of 0, and then not yet of 5
+  rises = 'a/b > 2 x 3 steps ago: warn'
+  assert not ago(0, 0, 1, 2, 3, text=rises)[0]
+
+
+def test_after_a_rollback_a_level_is_young_again():
+  watch = alarms(fast='a/b < 0.7 x 3 steps ago: warn')
+  assert not any(watch.look({'a/b': v}, {}) for v in (10, 10, 10))
+  watch.went_back()
+  assert not watch.look({'a/b': 5}, {})
+  assert watch.look({'a/b': 3}, {})
+
+
+@pytest.mark.parametrize(
+  ('name', 'metric', 'ring', 'not_yet'),
+  [
+    ('canary_length', 'rollout/length', 69, 71),
+    ('canary_markers', 'rollout/markers', 49, 51),
+  ],
+)
+def test_the_canary(name, metric, ring, not_yet):
+  def last(value, steps):
+    watch = alarms(window=3, **{name: DEFAULTS[name]})
+    values = [100] * 3 + [90] * steps + [value] * 3
+    return [f for v in values for f in watch.look({metric: v}, {})]
+
+  (fired,) = last(ring, 17)
+  assert fired.alarm == name and fired.action == 'warn'
+  assert '20 steps ago (100): ' in fired.said and 'later' in fired.said
+  assert not last(not_yet, 17)
+  assert not last(ring, 20)  # what it was is 90 by then
 
 
 def test_an_alarm_is_silent_until_what_it_saw_has_passed():
@@ -172,16 +249,24 @@ def test_a_fall_says_whose_fault_it_is(votes, blamed):
 
 
 def test_memory_survives_json():
-  watch = alarms(window=2, low='a/b < 0.5: warn', long='c/d > 2 x first: warn')
-  for v in (1.0, 0.4):
-    watch.look({'a/b': v, 'c/d': v}, {})
+  texts = {
+    'low': 'a/b < 0.5: warn',
+    'long': 'c/d > 2 x first: warn',
+    'fast': 'e/f < 0.5 x 4 steps ago: warn',
+  }
+  watch = alarms(window=2, **texts)
+  for v in (1.0, 0.9, 0.8, 0.7, 0.6, 0.4):
+    watch.look({'a/b': v, 'c/d': v, 'e/f': v}, {})
   watch.improved(probed(3, of=4))
   state = json.loads(json.dumps(watch.state()))
-  again = alarms(window=2, low='a/b < 0.5: warn', long='c/d > 2 x first: warn')
+  again = alarms(window=2, **texts)
   again.resume(state)
   assert again.state() == watch.state()
-  seen = {'a/b': 0.3, 'c/d': 5.0}
-  assert again.look(seen, {}) == watch.look(seen, {}) != []
+  for v in (0.3, 0.2, 9.0):
+    seen = {'a/b': v, 'c/d': 5.0, 'e/f': v}
+    found = watch.look(seen, {})
+    assert again.look(seen, {}) == found
+    assert (v == 0.3) == ('fast' in names(found))
 
 
 # Of whole runs.

@@ -270,3 +270,18 @@ def test_evaluation_does_not_depend_on_training_draws(mesh, tmp_path):
   sampled = ('accuracy_sampled', 'agreement', 'length')
   apart = [other[f'eval/ood/{n}'] != first[f'eval/ood/{n}'] for n in sampled]
   assert any(apart)
+
+
+def test_a_run_counts_its_own_words(mesh, tmp_path):
+  config = small('grpo')
+  config.method.kl, config.eval.markers = 0.0, ('=', '*')
+  loop = start(config, tmp_path)
+  collected = loop._collect(0)
+  texts = [text for t in collected.transcripts for text in t['texts']]
+  counted = [text.count('=') + text.count('*') for text in texts]
+  assert list(collected.metrics['rollout/markers']) == counted and any(counted)
+  found = evaluate(loop.run, loop.player(loop.state.params))
+  assert found['eval/test/markers'] > 0.5
+  per_token = found['eval/test/markers'] / found['eval/test/length']
+  dense = found['eval/test/markers_per_1k']
+  assert dense == pytest.approx(1000 * per_token)

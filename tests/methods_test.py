@@ -17,7 +17,6 @@ from scripted import (
   collected_by,
   normalised,
   proposer_rewards,
-  said,
   solver_rows,
   words,
 )
@@ -27,8 +26,8 @@ from jaxdistill.config.keys import filled
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.methods.sqlm import Sqlm
-from jaxdistill.rollout import Sampling, measure
-from jaxdistill.types import Prompt, Records
+from jaxdistill.rollout import Sampling
+from jaxdistill.types import Records
 
 
 def test_sqlm_asks_what_was_proposed_well():
@@ -141,6 +140,9 @@ def test_sqlm_reports_what_happened():
     'rollout/cut': [0] * 14 + [1, 0],
     'rollout/entropy': [0.5] * (3 * 8 + 1 + 20 + 15),
     'rollout/markers': [0] * 16,
+    'rollout/markers_words': [0] * 16,
+    'rollout/markers_per_1k': [0] * (3 * 8 + 1 + 20 + 15),
+    'rollout/markers_words_per_1k': [0] * (3 * 8 + 1 + 20 + 15),
   }
   first, _, third, tie, *_ = collected.transcripts
   assert first == {
@@ -161,16 +163,6 @@ def test_sqlm_reports_what_happened():
     'proposer_reward': 0,
   }
   assert tie['vote'] is None and tie['rewards'] == [0, 0, 0, 0]
-
-
-def test_markers_are_counted_in_any_part_of_a_text():
-  found = [
-    *('3+4=7', 'Wait, 3+4 ... wait', 'Hmm. Unlikely; I checked', ''),
-    '1+0=01 wait 1+0=02',
-  ]
-  rollouts = [said(Prompt('solver', '?'), text) for text in found]
-  assert measure(rollouts)['rollout/markers'] == [0, 2, 3, 0, 1]
-  assert list(measure([])['rollout/entropy']) == []
 
 
 def test_sqlm_without_any_valid_proposal_asks_nothing():

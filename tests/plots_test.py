@@ -14,6 +14,7 @@ from jaxdistill.plots import (
   pass_at,
 )
 
+COSTS = 'calibration_error', 'markers_per_1k'
 SAMPLED, GREEDY = 'eval/test/accuracy_sampled', 'eval/test/accuracy_greedy'
 
 
@@ -69,6 +70,23 @@ def test_one_run(drawn):
   (loss,) = panels['Training loss'].lines
   assert points(loss) == [(0, 2.0), (2, 1.0)]
   assert not figure.legends
+
+
+def test_what_learning_costs(drawn):
+  test, ood = ({n: f'eval/{s}/{n}' for n in COSTS} for s in ('test', 'ood'))
+  line = dict.fromkeys(('rollout/markers', 'rollout/markers_per_1k'), 2.0)
+  line |= {test[n]: 0.1 for n in COSTS} | {ood[n]: 0.3 for n in COSTS}
+  _, panels = drawn(run=[{'step': 0} | line, {'step': 5} | line])
+  shown = {
+    title: {points(x)[0][1] for x in axis.lines}
+    for title, axis in panels.items()
+    if title
+  }
+  assert shown == {
+    'Calibration error of the vote': {0.1, 0.3},
+    'Doubt words per response': {2.0},
+    'Doubt words per 1,000 tokens': {2.0, 0.1, 0.3},
+  }
 
 
 def test_colours_tell_runs_and_styles_tell_series(drawn):

@@ -115,6 +115,11 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
     if split not in HELD_OUT:
       near = among(str(split), HELD_OUT)
       raise ConfigError(f'config.eval.splits has {split!r}{near}')
+  words = keys['eval.markers']
+  if not all(isinstance(w, str) and w.strip() for w in words):
+    raise ConfigError(f'config.eval.markers must be words, not {words!r}')
+  if len({w.lower() for w in words}) < len(words):
+    raise ConfigError(f'config.eval.markers has one twice: {words}')
   for key, allowed in (
     ('guard.split', ('train', *HELD_OUT)),
     ('remat', tuple(REMAT)),

@@ -59,8 +59,9 @@ def check_pool(pool: int, task: Task) -> None:
 
 
 def eval_of(config: Any) -> EvalConfig:
-  fields: dict[str, Any] = dict(config.eval)
-  fields['splits'] = tuple(fields['splits'])
+  fields: dict[str, Any] = {  # JSON has made lists of tuples
+    k: tuple(v) if isinstance(v, list) else v for k, v in config.eval.items()
+  }
   return EvalConfig(**fields)
 
 

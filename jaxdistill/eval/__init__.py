@@ -1,6 +1,11 @@
 """Is it better, and is it still itself?"""
 
-from jaxdistill.eval.accuracy import METRICS, accuracy, pass_at
+from jaxdistill.eval.accuracy import (
+  METRICS,
+  accuracy,
+  calibration_error,
+  pass_at,
+)
 from jaxdistill.eval.alarms import (
   PROBED,
   Alarm,
@@ -9,6 +14,7 @@ from jaxdistill.eval.alarms import (
   GuardConfig,
   parse_alarm,
 )
+from jaxdistill.eval.fit import divergence, perplexity
 from jaxdistill.eval.guard import Decision, decide
 
 __all__ = [
@@ -20,7 +26,10 @@ __all__ = [
   'Fired',
   'GuardConfig',
   'accuracy',
+  'calibration_error',
   'decide',
+  'divergence',
   'parse_alarm',
   'pass_at',
+  'perplexity',
 ]

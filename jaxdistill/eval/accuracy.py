@@ -1,11 +1,13 @@
-"""How often a player is right: greedily, by sampling, by vote, within k."""
+"""How often a player is right, by itself, by vote or within k, and knows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from jaxdistill import rewards
+from jaxdistill.dist.hosts import sum_over_hosts
+from jaxdistill.rollout.markers import doubts
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Problem, Prompt
@@ -14,8 +16,10 @@ from jaxdistill.types import Problem, Prompt
 # and the verdict go by that.
 METRICS = (
   *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
-  *('agreement', 'vote_share', 'length', 'cut'),
+  *('agreement', 'vote_share', 'calibration_error', 'brier', 'length', 'cut'),
+  *('markers', 'markers_words', 'markers_per_1k', 'markers_words_per_1k'),
 )
+BINS = 10  # of a vote's confidence
 
 
 def accuracy(
@@ -26,7 +30,7 @@ def accuracy(
   max_tokens: int,
   key: jax.Array,
   pass_k: Sequence[int] = (),
-) -> dict[str, list[float]]:
+) -> Mapping[str, Sequence[float] | np.ndarray]:
   """Observations on this host's share of held-out problems.
 
   Args:
@@ -38,11 +42,13 @@ def accuracy(
     pass_k: Which `pass_at/K` to estimate; each at most `samples`.
 
   Returns:
-    One list per metric: `accuracy_greedy`, `accuracy_sampled`,
+    Observations per metric: `accuracy_greedy`, `accuracy_sampled`,
     `vote_accuracy` (a tie or a singleton is wrong), `agreement` (share of the
     samples that give the most frequent answer), `vote_share` (the same, 0 where
-    no answer has a majority), `length` (tokens), `cut`, and
-    `pass_at/K` for every K (whether any of K samples is right).
+    no answer has a majority), `calibration_error` and `brier` (of the votes
+    that have one, where the answer is known: see `calibration_error`),
+    `length` (tokens), `cut`, `markers` and its kin (see `doubts`) of the
+    samples, and `pass_at/K` for every K (whether any of K samples is right).
   """
   prompts = [Prompt.solve(p) for p in problems]
   # Prompts are read once for both: the first response is the greedy one.
@@ -50,6 +56,7 @@ def accuracy(
   responses_PG = player.generate(prompts, sampling, key)
   names = (*METRICS, *(f'pass_at/{k}' for k in pass_k))
   out: dict[str, list[float]] = {name: [] for name in names}
+  counts, rights = [], []  # of the votes whose calibration is measured
   for problem, (first, *sampled_G) in zip(problems, responses_PG, strict=True):
     (greedy,) = rewards.answers(problem.task, [first])
     sampled = rewards.answers(problem.task, sampled_G)
@@ -62,6 +69,10 @@ def accuracy(
       out['accuracy_greedy'].append(first_right)
       out['accuracy_sampled'] += right_G
       out['vote_accuracy'].append(vote_right)
+      if vote.answer is not None:
+        counts.append(vote.count)
+        rights.append(vote_right)
+        out['brier'].append((vote.share - vote_right) ** 2)
       for k in pass_k:
         name = f'pass_at/{k}'
         out[name].append(pass_at(k, samples, int(sum(right_G))))
@@ -69,7 +80,39 @@ def accuracy(
     out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
-  return out
+  out['calibration_error'] = calibration_error(counts, rights, samples)
+  return out | doubts([r for _, *rest in responses_PG for r in rest])
+
+
+def calibration_error(
+  counts: Sequence[int], rights: Sequence[float], samples: int
+) -> list[float]:
+  """How far votes are from being right as often as their samples agree.
+
+  The expected calibration error (arXiv 1706.04599): the mean over bins,
+  each by its number of votes, of the distance between how often they are right
+  and their mean confidence, the share of the samples that agree with the
+  majority. The `BINS` are equally wide, (0, .1] to (.9, 1]. Shares are
+  fractions of a few samples, put there exactly: with up to ten samples each
+  share has a bin of its own, and the bins hide nothing. The error is never
+  negative, so well calibrated votes show their noise in it: about
+  sqrt(bins in use / votes) / 3.
+
+  All processes call it together.
+
+  Args:
+    counts: Of this host's votes: how many samples agree with the majority.
+    rights: 1 or 0: whether it is right.
+    samples: Of each vote.
+
+  Returns:
+    The error over all hosts, as one observation; none without any vote.
+  """
+  gaps, n = np.zeros(BINS), len(counts)
+  for count, right in zip(counts, rights, strict=True):
+    gaps[-(-BINS * count // samples) - 1] += right - count / samples
+  *gaps, n = sum_over_hosts(np.array([*gaps, n]))
+  return [float(np.abs(gaps).sum() / n)] if n else []
 
 
 def pass_at(k: int, samples: int, right: int) -> float:

@@ -6,11 +6,15 @@ An alarm is a line of text:
   METRIC > VALUE: ACTION
   METRIC < VALUE x first: ACTION    against the first few steps
   METRIC > VALUE x first: ACTION
+  METRIC < VALUE x N steps ago: ACTION
+  METRIC > VALUE x N steps ago: ACTION
   METRIC falls VALUE: ACTION        of the probe: below the best version's
 
-`falls` compares the same problems under the same draws, so that a handful of
-lost problems is told from noise. Actions: `warn`; `rollback` to the best
-version so far; `stop`; an alarm set to `off` is none.
+A level that is younger than N steps is compared with what it began with: such
+an alarm says how much a level may change within N steps. `falls` compares the
+same problems under the same draws, so that a handful of lost problems is told
+from noise. Actions: `warn`; `rollback` to the best version so far; `stop`; an
+alarm set to `off` is none.
 """
 
 import dataclasses
@@ -39,9 +43,11 @@ DEFAULTS = {
   'certain': 'rollout/entropy < 0.02 x first: warn',
   'uncertain': 'rollout/entropy > 3 x first: warn',
   'markers': 'rollout/markers < 0.2 x first: warn',
+  'canary_length': 'rollout/length < 0.7 x 20 steps ago: warn',
+  'canary_markers': 'rollout/markers < 0.5 x 20 steps ago: warn',
   'drift': 'train/kl_base > 0.5: warn',
 }
-_WHY = {  # of a metric, or of a metric on one side
+_WHY = {  # of a metric, or of a metric on one side, or that changes fast
   'probe/accuracy_greedy': 'the model is losing what it knew',
   'probe/accuracy_sampled': 'the model is losing what it knew',
   'probe/vote_accuracy': 'what the samples agree on is less often right',
@@ -53,6 +59,14 @@ _WHY = {  # of a metric, or of a metric on one side
   'selfplay/valid': 'the proposer no longer writes what can be asked',
   'rollout/cut': 'answers are cut before they end, and cast no vote',
   'rollout/markers': 'the model has stopped doubting and turning back',
+  # Of self-distillation: arXiv 2603.24472.
+  ('rollout/length', 'ago'): (
+    'answers shorten fast, which may cost accuracy on other problems later'
+  ),
+  ('rollout/markers', 'ago'): (
+    'the model doubts much less, which may cost accuracy on other problems '
+    'later'
+  ),
   'train/kl_base': 'the policy is far from its anchor',
   ('selfplay/agreement', '<'): (
     'the answers fall apart: there is no majority to learn from'
@@ -63,7 +77,9 @@ _WHY = {  # of a metric, or of a metric on one side
 }
 _NUMBER = r'(\d+(?:\.\d*)?|\.\d+)'
 _FORM = re.compile(
-  rf'(\w+(?:/\w+)+) (?:(<|>) {_NUMBER}( x first)?|falls {_NUMBER}): (\w+)'
+  rf'(\w+(?:/\w+)+) (?:(<|>) {_NUMBER}'
+  r'( x first)?(?: x ([1-9]\d{0,3}) steps? ago)?'
+  rf'|falls {_NUMBER}): (\w+)'
 )
 _VOTES = 'selfplay/vote_accuracy'  # tells whose fault a fall is
 PROBED = ('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy')
@@ -106,6 +122,7 @@ class Alarm:
     sign: `<`, `>` or `falls`.
     value: The threshold.
     of_first: Whether that is a share of the first steps' mean.
+    ago: Or of the level so many steps ago; 0: it is not.
     action: One of `ACTIONS`.
   """
 
@@ -113,6 +130,7 @@ class Alarm:
   sign: str
   value: float
   of_first: bool
+  ago: int
   action: str
 
 
@@ -146,13 +164,14 @@ def parse_alarm(text: str) -> Alarm | None:
   if text == 'off':
     return None
   match = _FORM.fullmatch(text)
-  if not match or match[6] not in ACTIONS:
+  if not match or match[7] not in ACTIONS or (match[4] and match[5]):
     raise ValueError(
       f'alarm {text!r} is not understood; it must be off, or like '
-      "'selfplay/distinct < 0.5: warn', 'rollout/length > 2 x first: warn' or "
+      "'selfplay/distinct < 0.5: warn', 'rollout/length > 2 x first: warn', "
+      "'rollout/length < 0.7 x 20 steps ago: warn' or "
       "'probe/accuracy_greedy falls 0.03: rollback' (warn, rollback or stop)"
     )
-  metric, sign, level, of_first, fall, action = match.groups()
+  metric, sign, level, of_first, ago, fall, action = match.groups()
   if fall and metric not in [f'probe/{name}' for name in PROBED]:
     raise ValueError(
       f'alarm {text!r}: only what is seen on the probe falls: '
@@ -160,8 +179,10 @@ def parse_alarm(text: str) -> Alarm | None:
     )
   if metric.startswith('time/') or metric.endswith('_per_s'):
     raise ValueError(f'alarm {text!r}: every process has its own {metric}')
-  value = float(level or fall)
-  return Alarm(metric, sign or 'falls', value, bool(of_first), action)
+  if ago and metric.startswith(('probe/', 'eval/')):
+    raise ValueError(f'alarm {text!r}: {metric} is not seen at every step')
+  value, back = float(level or fall), int(ago or 0)
+  return Alarm(metric, sign or 'falls', value, bool(of_first), back, action)
 
 
 class Alarms:
@@ -176,6 +197,10 @@ class Alarms:
   def __init__(self, rules: Mapping[str, Alarm], window: int, errors: float):
     self._rules, self._window, self._errors = rules, window, errors
     self._watched = {rule.metric for rule in rules.values()} | {_VOTES}
+    self._back: dict[str, int] = {}  # how long a level is remembered
+    for rule in rules.values():
+      longest = max(rule.ago, self._back.get(rule.metric, 0))
+      self._back[rule.metric] = longest
     self._first: dict[str, list[float]] = {}  # of each level, then its last
     self._last: dict[str, list[float]] = {}
     self._on: list[str] = []  # have gone off, and what they saw still holds
@@ -219,7 +244,8 @@ class Alarms:
         if len(first) < self._span(name):
           first.append(value)
         recent = [*self._last.get(name, ()), value]
-        self._last[name] = recent[-self._span(name) :]
+        kept = self._span(name) + self._back.get(name, 0)
+        self._last[name] = recent[-kept:]
     fired, on = [], []
     for name, rule in self._rules.items():
       if rule.sign == 'falls':
@@ -290,7 +316,7 @@ class Alarms:
     recent = self._last.get(_VOTES)
     if not recent:
       return ''
-    now = float(np.mean(recent))
+    now = float(np.mean(recent[-self._window :]))
     began = float(np.mean(self._first[_VOTES]))
     if now < 0.5 or now < began - 0.1:
       return (
@@ -307,17 +333,22 @@ class Alarms:
     recent, first = self._last[rule.metric], self._first[rule.metric]
     if len(recent) < span or len(first) < span:
       return None
-    now, began = float(np.mean(recent)), float(np.mean(first))
-    limit = rule.value * (began if rule.of_first else 1.0)
+    now, was, when = float(np.mean(recent[-span:])), 1.0, ''
+    if rule.of_first:
+      was, when = float(np.mean(first)), 'began with'
+    elif rule.ago:
+      back = min(rule.ago, len(recent) - span)
+      was = float(np.mean(recent[-span - back :][:span]))
+      when = f'was {back} steps ago'
+    limit = rule.value * was
     beyond = now < limit if rule.sign == '<' else now > limit
-    # A share of nothing is no limit.
-    if not beyond or (rule.of_first and not began):
+    if not beyond or not was:  # a share of nothing is no limit
       return None
-    side = 'below' if rule.sign == '<' else 'above'
-    what = f'{rule.value:g} x what it began with ({began:.3g})'
-    said = f'{_words(rule.metric)} is {now:.3g}, {side} '
-    said += what if rule.of_first else f'{limit:g}'
-    if why := _WHY.get((rule.metric, rule.sign), _WHY.get(rule.metric)):
+    said = f'{_words(rule.metric)} is {now:.3g}, '
+    said += f'{"below" if rule.sign == "<" else "above"} {rule.value:g}'
+    said += f' x what it {when} ({was:.3g})' if when else ''
+    side = 'ago' if rule.ago else rule.sign
+    if why := _WHY.get((rule.metric, side), _WHY.get(rule.metric)):
       said += f': {why}'
     return Fired(name, rule.metric, now, limit, rule.action, said)
 

@@ -24,6 +24,10 @@ PANELS = {
     ('eval/ood/accuracy_greedy', 'greedy', '--'),
     ('eval/ood/vote_accuracy', 'vote of the samples', ':'),
   ),
+  'Calibration error of the vote': (
+    ('eval/test/calibration_error', 'held out', '-'),
+    ('eval/ood/calibration_error', 'out of distribution', '--'),
+  ),
   'Self-play: is the vote right?': (
     ('selfplay/vote_accuracy', 'vote is right', '-'),
     ('selfplay/agreement', 'agreement', '--'),
@@ -47,6 +51,11 @@ PANELS = {
   'Response length (tokens)': (('rollout/length', 'length', '-'),),
   'Entropy (nats per token)': (('rollout/entropy', 'entropy', '-'),),
   'Doubt words per response': (('rollout/markers', 'doubt words', '-'),),
+  'Doubt words per 1,000 tokens': (
+    ('rollout/markers_per_1k', 'in training', '-'),
+    ('eval/test/markers_per_1k', 'held out', '--'),
+    ('eval/ood/markers_per_1k', 'out of distribution', ':'),
+  ),
   'Training loss': (('train/loss', 'loss', '-'),),
   'The guard': (
     ('guard/rollbacks', 'rollbacks', '-'),
@@ -247,6 +256,8 @@ def draw_panel(
   axis.xaxis.get_major_locator().set_params(integer=True)
   if any(x in title for x in ('accuracy', 'Self-play', 'probe')):
     axis.set_ylim(-0.03, 1.03)
+  elif 'error' in title:
+    axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)
   _draw_marks(axis, marks)
   styles = [

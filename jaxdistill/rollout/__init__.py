@@ -1,6 +1,7 @@
 """Problems to rollouts: players, samplers and the generation engine."""
 
-from jaxdistill.rollout.measure import MARKERS, measure
+from jaxdistill.rollout.markers import MARKERS, doubts
+from jaxdistill.rollout.measure import measure
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.rows import (
   FIELDS,
@@ -16,6 +17,7 @@ __all__ = [
   'MARKERS',
   'Player',
   'Sampling',
+  'doubts',
   'fields',
   'measure',
   'merged',

@@ -28,6 +28,7 @@ from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
 from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
+from jaxdistill.rollout.markers import MARKERS
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Entropy, Of, Own, Top, score
@@ -52,6 +53,7 @@ class Player:
       what it has left.
     formats: How generation keeps weights, keys and values; the log-probs of
       what it draws are those that it draws by. Nothing else depends on it.
+    markers: The words of doubt that are counted in what it says.
   """
 
   graphdef: nnx.GraphDef
@@ -62,6 +64,7 @@ class Player:
   shapes: Shapes
   cache_gib: float = 0.0
   formats: Formats = Formats()  # noqa: RUF009
+  markers: tuple[str, ...] = MARKERS
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -150,6 +153,7 @@ class Player:
       finish='stop',
       text=response,
       vocabulary=self.tokenizer.vocabulary,
+      markers=self.markers,
     )
 
   def generate(
@@ -230,7 +234,7 @@ class Player:
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
-    prefix, role = _prefix(ids_P), self._role_of(prompts_P)
+    prefix, role = _prefix(ids_P), self.role_of(prompts_P)
     (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
     responses = generate(
       self.graphdef,
@@ -242,7 +246,7 @@ class Player:
       role,
       mesh=self.mesh,
       most=rows_within(
-        *(self._config, sampling, longest, self.mesh, self.cache_gib),
+        *(self.config, sampling, longest, self.mesh, self.cache_gib),
         self.formats.cache,
       ),
       sampling=sampling,
@@ -257,7 +261,7 @@ class Player:
     ]
 
   @property
-  def _config(self) -> DecoderConfig:
+  def config(self) -> DecoderConfig:
     return nnx.merge(self.graphdef, *self.params).config
 
   def _rollout(self, prompt: Prompt, ids: np.ndarray, r: Response) -> Rollout:
@@ -270,9 +274,10 @@ class Player:
       finish='stop' if r.stopped else 'length',
       text=self.tokenizer.decode(r.tokens.tolist()),
       vocabulary=self.tokenizer.vocabulary,
+      markers=self.markers,
     )
 
-  def _role_of(self, prompts: Sequence[Prompt]) -> int:
+  def role_of(self, prompts: Sequence[Prompt]) -> int:
     """The index of the one role that all hosts' prompts are of."""
     places = dist.together(
       lambda: [place_of(p.role, self.roles) for p in prompts]
@@ -352,7 +357,7 @@ class Player:
     if ids is not None:
       (k,) = dist.agree_max(max((i.shape[1] for i in ids), default=1))
       specs = (Field('ids', (k,), 'int32'),)
-    role = self._role_of([r.prompt for r in rollouts])
+    role = self.role_of([r.prompt for r in rollouts])
     batch, places = make_batch(
       RowSet('', rows, specs), role, self.mesh, self.shapes
     )
@@ -425,4 +430,5 @@ def _joined(before: Rollout, said: np.ndarray, after: Rollout) -> Rollout:
     turn_T=np.concatenate([before.turn_T, turns.astype(np.int32)]),
     earlier=(*before.earlier, before.text),
     vocabulary=before.vocabulary,
+    markers=before.markers,
   )

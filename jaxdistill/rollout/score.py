@@ -1,4 +1,4 @@
-"""What is asked of the logits of responses, and the program that asks it."""
+"""What is asked of the logits of responses, and the programs that ask it."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxdistill import dist
 
 # Each takes logits that are divided by the temperature, float32[B, C, V], and
-# what `reads` names for the same tokens.
+# what `reads` names for the same tokens; `Apart` takes those of two models.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,49 @@ class Entropy:
     return -jnp.sum(jnp.exp(logp) * logp, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Apart:
+  """KL(student || teacher) over the whole vocabulary, in nats, [...], and the
+  share of the k likeliest tokens of each that both have, [...]."""
+
+  k: int
+  reads = 'targets'
+
+  def __call__(self, student, teacher, targets):
+    del targets
+    logp, logq = (jax.nn.log_softmax(x, -1) for x in (student, teacher))
+    kl = jnp.sum(jnp.exp(logp) * (logp - logq), -1)
+    mine, theirs = (jax.lax.top_k(x, self.k)[1] for x in (student, teacher))
+    shared = (mine[..., :, None] == theirs[..., None, :]).any(-1)
+    return kl, jnp.mean(shared, -1, dtype=jnp.float32)
+
+
 @functools.partial(jax.jit, static_argnames=('graphdef', 'what'))
 def score(graphdef, params, batch, temperature, *, what) -> Any:
   """`what` of every scored token of a packed batch, [M, B, R, ...]."""
-  model = nnx.merge(graphdef, *params)
+  return _scored((graphdef,), (params,), batch, temperature, what)
+
+
+@functools.partial(jax.jit, static_argnames=('graphdefs', 'what'))
+def score_both(graphdefs, params, batch, temperature, *, what) -> Any:
+  """The same of two models: `what` takes the logits of each.
+
+  Args:
+    graphdefs: Of the student and of the teacher, who reads its own prompts.
+    params: Of each.
+    batch: Packed rows; the role is of both.
+    temperature: Divides the logits of both.
+    what: Of every scored token.
+  """
+  return _scored(graphdefs, params, batch, temperature, what)
+
+
+def _scored(graphdefs, params, batch, temperature, what):
+  models = [nnx.merge(g, *p) for g, p in zip(graphdefs, params, strict=True)]
+
+  def of_chunk(*chunks):
+    *logits, read = chunks
+    return what(*(x / temperature for x in logits), read)
 
   def one(i):
     micro = batch.microbatch(i)
@@ -72,11 +111,7 @@ def score(graphdef, params, batch, temperature, *, what) -> Any:
       read = micro.targets
     else:
       read = micro.fields[what.reads]
-    return micro.over_targets(
-      lambda logits, read: what(logits / temperature, read),
-      model,
-      arrays=(read,),
-    )
+    return micro.over_targets(of_chunk, *models, arrays=(read,))
 
   def pinned(x):
     return dist.constrain(x, None, 'batch', *[None] * (x.ndim - 2))

@@ -36,6 +36,7 @@ def make_player(
     shapes=run.shapes,
     cache_gib=run.cache_gib,
     formats=run.formats,
+    markers=run.eval.markers,
   )
 
 
@@ -52,6 +53,7 @@ def place_teacher(teacher: Teacher, run: Run) -> Player:
     shapes=run.shapes,
     cache_gib=teacher.cache_gib,
     formats=run.formats,
+    markers=run.eval.markers,
   )
 
 

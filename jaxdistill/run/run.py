@@ -11,6 +11,7 @@ from jaxdistill.methods.method import Method
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
+from jaxdistill.rollout.markers import MARKERS
 from jaxdistill.types import Task
 
 
@@ -23,12 +24,14 @@ class EvalConfig:
     problems: Most problems per split.
     samples: Responses per problem.
     max_tokens: Longest response.
+    markers: The words of doubt that are counted, there and in training.
   """
 
   splits: tuple[str, ...] = ('test', 'ood')
   problems: int = 500
   samples: int = 4
   max_tokens: int = 64
+  markers: tuple[str, ...] = MARKERS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from jaxdistill.api.comparing import Compared, compare
 from jaxdistill.api.gaps import Gap, gap
+from jaxdistill.api.ladders import Ladder, context
 from jaxdistill.api.model import Answers, Model, Proposals, load
 from jaxdistill.api.model import find_task as task
 from jaxdistill.api.result import Result, plot
@@ -15,6 +16,7 @@ __all__ = [
   'Comparison',
   'ConfigError',
   'Gap',
+  'Ladder',
   'Model',
   'Proposals',
   'Result',
@@ -22,6 +24,7 @@ __all__ = [
   'Stopped',
   'base_config',
   'compare',
+  'context',
   'gap',
   'load',
   'plot',

@@ -10,7 +10,16 @@ imports what takes time before it runs, so that help is there at once.
 import sys
 from collections.abc import Mapping
 
-from jaxdistill.cli import chat, compare, doctor, export, gap, plot, train
+from jaxdistill.cli import (
+  chat,
+  compare,
+  context,
+  doctor,
+  export,
+  gap,
+  plot,
+  train,
+)
 from jaxdistill.cli import eval as evaluate
 from jaxdistill.cli.ending import AGAIN, Failed
 from jaxdistill.cli.parser import WRONG, Verb, parse
@@ -21,6 +30,7 @@ STOPPED = 130  # by Ctrl-C
 VERBS: Mapping[str, Verb] = {
   'doctor': doctor,
   'gap': gap,
+  'context': context,
   'train': train,
   'chat': chat,
   'eval': evaluate,

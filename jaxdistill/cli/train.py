@@ -88,14 +88,14 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
       'the problems that the guard looks at.',
     ]
   root = epath.Path(workdir)
-  skipped = summary['skipped_updates']
+  skipped, scored = summary['skipped_updates'], summary.get('scored', 0)
   command = 'jaxdistill'
   if not shutil.which(command) and sys.argv[0].endswith(command):
     command = sys.argv[0]  # as the user has just called it
   lines += [
     '',
     f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
-    + (f', {summary["scored"]:,} scored' if summary['scored'] else '')
+    + (f', {scored:,} scored' if scored else '')
     + (f', {skipped} updates skipped (not finite)' if skipped else ''),
     f'The report:   {root / "report.html"}',
     f'The curves:   {root / "curves.png"}',

@@ -8,6 +8,7 @@ from etils import epath
 
 from jaxdistill.plots.comparison import draw_comparison
 from jaxdistill.plots.curves import draw_curves
+from jaxdistill.plots.ladder import draw_ladder
 from jaxdistill.plots.pass_at import draw_pass_at
 from jaxdistill.plots.report import write_report
 
@@ -15,6 +16,7 @@ __all__ = [
   'draw',
   'draw_comparison',
   'draw_curves',
+  'draw_ladder',
   'draw_pass_at',
   'write_report',
 ]

@@ -1,0 +1,140 @@
+"""Every published system takes two steps, and goes on where it was cut."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import config as configs
+from jaxdistill.config import SYSTEMS
+from jaxdistill.run.loop import Loop
+
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
+FEW = {
+  'steps': 2,
+  'eval_every': 2,
+  'checkpoint_every': 1,
+  'method.problems': 6,
+  'method.max_tokens': 24,
+  'eval.splits': ('test',),
+  'eval.problems': 4,
+  'eval.samples': 2,
+  'eval.max_tokens': 24,
+  'guard.every': 0,
+  'batch.length': 96,
+  'batch.sequences': 8,
+  'optimizer.warmup': 1,
+  'alarms.cut': 'off',
+}
+# One for each file of methods/, and of its branches.
+CUT = ('srpo', 'u_opsd', 'rft', 'gkd', 'minillm', 'opsa', 'rlcsd')
+
+
+@pytest.fixture
+def trained(mesh, tmp_path):
+  def train(name, workdir='run', **keys):
+    config = configs.read_config(f'{CONFIG}:{name}', (FEW | keys).items())
+    configs.check(config)
+    configs.prepare(config)
+    run = configs.build(config)
+    with jax.set_mesh(run.mesh):
+      loop = Loop(run, tmp_path / workdir, config.to_dict())
+      before = jax.tree.map(np.asarray, loop.state.params)
+      loop.train()
+    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
+    return loop, [json.loads(line) for line in lines], before
+
+  return train
+
+
+def promised(line):
+  """What must not depend on when a run was cut."""
+  return {
+    k: v
+    for k, v in line.items()
+    if not k.startswith('time') and not k.endswith('_per_s')
+  }
+
+
+def moved(before, after):
+  return any(
+    not np.array_equal(a, np.asarray(b))
+    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+  )
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_two_steps(trained, tmp_path, name):
+  loop, lines, before = trained(name)
+  assert [line['step'] for line in lines] == [0, 1, 2]
+  assert all(np.isfinite(line['train/loss']) for line in lines[:2])
+  assert lines[1]['train/skipped'] == 0
+  assert moved(before, loop.state.params)
+  assert lines[0]['rollout/tokens'] > 0
+  teachers = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd'}
+  assert (lines[0]['rollout/scored'] > 0) == (name not in teachers)
+  told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
+  assert len(told) == 6 and all(json.loads(x)['texts'] for x in told)
+
+
+@pytest.mark.parametrize('name', CUT)
+def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
+  whole, lines, _ = trained(name)
+  trained(name, 'cut', steps=1)
+  path = tmp_path / 'cut' / 'config.json'
+  config = json.loads(path.read_text()) | {'steps': 2}
+  path.write_text(json.dumps(config))
+  again, more, _ = trained(name, 'cut')
+  assert again.first_step == 1
+  assert [*map(promised, more)] == [*map(promised, lines)]
+  assert not moved(whole.state.params, again.state.params)
+
+
+def test_a_name_behind_a_config(capsys):
+  with pytest.raises(configs.ConfigError, match=r"no system 'sdpoo'.*'sdpo'"):
+    configs.read_config(f'{CONFIG}:sdpoo', ())
+  grpo = CONFIG.with_name('grpo_small.py')
+  with pytest.raises(configs.ConfigError, match="takes no 'sdpo'"):
+    configs.read_config(f'{grpo}:sdpo', ())
+  assert configs.read_config(f'{CONFIG}:rft', ()).method.name == 'rft'
+  assert configs.read_config(str(CONFIG), ()).method.name == 'self_distill'
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes', 'said'),
+  [
+    ('sdpo', {'context': 'ful'}, "context is 'ful'.*nearest is 'full'"),
+    ('sdpo', {'support': 'al'}, "nearest is 'all'"),
+    ('sdpo', {'alpha': 1.5}, 'alpha is 1.5'),
+    ('sdpo', {'support': 'sampled'}, 'method.alpha=1'),
+    ('sdpo', {'trust': 1.0}, 'trust is 1.0'),
+    ('sdpo', {'others': True}, "taught is 'all'"),
+    ('sdpo', {'samples': 1}, 'samples is 1'),
+    ('sdpo', {'kl': 0.1}, 'method.others'),
+    ('u_opsd', {'solution': 'reference'}, 'knows no reference'),
+    ('sdpo', {'teacher': 'ema:2'}, "rule 'ema:2' is not known"),
+    ('gkd', {'teacher': 'model:small-lat'}, 'small-late'),
+    ('gkd', {'on_policy': 1.5}, 'on_policy is 1.5'),
+    ('sequence_kd', {'on_policy': 1.0}, 'method rft'),
+    ('rft', {'keep': 'votes'}, "nearest is 'vote'"),
+    ('opsa', {'part': 0.0}, 'part is 0.0'),
+    ('rlcsd', {'samples': 2}, 'samples is 2'),
+    ('minillm', {'gamma': 2.0}, 'gamma is 2.0'),
+  ],
+)
+def test_what_cannot_be_is_said_in_one_line(name, changes, said):
+  keys = {f'method.{k}': v for k, v in changes.items()}
+  config = configs.read_config(f'{CONFIG}:{name}', keys.items())
+  with pytest.raises(configs.ConfigError, match=said) as error:
+    configs.check(config)
+  assert '\n' not in str(error.value)
+
+
+def test_a_teacher_of_another_tokenizer_teaches_by_its_texts_only(trained):
+  teacher = {'method.teacher': 'model:small-wide'}
+  with pytest.raises(configs.ConfigError, match='another tokenizer'):
+    trained('gkd', **teacher)
+  _, lines, _ = trained('sequence_kd', 'texts', **teacher)
+  assert np.isfinite(lines[1]['train/loss'])

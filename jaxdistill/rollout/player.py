@@ -30,7 +30,7 @@ from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
-from jaxdistill.rollout.score import Of, Own, Top, score
+from jaxdistill.rollout.score import Grade, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
@@ -230,6 +230,8 @@ class Player:
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
+    if self.grades:
+      raise ValueError('this model grades texts; it cannot write any')
     prefix, role = _prefix(ids_P), self._role_of(prompts_P)
     (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
     responses = generate(
@@ -329,6 +331,21 @@ class Player:
     """
     return self._score(rollouts, Top(k), temperature)
 
+  @property
+  def grades(self) -> bool:
+    """Whether it reads texts and grades them, and writes none."""
+    return self._config.grades
+
+  def grade(self, prompts: Sequence[Prompt]) -> np.ndarray:
+    """What each text is worth, read as a whole, float32[B].
+
+    Args:
+      prompts: This host's, all of one role over all hosts.
+    """
+    read = dist.together(lambda: [self.written(p, '') for p in prompts])
+    grades = self._score(read, Grade(), 1.0)
+    return np.array([grade[0] for grade in grades], np.float32)
+
   def _score(self, rollouts, what, temperature, ids=None) -> Any:
     dist.together(lambda: self._check_vocabulary(rollouts))
     read = [{}] * len(rollouts) if ids is None else [{'ids': i} for i in ids]
@@ -342,7 +359,8 @@ class Player:
       specs = (Field('ids', (k,), 'int32'),)
     role = self._role_of([r.prompt for r in rollouts])
     batch, places = make_batch(
-      RowSet('', rows, specs), role, self.mesh, self.shapes
+      RowSet('', rows, specs, apart=not self._config.causal),
+      *(role, self.mesh, self.shapes),
     )
     values = score(
       *(self.graphdef, self.params, batch, np.float32(temperature)), what=what

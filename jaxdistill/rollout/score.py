@@ -49,6 +49,17 @@ class Top:
     return ids, values - jax.nn.logsumexp(logits, -1, keepdims=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Grade:
+  """The one number that a model with grades gives, [...]."""
+
+  reads = 'targets'
+
+  def __call__(self, logits, targets):
+    del targets
+    return logits[..., 0]
+
+
 @functools.partial(jax.jit, static_argnames=('graphdef', 'what'))
 def score(graphdef, params, batch, temperature, *, what) -> Any:
   """`what` of every scored token of a packed batch, [M, B, R, ...]."""

@@ -60,7 +60,7 @@ def reference_logits(model, row, role=0):
     gate = h @ w['gate'][i]
     x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'][i])) @ w['down'][i]
   head = reference_kernel(model, 'head', role)
-  if c.tie_embeddings and not c.grades:
+  if c.tied:
     head = embed.T + head
   return reference_norm(x, f64(model.norm), c.norm_eps) @ head
 

@@ -106,6 +106,11 @@ class DecoderConfig:
     return 1 if self.grades else self.vocab_size
 
   @property
+  def tied(self) -> bool:
+    """Whether the output projection has no kernel of its own."""
+    return self.tie_embeddings and not self.grades
+
+  @property
   def kinds(self) -> tuple['Kind', ...]:
     """The kinds of layers there are; `kind_of` says which one has which."""
     full = Kind(self.rope, 0)

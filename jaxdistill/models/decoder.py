@@ -82,7 +82,7 @@ class Decoder(nnx.Module):
       ('embed', 'vocab'),
       deltas,
       is_head=True,
-      tied=c.tie_embeddings and not c.grades,
+      tied=c.tied,
       rngs=rngs,
     )
 
@@ -110,9 +110,7 @@ class Decoder(nnx.Module):
     layers = {name: getattr(self, name).weights(role) for name in LINEARS}
     for name in self.norms:
       layers[name] = getattr(self, name)[...].astype(jnp.float32) + offset
-    tied = None
-    if self.config.tie_embeddings and not self.config.grades:
-      tied = self.embed[...].T
+    tied = self.embed[...].T if self.config.tied else None
     head = self.head.weights(role, tied)
     norm = self.norm[...].astype(jnp.float32) + offset
     return Resolved(self.embed[...], layers, norm, head)

@@ -380,7 +380,7 @@ def tensors(config: DecoderConfig) -> dict[str, str]:
     **{f'{m}.kernel': f'{module(m)}.weight' for m in LINEARS},
     **{f'{m}.bias': f'{module(m)}.bias' for m in config.biases},
   }
-  if not config.tie_embeddings:
+  if not config.tie_embeddings and not config.grades:
     names['head.kernel'] = f'{module("head")}.weight'
   return names
 

@@ -177,7 +177,7 @@ class TensorFiles:
         )
     for name in self.info:
       harmless = name.endswith('rotary_emb.inv_freq')
-      harmless |= config.tie_embeddings and name == 'lm_head.weight'
+      harmless |= name == 'lm_head.weight' and (config.tied or config.grades)
       if name not in wanted and not harmless:
         raise ValueError(
           f'{self.path / self.files[name]}: there is no place for {name!r} in '

@@ -15,6 +15,7 @@ from jaxdistill.data.tasks import (
   words,
 )
 from jaxdistill.data.tasks.files import JsonlTask
+from jaxdistill.data.tasks.ranking import relevance_tasks
 from jaxdistill.data.tasks.small import CORPORA, SmallTask
 from jaxdistill.data.tasks.small_formats import FORMATS, FormatTask
 from jaxdistill.spelling import among, nearest
@@ -24,6 +25,7 @@ SMALL: dict[str, Task] = {
   'small': SmallTask(),
   **{f'small:{corpus}': SmallTask(corpus) for corpus in CORPORA},
   **{f'small:{name}': FormatTask(name) for name in FORMATS},
+  **relevance_tasks(),
 }
 # The first part of a name -> who reads the rest of it.
 FAMILIES: dict[str, Callable[[str], Task]] = {
@@ -44,7 +46,8 @@ def load_task(name: str) -> Task:
       * `small`, the small world, and `small:corpus`, `small:wide`, its
         documents (`SmallTask`);
       * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its
-        other formats (`FormatTask`), for a model that knows them;
+        other formats (`FormatTask`), for a model that knows them; the last
+        with `:narrow` or `:broad`: trained on fewer or more kinds of queries;
       * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
       * `equations:1`, `equations:2`: linear equations, by unknowns;
       * `words`: word problems from templates;

@@ -155,9 +155,9 @@ def _check_model(method: Method, config: Any) -> None:
     )
   if not method.answers and not grades:
     raise ConfigError(
-      f'config.model is {name!r}, which writes; method '
-      f'{config.method.name!r} needs one that grades: {store.GRADER + name!r} '
-      'is its trunk with a new head'
+      f'config.model is {name!r}, which gives no grades; method '
+      f'{config.method.name!r} needs one that does: {store.GRADER + name!r} is '
+      'its trunk with a new head'
     )
 
 

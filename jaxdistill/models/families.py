@@ -199,7 +199,7 @@ def read(values: Mapping[str, Any], where: str) -> DecoderConfig:
     near = nearest(family, FAMILIES)
     raise ValueError(
       f'{where}: model_type is {family!r}; the nearest family that is '
-      f'understood is {near!r} (there are {", ".join(FAMILIES)})'
+      f'understood is {near!r} (there are {", ".join((*FAMILIES, "bert"))})'
     )
   a = Attributes(values, where)
   is_gemma = family.startswith('gemma')

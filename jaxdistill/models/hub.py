@@ -27,9 +27,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill import dist
-from jaxdistill.models import families
+from jaxdistill.data.text.pairs import PairTokenizer
+from jaxdistill.models import bert, families
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.encoder import EncoderConfig, make
 from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import dense
 from jaxdistill.spelling import nearest
@@ -88,13 +90,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def read_config(path: epath.Path) -> DecoderConfig:
-  """The decoder that a directory's config.json describes.
+  """The model that a directory's config.json describes.
 
   Raises:
     ValueError: It is not understood; names the attribute.
   """
   file = path / 'config.json'
-  return families.read(read_json(file), str(file))
+  values = read_json(file)
+  if values.get('model_type') == 'bert':
+    sep_id = PairTokenizer.from_directory(path, 0).sep_id
+    return bert.read(values, str(file), sep_id)
+  return families.read(values, str(file))
 
 
 class TensorFiles:
@@ -148,6 +154,12 @@ class TensorFiles:
     with self._open(self.files[name]) as file:
       return file.get_slice(name)[index]
 
+  def names(self, config: DecoderConfig) -> dict[str, str]:
+    """Our parameters' names to those of the tensors; see `families.tensors`."""
+    if isinstance(config, EncoderConfig):
+      return bert.tensors(self.info)
+    return families.tensors(config)
+
   def check(self, config: DecoderConfig) -> None:
     """Finds what is missing, of another shape or type, or too much.
 
@@ -155,13 +167,13 @@ class TensorFiles:
       ValueError: Names the tensor.
     """
     shapes = nnx.to_flat_state(
-      nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+      nnx.state(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
     )
     shapes = {'.'.join(map(str, key)): v.shape for key, v in shapes}
     wanted = set()
     for name, shape in (
       piece
-      for ours, theirs in families.tensors(config).items()
+      for ours, theirs in self.names(config).items()
       for piece in _pieces(ours, theirs, shapes[ours])
     ):
       wanted.add(name)
@@ -176,7 +188,7 @@ class TensorFiles:
           f'{list(found)}, not a float of {list(shape)}'
         )
     for name in self.info:
-      harmless = name.endswith('rotary_emb.inv_freq')
+      harmless = name.endswith(('rotary_emb.inv_freq', '.position_ids'))
       harmless |= name == 'lm_head.weight' and (config.tied or config.grades)
       if name not in wanted and not harmless:
         raise ValueError(
@@ -219,7 +231,7 @@ def read_trunk(
   stored = TensorFiles(path)
   stored.check(config)
   variables = {'.'.join(map(str, k)): v for k, v in nnx.to_flat_state(trunk)}
-  for ours, theirs in families.tensors(config).items():
+  for ours, theirs in stored.names(config).items():
     variable = variables[ours]
     axes, shape = variable.axes, variable.shape
     lead = axes.count('layers')

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.data.small import wide, world
+from jaxdistill.data.text.pairs import PairTokenizer
 from jaxdistill.data.text.tokenizer import (
   SymbolTokenizer,
   TextTokenizer,
@@ -26,6 +27,7 @@ from jaxdistill.data.text.tokenizer import (
 from jaxdistill.models import hub
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.encoder import Encoder, EncoderConfig, make
 from jaxdistill.models.linear import (
   Deltas,
   InnerDelta,
@@ -66,7 +68,7 @@ class Loaded:
     base: What others load that model by: its name on the hub, or `source`.
   """
 
-  model: Decoder
+  model: Decoder | Encoder
   tokenizer: Tokenizer
   sha256: str
   source: str = ''
@@ -157,8 +159,11 @@ def positions(name: str) -> int | None:
   return int(said * max(factor, 1)) if isinstance(factor, int | float) else said
 
 
-def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> TextTokenizer:
-  tokenizer = TextTokenizer.from_directory(path)
+def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> Tokenizer:
+  if isinstance(config, EncoderConfig):
+    tokenizer = PairTokenizer.from_directory(path, config.positions)
+  else:
+    tokenizer = TextTokenizer.from_directory(path)
   if len(tokenizer) > config.vocab_size:
     raise ValueError(
       f'{path}: the tokenizer has {len(tokenizer)} tokens, the embedding only '
@@ -214,7 +219,7 @@ def load(
     return _is_trunk(path, value) and not new
 
   def fresh():
-    model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
+    model = make(config, deltas, rngs=nnx.Rngs(seed))
     return nnx.split(model, is_stored, ...)
 
   # The trunk's initial values are never asked for, so never computed.
@@ -282,7 +287,7 @@ def _read_trunk(path: epath.Path, trunk: nnx.State) -> str:
 
 def from_pretrained(
   directory: str, deltas: Deltas | None = None, *, dtype: str = 'float32'
-) -> Decoder:
+) -> Decoder | Encoder:
   """A model by name (see `load`); `model(tokens)` gives logits."""
   return load(directory, deltas, dtype=dtype, trunk_dtype=dtype).model
 

@@ -11,6 +11,7 @@ from jaxdistill.data.tasks import (
   arithmetic,
   equations,
   examples,
+  shop,
   sources,
   words,
 )
@@ -32,6 +33,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
   'arithmetic': arithmetic.read_name,
   'equations': equations.read_name,
   'words': words.read_name,
+  'shop': shop.read_name,
   'gym': sources.gym_task,
   'tfds': sources.tfds_task,
 }
@@ -51,6 +53,7 @@ def load_task(name: str) -> Task:
       * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
       * `equations:1`, `equations:2`: linear equations, by unknowns;
       * `words`: word problems from templates;
+      * `shop[:narrow|:broad]`: queries with graded items, in words;
       * `gym:NAME`: a generator of reasoning-gym;
       * `tfds:NAME[/CONFIG]`: a data set of TFDS;
       * `examples:COUNT:TASK`: any of these, with solved problems in the prompt;

@@ -26,6 +26,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+IN_OWN_WORDS = 'Now answer the question above by yourself, in your own words.'
+
 
 @runtime_checkable
 class Problems(Protocol):
@@ -82,6 +84,23 @@ class Task(Protocol):
       'method.propose_every=0)'
     )
 
+  def hinted_prompt(self, problem: 'Problem', hint: 'Hint') -> str:
+    """The text that asks for an answer and tells something beside."""
+    asked = self.solver_prompt(problem)
+    return f'{asked}\n\n{hint.lead}\n{hint.text}\n\n{IN_OWN_WORDS}'
+
+  def critique(self, problem: 'Problem', response: str) -> str | None:
+    """What is wrong with a response, if the task can say; else a model does.
+
+    What is right of it comes first, as it was said, then its first mistake put
+    right.
+    """
+    del problem, response
+
+  def without_thinking(self, response: str) -> str:
+    """What is left of a response without its doubts and detours."""
+    return response.rpartition('</think>')[2].strip()
+
   def parse_problem(self, text: str) -> 'Problem | None':
     """A proposal read back, or None if malformed."""
     del text
@@ -135,6 +154,18 @@ class Problem:
   topic: str = ''
   demonstration: tuple[str, str] | None = None
   address: int = 0
+
+
+class Hint(NamedTuple):
+  """What a teacher is told beside a problem.
+
+  Attributes:
+    lead: What it is, in words.
+    text: It.
+  """
+
+  lead: str
+  text: str
 
 
 class Message(NamedTuple):
@@ -428,7 +459,9 @@ class Collected(NamedTuple):
     metrics: name -> observations of this host; the loop averages them over
       all observations of all hosts. Every host gives the same names.
     transcripts: JSON objects for `rollouts/`, on disk before the metrics.
-    tokens: How many tokens this host generated.
+    tokens: How many tokens this host generated, whoever generated them.
+    scored: How many response tokens it had others than the policy score,
+      anchors and teachers, in the loss or before.
     adopt: A player from `Player.adapted` whose adapter is added to the trunk
       before the updates; not a step ahead, where the trunk has moved since.
   """
@@ -438,4 +471,5 @@ class Collected(NamedTuple):
   metrics: Mapping[str, Sequence[float] | np.ndarray]
   transcripts: Sequence[Mapping[str, Any]] = ()
   tokens: int = 0
+  scored: int = 0
   adopt: Any = None

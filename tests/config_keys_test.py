@@ -87,7 +87,7 @@ def test_sizes_are_positive(refused_keys, key, value):
 @pytest.mark.parametrize(
   'key',
   [
-    *('keep_anchors', 'optimizer.warmup', 'optimizer.steps'),
+    *('keep_anchors', 'optimizer.warmup', 'optimizer.steps', 'pool'),
     *('method.propose_every', 'method.top_k', 'method.kl', 'tokens'),
     *('method.clip_low', 'method.bank', 'method.archive', 'method.known'),
   ],

@@ -418,7 +418,7 @@ def test_load_task_names_the_nearest():
     load_task('smal')
   with pytest.raises(ValueError, match=r"'corpus'.*'small:corpus'"):
     load_task('corpus')
-  with pytest.raises(ValueError, match=r"'small:facts' of small, small:corpus"):
+  with pytest.raises(ValueError, match=r"nearest is 'small:facts'"):
     load_task('small:fact')
   for name in ('relevance', 'small-relevance', 'relevanc'):
     with pytest.raises(ValueError, match=r"nearest is 'small:relevance'"):

@@ -35,7 +35,8 @@ def test_texts_are_the_same_on_every_machine():
   assert problem.answer == str(int(found[0].grade))
   assert (found[0].query, found[0].text) == (
     'brown stoneware skillet',
-    'XX',
+    'Tessaro computer pouch. material: polyamide; Colour: moss-coloured; '
+    'packs flat.',
   )
 
 
@@ -73,5 +74,5 @@ def test_every_grade_is_as_frequent_and_departments_are_of_their_split():
 
 
 def test_an_unknown_coverage_is_named():
-  with pytest.raises(ValueError, match="'narow' of task shop; .*'narrow'"):
+  with pytest.raises(ValueError, match=r"'narow' of task shop.+'narrow'"):
     load_task('shop:narow')

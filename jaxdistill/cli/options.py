@@ -24,8 +24,8 @@ def add_model(parser: Parser) -> None:
     '--model',
     type=text,
     metavar='NAME',
-    help='a shipped base (small-early, small-middle, small-late, small-wide), '
-    'a directory, or hf:owner/name',
+    help='a shipped base (small-early, small-middle, small-late, small-wide, '
+    'small-foreign), a directory, or hf:owner/name',
   )
   parser.add_argument(
     '--anchor',

@@ -95,6 +95,7 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   lines += [
     '',
     f'{summary["wall_s"]:.0f} s, {summary["tokens"]:,} tokens generated'
+    + (f', {summary["scored"]:,} scored' if summary['scored'] else '')
     + (f', {skipped} updates skipped (not finite)' if skipped else ''),
     f'The report:   {root / "report.html"}',
     f'The curves:   {root / "curves.png"}',

@@ -19,10 +19,12 @@ from jaxdistill.config.read import (
   read_comparison,
   read_config,
 )
+from jaxdistill.config.systems import SYSTEMS, system
 from jaxdistill.methods.sqlm import CONTROLS
 
 __all__ = [
   'CONTROLS',
+  'SYSTEMS',
   'Comparison',
   'ConfigError',
   'base_config',
@@ -35,4 +37,5 @@ __all__ = [
   'prepare',
   'read_comparison',
   'read_config',
+  'system',
 ]

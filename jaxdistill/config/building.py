@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 from jaxdistill import dist
 from jaxdistill.anchors import External, parse_rule
 from jaxdistill.batch import Shapes
+from jaxdistill.config.keys import ConfigError
 from jaxdistill.config.parts import (
+  check_pool,
   deltas_of,
   eval_of,
   guard_of,
@@ -49,6 +51,7 @@ def prepare(config: Any) -> None:
   with refusing():
     for split in config.eval.splits:
       task.problems(split)
+    check_pool(config.pool, task)
     method_of(config).check(task)
 
 
@@ -75,6 +78,7 @@ def build(config: Any) -> Run:
     loaded = _asked_by(task, loaded, config.think)
     return Run(
       seed=config.seed,
+      pool=config.pool,
       steps=config.steps,
       tokens=config.tokens,
       eval_every=config.eval_every,
@@ -92,7 +96,7 @@ def build(config: Any) -> Run:
       formats=Formats(config.rollout.weights, config.rollout.cache),
       mesh=mesh,
       anchors=dict(config.anchors),
-      teachers=_load_teachers(config, task, mesh),
+      teachers=_load_teachers(config, task, mesh, loaded.tokenizer.vocabulary),
       eval=eval_of(config),
       guard=guard_of(config, task),
       alarms={
@@ -103,8 +107,14 @@ def build(config: Any) -> Run:
     )
 
 
-def _load_teachers(config: Any, task: Task, mesh: Mesh) -> dict[str, Teacher]:
-  """The other models that a method asks, by the names of its anchors."""
+def _load_teachers(
+  config: Any, task: Task, mesh: Mesh, vocabulary: str
+) -> dict[str, Teacher]:
+  """The other models that a method asks, by the names of its anchors.
+
+  Raises:
+    ConfigError: The loss reads one whose tokens are others than the student's.
+  """
   out = {}
   for name, anchor in anchors_of(method_of(config)).items():
     rule = parse_rule(anchor.rule)
@@ -117,6 +127,12 @@ def _load_teachers(config: Any, task: Task, mesh: Mesh) -> dict[str, Teacher]:
           dtype=dtype,
           trunk_dtype=dtype,
           mesh=mesh,
+        )
+      if anchor.in_loss and loaded.tokenizer.vocabulary != vocabulary:
+        raise ConfigError(
+          f'{name} {rule.model} has another tokenizer than {config.model}: its '
+          "log-probs say nothing of the other's tokens, only its texts can be "
+          "learned from (teacher_distill: method.learn='text')"
         )
       loaded = _asked_by(task, loaded, config.think)
       out[name] = Teacher(loaded, rule.cache_gib or config.rollout.cache_gib)

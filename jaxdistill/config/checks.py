@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxdistill.anchors import Best, External, Trust, parse_rule
 from jaxdistill.config.keys import NAMED, ConfigError, base_config, flat
-from jaxdistill.config.parts import deltas_of, method_of, refusing
+from jaxdistill.config.parts import check_pool, deltas_of, method_of, refusing
 from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
 from jaxdistill.methods.method import Method, anchors_of
@@ -142,6 +142,7 @@ def _check_task(method: Method, config: Any) -> None:
   if isinstance(task, JsonlTask):
     for split in config.eval.splits:
       task.problems(split)
+    check_pool(config.pool, task)
     method.check(task)
 
 

@@ -22,6 +22,7 @@ from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run.run import EvalConfig
 from jaxdistill.spelling import among
 
+SHARED = ('method', 'policy_gradient', 'distillation')  # files of no method
 NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
 
 
@@ -37,7 +38,7 @@ def method_class(name: str) -> type:
       defines is not a method.
   """
   names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
-  names = [n for n in names if n not in ('method', 'policy_gradient')]
+  names = [n for n in names if n not in SHARED]
   if name.endswith('.py'):
     module, file = python_module(name), name
   elif name in names:
@@ -110,6 +111,7 @@ def base_config(method: str) -> ConfigDict:
   config.rank = 16
   config.alpha = 16.0
   config.task = 'small'
+  config.pool = 0
   config.think = False
   config.method = {'name': method} | fields_of(method_class(method)())
   config.optimizer = fields_of(OptimizerConfig())

@@ -10,6 +10,7 @@ from jaxdistill.eval import GuardConfig
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas
 from jaxdistill.run.run import EvalConfig
+from jaxdistill.types import Task
 
 
 @contextlib.contextmanager
@@ -45,6 +46,16 @@ def method_of(config: Any) -> Method:
     return filled(method_class(fields.pop('name')), fields)
   except TypeError as e:
     raise ConfigError(f'config.method: {e}') from None
+
+
+def check_pool(pool: int, task: Task) -> None:
+  """Finds that fewer problems are there than are to be trained on."""
+  there = len(task.problems('train')) if pool else 0
+  if pool > there:
+    raise ConfigError(
+      f'config.pool is {pool}; task {task.name} has {there} problems to train '
+      'on (0 is all of them)'
+    )
 
 
 def eval_of(config: Any) -> EvalConfig:

@@ -1,6 +1,7 @@
 """Configs from files of Python."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ def read_config(path: str, overrides: Iterable[tuple[str, Any]]) -> ConfigDict:
   """The config of a file, with overrides applied.
 
   Args:
-    path: A Python file with `get_config()`.
+    path: A Python file with `get_config()`; `FILE.py:NAME` calls
+      `get_config(NAME)`.
     overrides: Keys (`method.samples`) and values, as written or as they are.
 
   Raises:
@@ -98,9 +100,16 @@ def _make_absolute(config: Any) -> None:
 
 
 def _get_config(path: str) -> Any:
-  module = python_module(path)
+  """What a file's `get_config` gives; that of `FILE.py:NAME` is told the name.
+
+  (As ml_collections' config flags have it.)
+  """
+  file, parameterised, argument = path.partition('.py:')
+  module = python_module(file + '.py' if parameterised else file)
+  if parameterised and not inspect.signature(module.get_config).parameters:
+    raise ConfigError(f'{file}.py: get_config() takes no {argument!r}')
   try:
-    return module.get_config()
+    return module.get_config(*[argument] * bool(parameterised))
   except ConfigError:
     raise
   except (Exception, SystemExit) as e:  # it is the user's code

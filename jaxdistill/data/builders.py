@@ -4,6 +4,7 @@ Files are array_record, so neither writing nor reading needs TensorFlow.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -16,7 +17,11 @@ import tensorflow_datasets as tfds
 
 from jaxdistill.data.small import wide, world
 
-CORPORA = {'corpus': world.draw_document, 'wide': wide.draw_document}
+CORPORA = {
+  'corpus': world.draw_document,
+  'wide': wide.draw_document,
+  'foreign': functools.partial(world.draw_document, wording=world.FOREIGN),
+}
 
 
 class SmallWorld(tfds.core.GeneratorBasedBuilder):
@@ -24,7 +29,8 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
 
   Config `corpus` holds documents to pretrain on (formats propose, solve,
   verify and hint; all over problems of the train split), `wide` those of all
-  formats (comparing and revising, people, items as well). Config `problems`
+  formats (comparing and revising, people, items as well), `foreign` those of
+  `corpus` with every working in another wording. Config `problems`
   holds problems with their answers in four disjoint splits:
 
   | split | problems | what |
@@ -51,6 +57,7 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
     tfds.core.BuilderConfig(name='problems', description='With answers.'),
     tfds.core.BuilderConfig(name='corpus', description='To pretrain on.'),
     tfds.core.BuilderConfig(name='wide', description='All formats.'),
+    tfds.core.BuilderConfig(name='foreign', description='Worded otherwise.'),
   ]
   DOCUMENTS = 400_000
 

@@ -11,10 +11,13 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.data.tasks import JsonlTask, right
-from jaxdistill.methods.method import Method, check_minibatches, glimpse
+from jaxdistill.methods.method import (
+  Method,
+  check_minibatches,
+  check_paid,
+)
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure
+from jaxdistill.rollout import measure, scored_tokens
 from jaxdistill.types import Collected, Prompt
 
 
@@ -46,14 +49,7 @@ class Grpo(Method):
     return self.policy.anchors
 
   def check(self, task):
-    if isinstance(task, JsonlTask) and task.pays is not right:
-      return
-    for p in glimpse(task):
-      if p.answer is None:
-        raise ValueError(
-          f'method grpo pays by the known answer; {task.name} has none for '
-          f'{p.text!r}'
-        )
+    check_paid(task, 'method grpo')
 
   def collect(self, players, problems, state, step, key):
     del step
@@ -101,7 +97,12 @@ class Grpo(Method):
       )
     ]
     return Collected(
-      [update], state, metrics, transcripts, int(lengths_PG.sum())
+      [update],
+      state,
+      metrics,
+      transcripts,
+      tokens=int(lengths_PG.sum()),
+      scored=scored_tokens(rows) if self.policy.kl else 0,
     )
 
   def loss(self, model, anchors, batch):

@@ -19,6 +19,7 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxdistill.batch import Batch
+from jaxdistill.data.tasks import JsonlTask, right
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout.player import Player
 from jaxdistill.types import Anchor, Collected, Problem, Task
@@ -127,6 +128,25 @@ def glimpse(task: Task) -> Sequence[Problem]:
   """Train problems to look at: all of a list, of others the first."""
   problems: Any = task.problems('train')
   return problems if isinstance(problems, list) else [problems[0]]
+
+
+def check_paid(task: Task, by: str) -> None:
+  """Finds that a task does not say what answers are worth.
+
+  Args:
+    task: Whose problems are asked.
+    by: What reads that.
+
+  Raises:
+    ValueError: A problem has no known answer, and the task no pay of its own.
+  """
+  if isinstance(task, JsonlTask) and task.pays is not right:
+    return
+  for p in glimpse(task):
+    if p.answer is None:
+      raise ValueError(
+        f'{by} pays by the known answer; {task.name} has none for {p.text!r}'
+      )
 
 
 def check_minibatches(count: int, rows: int) -> None:

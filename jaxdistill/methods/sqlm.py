@@ -36,7 +36,7 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure
+from jaxdistill.rollout import measure, scored_tokens
 from jaxdistill.types import Collected, Problem, Prompt, Records, Rollout
 
 # What self-play is held against: each undoes one part of it.
@@ -216,6 +216,11 @@ class Sqlm(Method):
       self._measure(proposals, earned, answered) | measure(rollouts),
       self._transcribe(proposals, earned, answered),
       tokens=sum(len(r.tokens_T) for r in drawn),
+      scored=sum(
+        scored_tokens(row_set.rows) for u in updates for row_set in u.sets
+      )
+      if self.policy.kl
+      else 0,
     )
 
   def loss(self, model, anchors, batch):

@@ -48,7 +48,10 @@ SMALL = DecoderConfig(
   mlp_dim=320,
   embed_scale=128**0.5,
 )
-SHIPPED = ('small-early', 'small-middle', 'small-late', 'small-wide')
+SHIPPED = (
+  *('small-early', 'small-middle', 'small-late'),
+  *('small-wide', 'small-foreign'),
+)
 # Models with random weights, by name: what their ids mean.
 FRESH = {'small-fresh': world.SYMBOLS, 'small-wide-fresh': wide.SYMBOLS}
 # Before a model's name: its trunk, read both ways, with a new head that grades.

@@ -120,7 +120,7 @@ def _draw_curves(axis, name, curves, colours):
       )
   low, high = axis.get_ylim()
   axis.set_ylim(max(low, -0.02), min(high, 1.02))
-  axis.set_xlabel('tokens generated')
+  axis.set_xlabel('tokens generated and scored')
   axis.xaxis.get_major_locator().set_params(nbins=5)
   axis.xaxis.set_major_formatter(lambda x, _: f'{x / 1000:g}k')
   axis.grid(alpha=0.3)

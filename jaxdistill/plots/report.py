@@ -236,6 +236,7 @@ def _facts(
   last = metrics[-1] if metrics else {}
   seconds = summary.get('wall_s', last.get('time'))
   tokens = summary.get('tokens', last.get('rollout/tokens'))
+  scored = summary.get('scored', last.get('rollout/scored'))
   found = {
     'state': 'finished' if summary else 'not finished',
     'device': summary.get('device'),
@@ -245,6 +246,7 @@ def _facts(
     'SHA-256 of the model it began from': summary.get('model'),
     'wall time': None if seconds is None else _time(seconds),
     'tokens generated': None if tokens is None else f'{tokens:,}',
+    'tokens scored by others': f'{scored:,}' if scored else None,
     'optimizer steps': summary.get('optimizer_steps'),
     'updates skipped (not finite)': summary.get('skipped_updates'),
   }

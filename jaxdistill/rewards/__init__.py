@@ -1,6 +1,7 @@
 """Rollouts to numbers: answers, votes and rewards. No JAX here."""
 
 from jaxdistill.rewards.advantage import (
+  after,
   all_equal,
   centred,
   group_normalised,
@@ -23,6 +24,7 @@ __all__ = [
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
   'Vote',
+  'after',
   'all_equal',
   'answers',
   'centred',

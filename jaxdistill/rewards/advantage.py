@@ -62,3 +62,25 @@ def all_equal(rewards: np.ndarray) -> np.ndarray:
   rewards = np.asarray(rewards, np.float64)
   most = rewards.max(-1, initial=-np.inf)
   return np.asarray(most == rewards.min(-1, initial=np.inf))
+
+
+def after(
+  rewards_T: np.ndarray, gamma: float = 1.0, normalised: bool = False
+) -> np.ndarray:
+  """What comes after each token: its return without its own reward, float[T].
+
+  `sum_{i>t} gamma^(i-t-1) r_i`; 0 for the last token.
+
+  Args:
+    rewards_T: One per token.
+    gamma: What a reward counts for each token that is between.
+    normalised: Whether it is divided by the sum of the powers of gamma
+      (MiniLLM, arXiv 2306.08543, section 2.2, divides by their number).
+  """
+  sums, weights = np.zeros(len(rewards_T)), np.zeros(len(rewards_T))
+  for t in range(len(rewards_T) - 2, -1, -1):
+    sums[t] = rewards_T[t + 1] + gamma * sums[t + 1]
+    weights[t] = 1 + gamma * weights[t + 1]
+  return (sums / np.maximum(weights, 1) if normalised else sums).astype(
+    np.float32
+  )

@@ -2,7 +2,12 @@
 
 from jaxdistill.rollout.measure import MARKERS, measure
 from jaxdistill.rollout.player import Player
-from jaxdistill.rollout.rows import FIELDS, fields, policy_rows
+from jaxdistill.rollout.rows import (
+  FIELDS,
+  fields,
+  policy_rows,
+  scored_tokens,
+)
 from jaxdistill.rollout.samplers import Sampling
 
 __all__ = [
@@ -13,4 +18,5 @@ __all__ = [
   'fields',
   'measure',
   'policy_rows',
+  'scored_tokens',
 ]

@@ -30,7 +30,7 @@ from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
-from jaxdistill.rollout.score import Grade, Of, Own, Top, score
+from jaxdistill.rollout.score import Entropy, Grade, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
@@ -345,6 +345,18 @@ class Player:
     read = dist.together(lambda: [self.written(p, '') for p in prompts])
     grades = self._score(read, Grade(), 1.0)
     return np.array([grade[0] for grade in grades], np.float32)
+
+  def entropies(
+    self, rollouts: Sequence[Rollout], temperature: float = 1.0
+  ) -> list[np.ndarray]:
+    """Entropy of what may come in the place of each token, nats, float32[T]."""
+    return self._score(rollouts, Entropy(), temperature)
+
+  def asked(self, rollout: Rollout, prompt: Prompt) -> Rollout:
+    """A response as if it had been given to another prompt."""
+    return dataclasses.replace(
+      rollout, prompt=prompt, prompt_T=self.encode(prompt)
+    )
 
   def _score(self, rollouts, what, temperature, ids=None) -> Any:
     dist.together(lambda: self._check_vocabulary(rollouts))

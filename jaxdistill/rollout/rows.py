@@ -15,6 +15,11 @@ def fields(anchored: bool) -> tuple[str, ...]:
   return FIELDS if anchored else FIELDS[:2]
 
 
+def scored_tokens(rows: Sequence[Row]) -> int:
+  """How many response tokens somebody scores who scores these rows once."""
+  return sum(len(row.response_R) for row in rows)
+
+
 def policy_rows(
   rollouts: Sequence[Rollout],
   advantages: np.ndarray,

@@ -72,18 +72,21 @@ def keep_top_k(logp: Float[Array, '... V'], k: int) -> Bool[Array, '... V']:
 
 
 def keep_top_p(
-  logp: Float[Array, '... V'], p: Float[Array, ''] | float
+  logits: Float[Array, '... V'], p: Float[Array, ''] | float
 ) -> Bool[Array, '... V']:
   """The fewest likeliest tokens with mass >= p; ties at the edge are kept.
 
-  The mass is of `logp` as given: what an earlier filter removed (-inf) has
-  none, and the rest is renormalised.
+  What an earlier filter removed (-inf) has no mass, and the rest is
+  renormalised.
   """
-  logp = jax.nn.log_softmax(logp)
-  falling = -jnp.sort(-logp, axis=-1)
-  before = jnp.cumsum(jnp.exp(falling), -1) - jnp.exp(falling)
+  # Compared are the logits themselves: of log-probs the compiler may make two
+  # that differ in the last bit, and then the likeliest is below its own edge.
+  logits = jax.lax.optimization_barrier(logits)
+  falling = -jnp.sort(-logits, axis=-1)
+  mass = jax.nn.softmax(falling)
+  before = jnp.cumsum(mass, -1) - mass
   edge = jnp.min(jnp.where(before < p, falling, jnp.inf), -1, keepdims=True)
-  return logp >= edge
+  return logits >= edge
 
 
 def draw(

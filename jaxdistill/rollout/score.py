@@ -60,6 +60,18 @@ class Grade:
     return logits[..., 0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Entropy:
+  """Entropy of what may come in the tokens' places, nats, [...]."""
+
+  reads = 'targets'
+
+  def __call__(self, logits, targets):
+    del targets
+    logp = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(logp) * logp, -1)
+
+
 @functools.partial(jax.jit, static_argnames=('graphdef', 'what'))
 def score(graphdef, params, batch, temperature, *, what) -> Any:
   """`what` of every scored token of a packed batch, [M, B, R, ...]."""

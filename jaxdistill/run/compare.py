@@ -38,7 +38,7 @@ class Comparison(Protocol):
   def config(self, arm: str, seed: int) -> Any: ...
 
 
-COSTS = ('tokens', 'optimizer_steps', 'wall_s')
+COSTS = ('tokens', 'scored', 'optimizer_steps', 'wall_s')
 
 
 def runs(comparison: Comparison, root: epath.PathLike) -> Iterator[tuple]:
@@ -79,7 +79,7 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
 def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
   """What the finished runs came to, as it is written to `summary.json`.
 
-  `arms` has for each arm its `seeds`, its `overrides`, `tokens`,
+  `arms` has for each arm its `seeds`, its `overrides`, `tokens`, `scored`,
   `optimizer_steps` and `wall_s` (means over seeds) and for every metric:
 
   - `first`, `last`, and of accuracies `best` and `dev_selected`: means over
@@ -93,7 +93,8 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
     both have: `mean` and `interval`.
 
   `curves` has for each arm, of accuracies and of what self-play measures, the
-  mean and interval over seeds at equal numbers of generated tokens, and
+  mean and interval over seeds at equal numbers of tokens (generated, and
+  scored by others than the policy), and
   `by_seed` the values of each.
   """
   logged: dict[str, dict[int, list[dict]]] = {a: {} for a in comparison.arms}
@@ -113,7 +114,7 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
     arms[arm] = {
       'seeds': list(by_seed),
       'overrides': dict(comparison.arms[arm]),
-      **{n: _mean(r[n] for r in records[arm]) for n in COSTS},
+      **{n: _mean(r.get(n, 0) for r in records[arm]) for n in COSTS},
     }
     for name in sorted({n for found in by_seed.values() for n in found}):
       arms[arm][name] = _over_seeds(name, by_seed, reference)
@@ -214,12 +215,12 @@ def _curves(by_seed):
 
 
 def _by_tokens(lines, name):
-  """Values of a metric by the tokens that were generated before."""
+  """Values of a metric by the tokens that were spent before."""
   before, out = 0, []
   for line in lines:
     if line.get(name) is not None:
       out.append((before, line[name]))
-    before = line['rollout/tokens']
+    before = line['rollout/tokens'] + line.get('rollout/scored', 0)
   return out
 
 
@@ -257,11 +258,15 @@ def table(summary: Mapping[str, Any]) -> str:
         cells += [_change(apart), _interval(apart['interval'], '+')]
       rows.append('| ' + ' | '.join(map(str, cells)) + ' |')
     blocks.append('\n'.join(rows))
-  rows = ['| arm | tokens | optimizer steps | minutes |', '|' + '---|' * 4]
+  rows = [
+    '| arm | tokens generated | scored | optimizer steps | minutes |',
+    '|' + '---|' * 5,
+  ]
   for arm, found in arms.items():
     cells = (
       arm,
       f'{found["tokens"]:,.0f}',
+      f'{found["scored"]:,.0f}',
       f'{found["optimizer_steps"]:.1f}',
       f'{found["wall_s"] / 60:.1f}',
     )

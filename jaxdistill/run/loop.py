@@ -49,7 +49,9 @@ from jaxdistill.run.step import (
   with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
-from jaxdistill.types import Collected, Problem, Update
+from jaxdistill.types import Collected, Problem, Task, Update
+
+POOL = 0  # the seed that pools of problems are drawn by
 
 
 class Loop:
@@ -79,7 +81,7 @@ class Loop:
       self.anchors = self.others.selves
       self.method_state = run.method.init()
       self.key = jax.random.key(run.seed)
-      self.tokens, self.seconds, self.first_step = 0, 0.0, 0
+      self.tokens, self.scored, self.seconds, self.first_step = 0, 0, 0.0, 0
       self.summary: dict[str, Any] = {}  # once it has come to its end
       self._seen: dict[str, float] = {}  # the newest metrics, for rules
       self._pending: Pending | None = None  # drawn ahead, for the next step
@@ -91,7 +93,7 @@ class Loop:
       self._step = make_step(
         self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
       )
-      self._problems = _shuffled(run)
+      self._problems = _shuffled(run.task, run.pool, run.seed)
       self._resume()
       undo.pop_all()
 
@@ -152,7 +154,7 @@ class Loop:
       self._refresh_anchors(step, metrics)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin
-      metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
+      metrics |= self._spending()
       self._seen = metrics
       self.workdir.log(step, metrics)
       shown |= metrics
@@ -189,7 +191,15 @@ class Loop:
     return ended or bool(self.guard.stopped)
 
   def _spent(self) -> bool:
-    return 0 < self.run.tokens <= self.tokens
+    return 0 < self.run.tokens <= self.tokens + self.scored
+
+  def _spending(self) -> dict[str, float]:
+    """What the run has taken so far."""
+    return {
+      'time': self.seconds,
+      'rollout/tokens': self.tokens,
+      'rollout/scored': self.scored,
+    }
 
   def _end(
     self, step: int, metrics: dict[str, float], begin: float
@@ -198,7 +208,7 @@ class Loop:
     metrics |= evaluate(self.run, self.player(self.state.params))
     self._refresh_anchors(step, metrics)
     self.seconds += time.perf_counter() - begin
-    metrics |= {'time': self.seconds, 'rollout/tokens': self.tokens}
+    metrics |= self._spending()
     self.workdir.log(step, metrics)
     # One saved at this very step does not know that the run has ended.
     self.checkpoints.seal(wait=True)
@@ -236,8 +246,10 @@ class Loop:
       params = _adopted(collected.adopt, self.graphdef, self.run)
       self.state = self.state._replace(params=params)
     metrics = reduce_metrics(collected.metrics)
-    tokens = int(dist.sum_over_hosts(np.array(collected.tokens)))
+    spent = np.array([collected.tokens, collected.scored])
+    tokens, scored = map(int, dist.sum_over_hosts(spent))
     self.tokens += tokens
+    self.scored += scored
     judge, drawing = None, time.perf_counter()
     if self.run.ahead and step + 1 < self.run.steps and not self._spent():
       judge = self._begin(step + 1)
@@ -341,7 +353,8 @@ class Loop:
     self.state, record = self.checkpoints.restore(step, like)
     resume.check_origin(self.workdir.path, record, self.run)
     self.method_state = records.get(self.workdir.path, record['method'])
-    self.tokens, self.seconds = record['tokens'], record['seconds']
+    self.tokens, self.scored = record['tokens'], record['scored']
+    self.seconds = record['seconds']
     self.first_step, self._seen = step, record['seen']
     self.guard.resume(record)
     self.anchors.resume(step, record['anchors'], self.state.params)
@@ -350,10 +363,15 @@ class Loop:
       self._pending = pending.load(self.workdir.path, step, hosts)
 
 
-def _shuffled(run: Run) -> Any:
-  """The problems that are trained on, read by index, without an end."""
-  problems: Any = run.task.problems('train')  # lists too
-  return grain.MapDataset.source(problems).shuffle(seed=run.seed).repeat()
+def _shuffled(task: Task, pool: int, seed: int) -> Any:
+  """The problems that are trained on, read by index, without an end.
+
+  A pool is part of any larger one, and the same whatever the run's seed.
+  """
+  problems: Any = task.problems('train')  # lists too
+  if pool:  # as a source below: on its own it has others each time round
+    problems = grain.MapDataset.source(problems).shuffle(seed=POOL)[:pool]
+  return grain.MapDataset.source(problems).shuffle(seed=seed).repeat()
 
 
 def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:
@@ -377,6 +395,7 @@ def _record(loop: Loop) -> dict[str, Any]:
     'teachers': resume.teachers_sha256(loop.run),
     'pending': jax.process_count() if loop._pending else 0,
     'tokens': loop.tokens,
+    'scored': loop.scored,
     'seconds': loop.seconds,
     **loop.guard.state(),
   }
@@ -387,6 +406,7 @@ def _facts(loop: Loop) -> dict[str, Any]:
   return {
     'wall_s': loop.seconds,
     'tokens': loop.tokens,
+    'scored': loop.scored,
     'seed': loop.run.seed,
     'optimizer_steps': int(loop.state.step),
     'skipped_updates': int(loop.state.skipped),

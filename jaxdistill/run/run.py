@@ -49,6 +49,7 @@ class Run:
   """Everything a run is made of, built from its config by `config.build`."""
 
   seed: int
+  pool: int
   steps: int
   tokens: int
   eval_every: int

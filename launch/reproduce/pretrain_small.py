@@ -1,6 +1,6 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--wide] [--workdir FOLDER]
+  python launch/reproduce/pretrain_small.py [--wide | --foreign] [--workdir DIR]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to
@@ -10,7 +10,9 @@ in more than .90 of the problems, `middle` is the snapshot nearest to .85 and
 hash of the data, versions, scores on test and out of distribution.
 
 With `--wide` it trains by `configs/pretrain_wide.py` and writes `small-wide`,
-the last step, with its scores in every format.
+the last step, with its scores in every format. With `--foreign` it trains by
+`configs/pretrain_foreign.py` and writes `small-foreign`, the snapshot whose
+greedy and sampled accuracies on test are nearest to those of `small-late`.
 """
 
 import argparse
@@ -34,17 +36,23 @@ FORMATS = ('compare', 'revise', 'facts', 'relevance')
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workdir')
-  parser.add_argument('--wide', action='store_true')
+  for base in ('wide', 'foreign'):
+    parser.add_argument(
+      f'--{base}', action='store_const', dest='base', const=base
+    )
   args = parser.parse_args()
-  name = 'pretrain_wide' if args.wide else 'pretrain_small'
+  name = f'pretrain_{args.base or "small"}'
   workdir = args.workdir or f'runs/{name}'
   config = configs.read_config(f'configs/{name}.py', [])
   run = configs.build(config)
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
-    if args.wide:
+    if args.base == 'wide':
       ship(loop, workdir, name, 'wide', run.steps, FORMATS)
+      return
+    if args.base == 'foreign':
+      ship(loop, workdir, name, 'foreign', as_strong(loop, 'small-late'))
       return
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}
@@ -63,6 +71,19 @@ def choose(loop):
     right[step] = often
   early = max((step for step, r in right.items() if r <= 0.40), default=0)
   return early, min(right, key=lambda step: abs(right[step] - 0.85))
+
+
+def as_strong(loop, base):
+  """The step whose accuracies on test are nearest to those of a base."""
+  manifest = json.loads((SHIPPED / base / 'manifest.json').read_text())
+  names = 'eval/test/accuracy_greedy', 'eval/test/accuracy_sampled'
+  off = {}
+  for step in loop.anchors.bank.steps('past'):
+    found = score(loop, step, ('test',))
+    off[step] = sum(abs(found[n] - manifest['scores'][n]) for n in names)
+    greedy, sampled = (found[n] for n in names)
+    print(f'step {step}: greedy {greedy:.3f}, sampled {sampled:.3f} on test')
+  return min(off, key=off.__getitem__)
 
 
 def score(loop, step, splits, task=None):

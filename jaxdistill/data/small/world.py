@@ -12,10 +12,12 @@ it is generated, so every answer is known and every imperfection has a rate.
 
 A step of working is `digit sign digit sign carry = carry digit`, from the last
 digit to the first (`*` adds the carry to the product; in `-` the carry is a
-borrow). After `;` comes the answer in the usual order.
+borrow). After `;` comes the answer in the usual order. Steps may be worded
+otherwise: a foreigner says 0+2+7=9 for 2+7+0=09.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 
@@ -58,6 +60,39 @@ OOD_MIX = {
   ('mul', 4, 1): 10,
 }
 SLIP, REPAIR = 0.24, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+  """How a step of working is said, by operation: a format string each.
+
+  It has `{x}` and `{y}`, the digits of the two operands, `{carry}` from the
+  step before, and `{result}`, this step's carry and digit as one number.
+  """
+
+  add: str
+  sub: str
+  mul: str
+
+  def say(
+    self, operation: str, *, x: int, y: int, carry: int, result: int
+  ) -> str:
+    """A step in this wording."""
+    said = getattr(self, operation)
+    return said.format(x=x, y=y, carry=carry, result=result)
+
+
+OWN = Wording(
+  add='{x}+{y}+{carry}={result:02d}',
+  sub='{x}-{y}-{carry}={result:02d}',
+  mul='{x}*{y}+{carry}={result:02d}',
+)
+# What is carried comes first, and no result is padded.
+FOREIGN = Wording(
+  add='{carry}+{x}+{y}={result}',
+  sub='{carry}-{x}-{y}={result}',
+  mul='{carry}+{x}*{y}={result}',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +180,11 @@ def _step(operation: str, x: int, y: int, carry: int) -> int:
 
 
 def work(
-  problem: Sum, rng: np.random.Generator | None, slip: float, repair: float
+  problem: Sum,
+  rng: np.random.Generator | None,
+  slip: float,
+  repair: float,
+  wording: Wording = OWN,
 ) -> str:
   """Written working and answer, with slips.
 
@@ -155,24 +194,25 @@ def work(
     slip: Probability that a step's result is wrong.
     repair: Probability that `wait` and the right step follow a slip; otherwise
       the wrong digit (and carry) is carried on with.
+    wording: How a step is said.
   """
-  sign = SIGNS[problem.operation]
   length = max(len(str(problem.a)), len(str(problem.b)))
   right = [int(d) for d in str(problem.b).zfill(length)[::-1]]
   if problem.operation == 'mul':
     length, right = len(str(problem.a)), [problem.b] * len(str(problem.a))
   left = [int(d) for d in str(problem.a).zfill(length)[::-1]]
-  inner = '-' if problem.operation == 'sub' else '+'
   carry, steps, digits = 0, [], []
   for x, y in zip(left, right, strict=True):
-    question = f'{x}{sign}{y}{inner}{carry}='
+    say = functools.partial(
+      wording.say, problem.operation, x=x, y=y, carry=carry
+    )
     result = _step(problem.operation, x, y, carry)
-    text = f'{question}{result:02d}'
+    text = say(result=result)
     if rng is not None and rng.random() < slip:
       wrong = _wrong(result, rng)
-      text = f'{question}{wrong:02d}'
+      text = say(result=wrong)
       if rng.random() < repair:
-        text += f' wait {question}{result:02d}'
+        text += f' wait {say(result=result)}'
       else:
         result = wrong
     steps.append(text)
@@ -182,6 +222,27 @@ def work(
     digits.append(carry)
   answer = int(''.join(map(str, digits[::-1])))
   return f'{",".join(steps)};{answer}'
+
+
+def mended(problem: Sum, working: str) -> str:
+  """A working up to its first wrong step, and that step put right.
+
+  Of one without a wrong step, all its steps; of one that goes on for too long,
+  those that there are.
+  """
+  right = work(problem, None, 0.0, 0.0).partition(';')[0].split(',')
+  said = working.partition(';')[0].split(',')
+  for i, (own, wanted) in enumerate(zip(said, right, strict=False)):
+    if own.rpartition('wait')[2].strip() != wanted:
+      return ','.join([*said[:i], wanted])
+  return ','.join([*said, *right[len(said) :]][: len(right)])
+
+
+def without_slips(working: str) -> str:
+  """A working without what it took back, and without the word for it."""
+  steps, semicolon, answer = working.partition(';')
+  kept = [step.rpartition('wait')[2].strip() for step in steps.split(',')]
+  return ','.join(kept) + semicolon + answer
 
 
 def _wrong(result: int, rng: np.random.Generator) -> int:
@@ -201,26 +262,27 @@ def read_answer(text: str) -> str | None:
 
 
 def draw_document(
-  seed: int, index: int, mix: dict = CORPUS_MIX
+  seed: int, index: int, mix: dict = CORPUS_MIX, wording: Wording = OWN
 ) -> dict[str, str]:
   """Document `index` of the corpus: format, prompt and response.
 
   60% solve, 16% propose, 12% verify, 12% hint. All problems are of the train
-  split, and of a mix of kinds.
+  split, and of a mix of kinds. What is drawn does not depend on the wording.
   """
+  write = functools.partial(work, wording=wording)
   rng = np.random.default_rng([seed, index])
   problem = draw_sum(rng, mix, 'train')
   draw = rng.random()
   if draw < 0.60:
     kind, prompt = 'solve', f'solve {problem}:'
-    response = work(problem, rng, SLIP, REPAIR)
+    response = write(problem, rng, SLIP, REPAIR)
   elif draw < 0.76:
     kind = 'propose'
     sizes = f' {len(str(problem.a))} {len(str(problem.b))}'
     topic = problem.operation + (sizes if rng.random() < 0.3 else '')
     prompt, response = f'propose {topic}:', str(problem)
   elif draw < 0.88:
-    kind, shown = 'verify', work(problem, rng, 1.4 * SLIP, REPAIR)
+    kind, shown = 'verify', write(problem, rng, 1.4 * SLIP, REPAIR)
     right = read_answer(shown) == str(problem.answer)
     prompt = f'verify {problem}:{shown}?'
     response = 'yes' if right else 'no'
@@ -229,10 +291,10 @@ def draw_document(
     if other < 0.4:
       shown = str(problem.answer)
     elif other < 0.7:
-      shown = work(problem, None, 0.0, 0.0)
+      shown = write(problem, None, 0.0, 0.0)
     else:  # an unrelated solution: a hint that does not help
-      shown = work(draw_sum(rng, mix, 'train'), None, 0.0, 0.0)
+      shown = write(draw_sum(rng, mix, 'train'), None, 0.0, 0.0)
     prompt = f'hint {shown} solve {problem}:'
     helps = other < 0.7
-    response = work(problem, rng, SLIP * (0.25 if helps else 1), REPAIR)
+    response = write(problem, rng, SLIP * (0.25 if helps else 1), REPAIR)
   return {'format': kind, 'prompt': prompt, 'response': response}

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 
-from jaxdistill.types import Problem, Problems, Task
+from jaxdistill.types import Hint, Problem, Problems, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,18 @@ class ExamplesTask(Task):
     return _Owned(self, found, self.count if split == 'train' else 0)
 
   def solver_prompt(self, problem: Problem) -> str:
-    asked = self.task.solver_prompt(problem)
+    return self._asked(self.task.solver_prompt(problem))
+
+  def hinted_prompt(self, problem: Problem, hint: Hint) -> str:
+    return self._asked(self.task.hinted_prompt(problem, hint))
+
+  def critique(self, problem: Problem, response: str) -> str | None:
+    return self.task.critique(problem, response)
+
+  def without_thinking(self, response: str) -> str:
+    return self.task.without_thinking(response)
+
+  def _asked(self, asked: str) -> str:
     shown = [
       _line(self.task.solver_prompt(p), str(p.answer)) for p in _shown(self)
     ]

@@ -19,6 +19,7 @@ from jaxdistill.data.tasks.files import JsonlTask
 from jaxdistill.data.tasks.ranking import relevance_tasks
 from jaxdistill.data.tasks.small import CORPORA, SmallTask
 from jaxdistill.data.tasks.small_formats import FORMATS, FormatTask
+from jaxdistill.data.tasks.small_pools import POOLS, PoolTask
 from jaxdistill.spelling import among, nearest
 from jaxdistill.types import Task
 
@@ -27,6 +28,7 @@ SMALL: dict[str, Task] = {
   **{f'small:{corpus}': SmallTask(corpus) for corpus in CORPORA},
   **{f'small:{name}': FormatTask(name) for name in FORMATS},
   **relevance_tasks(),
+  **{f'small:{name}': PoolTask(pool=name) for name in POOLS},
 }
 # The first part of a name -> who reads the rest of it.
 FAMILIES: dict[str, Callable[[str], Task]] = {
@@ -45,8 +47,10 @@ def load_task(name: str) -> Task:
   Args:
     name: One of these:
 
-      * `small`, the small world, and `small:corpus`, `small:wide`, its
-        documents (`SmallTask`);
+      * `small`, the small world, and `small:corpus`, `small:wide`,
+        `small:foreign`, its documents (`SmallTask`);
+      * `small:narrow`, `small:broad`: the same with other problems to train on
+        (`PoolTask`);
       * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its
         other formats (`FormatTask`), for a model that knows them; the last
         with `:narrow` or `:broad`: trained on fewer or more kinds of queries;

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from jaxdistill.data.small import world
 from jaxdistill.data.tasks.problems import right
-from jaxdistill.types import Problem, Problems, Task
+from jaxdistill.types import Hint, Problem, Problems, Task
 
-Corpus = Literal['', 'corpus', 'wide']
-CORPORA: tuple[Corpus, ...] = ('corpus', 'wide')
+Corpus = Literal['', 'corpus', 'wide', 'foreign']
+CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'foreign')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,32 @@ class SmallTask(Task):
   def problems(self, split: str) -> Problems:
     return _problems(self, split)
 
+  @property
+  def wording(self) -> world.Wording:
+    """How its demonstrations say a step."""
+    return world.FOREIGN if self.corpus == 'foreign' else world.OWN
+
+  def asked(self, found: world.Sum) -> Problem:
+    """A problem with its answer and clean working to learn from."""
+    text, working = str(found), world.work(found, None, 0.0, 0.0, self.wording)
+    pair = f'solve {text}:', working
+    return Problem(text, self, str(found.answer), found.operation, pair)
+
   def solver_prompt(self, problem: Problem) -> str:
     return f'solve {problem.text}:'
 
   def proposer_prompt(self, topic: Problem) -> str:
     return f'propose {topic.topic}:'
+
+  def hinted_prompt(self, problem: Problem, hint: Hint) -> str:
+    return f'hint {hint.text} solve {problem.text}:'
+
+  def critique(self, problem: Problem, response: str) -> str | None:
+    found = world.read_sum(problem.text)
+    return found and world.mended(found, response)
+
+  def without_thinking(self, response: str) -> str:
+    return world.without_slips(response)
 
   def parse_problem(self, text: str) -> Problem | None:
     found = world.read_sum(text)
@@ -73,11 +94,9 @@ def _problems(task: SmallTask, split: str) -> Problems:
     return documents
 
   def read(example):
-    text, answer = example['text'], example['answer']
-    found = world.read_sum(text)
-    assert found is not None, f'{text} is in the data but not of the world'
-    pair = f'solve {text}:', world.work(found, None, 0.0, 0.0)
-    return Problem(text, task, answer, example['operation'], pair)
+    found = world.read_sum(example['text'])
+    assert found is not None, f'{example} is in the data but not of the world'
+    return task.asked(found)
 
   problems: Any = builders.source('problems', split).map(read)
   return problems

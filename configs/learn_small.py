@@ -1,0 +1,34 @@
+"""Learning from oneself, or from a teacher, on the middle small base.
+
+  jaxdistill train --config configs/learn_small.py:sdpo --workdir runs/sdpo
+
+What stands behind the colon is a published system:
+
+| | learns from |
+|---|---|
+| `sdpo`, `srpo` | itself, where it has read a right sibling |
+| `opsd`, `sdft` | itself, where it has read the solution |
+| `u_opsd` | itself, where it has read what the vote takes for right: no label |
+| `rlcsd` | a verifier, weighed by a right hint against wrong ones |
+| `ssd` | all its own samples |
+| `rft`, `rft_vote` | those that are right, or agree with the vote |
+| `opsa` | nobody: its unlikely tokens are made less likely |
+| `gkd`, `on_policy_kd`, `minillm` | a teacher's word on the student's answers |
+| `sequence_kd`, `word_kd` | a teacher's answers |
+
+The teacher is `small-late` (`--config.method.teacher=model:NAME`). 20 steps of
+80 problems, 8 answers each; about a minute on two cores.
+"""
+
+import pathlib
+
+from jaxdistill.config import override, read_config, system
+
+
+def get_config(name='sdpo'):
+  here = pathlib.Path(__file__)
+  config = read_config(str(here.with_name('grpo_small.py')), ())
+  override(config, system(name).items())
+  config.model = 'small-middle'
+  config.anchors = {}
+  return config

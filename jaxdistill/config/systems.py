@@ -1,0 +1,37 @@
+"""Published systems by name: the keys of a config that make it one of them."""
+
+from typing import Any
+
+from jaxdistill.config.keys import ConfigError
+from jaxdistill.methods import (
+  minillm,
+  opsa,
+  rft,
+  rlcsd,
+  self_distill,
+  teacher_distill,
+)
+from jaxdistill.spelling import among
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+  **self_distill.SYSTEMS,
+  **rft.SYSTEMS,
+  **opsa.SYSTEMS,
+  **rlcsd.SYSTEMS,
+  **teacher_distill.SYSTEMS,
+  **minillm.SYSTEMS,
+}
+
+
+def system(name: str) -> dict[str, Any]:
+  """The keys of a published system, for `override`.
+
+  Raises:
+    ConfigError: There is none of that name; the nearest is named.
+  """
+  if name not in SYSTEMS:
+    raise ConfigError(
+      f'there is no system {name!r}{among(name, SYSTEMS)} (there are '
+      f'{", ".join(SYSTEMS)})'
+    )
+  return SYSTEMS[name]

@@ -1,0 +1,125 @@
+"""Learning one's own answers by heart: all of them, or those that are kept.
+
+| | kept | drawn |
+|---|---|---|
+| SSD, simple self-distillation (2604.01193) | all | apart from how it is used |
+| RFT, rejection fine-tuning (2308.01825) | those that are right | as usual |
+| the same without a label | those that agree with the vote | as usual |
+
+`-log p(token | before)`, averaged over all tokens that are kept. Nothing is
+told and nobody teaches: these are what self-distillation is to be held against,
+one that reads nothing more and one that pays by the whole answer.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.methods.method import (
+  Method,
+  check_minibatches,
+  check_paid,
+)
+from jaxdistill.rollout import Sampling, contexts, measure
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
+
+KEPT = ('all', *contexts.JUDGES)
+SYSTEMS: dict[str, dict[str, Any]] = {
+  'ssd': {
+    'method.name': 'rft',
+    'method.keep': 'all',
+    'method.temperature': 0.7,
+    'method.top_p': 0.95,
+  },
+  'rft': {'method.name': 'rft', 'method.keep': 'known'},
+  'rft_vote': {'method.name': 'rft', 'method.keep': 'vote'},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rft(Method):
+  """Hyper-parameters of learning by heart.
+
+  Attributes:
+    problems: Problems per step, over all hosts.
+    samples: Answers per problem.
+    max_tokens: Longest answer; one that is cut is kept by nobody but `all`.
+    keep: `all`; what is `known` to be right; or what agrees with the `vote`.
+    temperature: Of sampling; what is learned is at 1.
+    top_k: Of sampling; 0 keeps all tokens.
+    top_p: Of sampling.
+    epochs: Passes over each step's rows.
+    minibatches: Optimizer steps per pass.
+  """
+
+  problems: int = 32
+  samples: int = 8
+  max_tokens: int = 64
+  keep: str = 'vote'
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  epochs: int = 1
+  minibatches: int = 1
+
+  def __post_init__(self):
+    if self.keep not in KEPT:
+      raise ValueError(
+        f'method.keep is {self.keep!r}; it must be one of {", ".join(KEPT)}; '
+        f'the nearest is {nearest(self.keep, KEPT)!r}'
+      )
+    if self.keep == 'vote' and self.samples < 2:
+      raise ValueError(f'method.samples is {self.samples}; a vote needs 2')
+    check_minibatches(self.minibatches, self.problems * self.samples)
+    self.sampling()
+
+  def check(self, task):
+    if self.keep == 'known':
+      check_paid(task, "method.keep='known'")
+
+  def sampling(self) -> Sampling:
+    """How answers are drawn."""
+    return Sampling(
+      self.samples,
+      self.max_tokens,
+      temperature=self.temperature,
+      top_k=self.top_k,
+      top_p=self.top_p,
+    )
+
+  def collect(self, players, problems, state, step, key):
+    del step
+    rollouts_PG = players['policy'].generate(
+      [Prompt.solve(p) for p in problems], self.sampling(), key
+    )
+    yield  # what follows asks the policy for nothing
+    rollouts, keeps = [], []
+    for problem, rollouts_G in zip(problems, rollouts_PG, strict=True):
+      rollouts += rollouts_G
+      if self.keep == 'all':
+        keeps += [True] * len(rollouts_G)
+      else:
+        known = contexts.JUDGES[self.keep](problem, rollouts_G)
+        keeps += [right is True for right in known.right_G]
+    rows = [
+      response_row(rollouts[i], 1.0, total=len(rollouts[i].tokens_T))
+      for i in np.flatnonzero(keeps)
+    ]
+    sets = (RowSet('solver', rows),)
+    told = [
+      {'problem': p.text, 'texts': [r.text for r in rollouts_G]}
+      for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
+    ]
+    return Collected(
+      [Update(sets, self.epochs, self.minibatches)],
+      state,
+      {'train/kept': np.array(keeps, float)} | measure(rollouts),
+      told,
+      tokens=sum(len(r.tokens_T) for r in rollouts),
+    )
+
+  def loss(self, model, anchors, batch):
+    del anchors
+    return -batch.logprobs(model), {}

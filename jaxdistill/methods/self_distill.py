@@ -1,0 +1,293 @@
+"""Self-distillation: a model learns from itself where it has read more.
+
+Each step the student answers problems; the teacher, the same model with frozen
+or slower weights, reads something beside each problem (`context`, a rung of the
+ladder in `rollout/contexts.py`) and says of the student's own tokens what it
+would have said; the student is drawn there, token by token. There is no reward,
+but to say what is right and so may be told. Responses whose teacher has nothing
+to read are left out.
+
+SDPO, OPSD, SDFT and what has been made of them differ in nothing but these
+settings, so they are one method; `SYSTEMS` has them by name:
+
+| | context | whose solution | who is taught | teacher | divergence |
+|---|---|---|---|---|---|
+| SDPO (2601.20802) | a right sibling | own | all | EMA | JSD, top 100, tail |
+| OPSD (2601.18734) | the solution | given | all | frozen | forward, clipped |
+| SDFT (2601.19897) | a demonstration | given | all | EMA | forward |
+| SRPO (2604.02288) | as SDPO | own | wrong; others: GRPO | EMA | as SDPO |
+| U-OPSD (2608.06296) | the vote's | own | who disagrees | frozen | forward |
+
+`judge=vote` needs no label: what the majority answers is told and learned from
+in one step. What differs from the published code: a sibling is never the
+response itself, its thinking is shown (`context=conclusion` strips it), equal
+responses are trained once with their number as weight.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.dist.hosts import sum_over_hosts, together
+from jaxdistill.methods.distillation import (
+  Distillation,
+  by_share,
+  drawn_set,
+  taught_rows,
+)
+from jaxdistill.methods.method import (
+  Method,
+  check_minibatches,
+  check_paid,
+  glimpse,
+)
+from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.rollout import contexts, measure, scored_tokens
+from jaxdistill.rollout.contexts import Case
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Anchor, Collected, Prompt, Row
+
+_FORWARD = {'method.alpha': 0.0, 'method.support': 'all'}
+_WRONG = {'method.taught': 'wrong'}
+_GIVEN = {'method.solution': 'reference'}
+_NAME = {'method.name': 'self_distill', 'method.kl': 0.0}
+# The keys of a config that make it one of these.
+SYSTEMS: dict[str, dict[str, Any]] = {
+  'sdpo': _NAME,
+  'opsd': {
+    **(_NAME | _GIVEN | _FORWARD),
+    'method.teacher': 'frozen',
+    'method.entry_clip': 0.05,
+  },
+  'sdft': {**(_NAME | _GIVEN | _FORWARD), 'method.teacher': 'ema:0.99'},
+  'srpo': {
+    **(_NAME | _WRONG),
+    'method.others': True,
+    'method.entropy': 1.0,
+    'method.objective': 'dapo',
+  },
+  'u_opsd': {
+    **(_NAME | _WRONG | _FORWARD),
+    'method.judge': 'vote',
+    'method.teacher': 'frozen',
+  },
+}
+TAUGHT = {
+  'all': lambda case: True,
+  'right': lambda case: case.right is True,
+  'wrong': lambda case: case.right is False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfDistill(Method):
+  """Hyper-parameters of self-distillation.
+
+  Attributes:
+    problems: Problems per step, over all hosts.
+    samples: Answers per problem.
+    max_tokens: Longest answer, and longest text that a teacher writes.
+    context: What the teacher is told, see `rollout/contexts.py`.
+    judge: Who says what is right: `known` or, without a label, `vote`.
+    solution: Whose solutions are told: a right `sibling`'s or, for judges that
+      know, the `reference` that comes with a problem.
+    taught: Who learns from the teacher: `all`, `right` or `wrong`, those that
+      the judge takes for it.
+    others: Whether those who are not taught take a policy gradient on what the
+      judge pays; the tokens of both count alike (SRPO).
+    teacher: When the teacher follows, see `anchors/rules.py`; it moves with
+      steps of the optimizer.
+    trust: How far the teacher's logits are pulled to those of the student with
+      the same context: 0 is the teacher itself, 1 the student (SDPO's trust
+      region, with `teacher=frozen`).
+    distillation: How the student is drawn to it.
+    policy: How answers are drawn, and `others` learn.
+  """
+
+  problems: int = 32
+  samples: int = 8
+  max_tokens: int = 64
+  context: str = 'full'
+  judge: str = 'known'
+  solution: str = 'sibling'
+  taught: str = 'all'
+  others: bool = False
+  teacher: str = 'ema:0.95'
+  trust: float = 0.0
+  distillation: Distillation = Distillation()
+  policy: PolicyGradient = PolicyGradient(kl=0.0)
+
+  def __post_init__(self):
+    for name, allowed in (
+      ('context', contexts.NAMES),
+      ('judge', contexts.JUDGES),
+      ('solution', contexts.SOLUTIONS),
+      ('taught', TAUGHT),
+    ):
+      value = getattr(self, name)
+      if value not in allowed:
+        raise ValueError(
+          f'method.{name} is {value!r}; it must be one of '
+          f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
+        )
+    if not 0 <= self.trust < 1:
+      raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
+    if self.policy.kl and not self.others:
+      raise ValueError(
+        f'method.kl is {self.policy.kl}; it is of the policy gradient that '
+        'method.others asks for'
+      )
+    if self.others and self.taught == 'all':
+      raise ValueError(
+        "method.taught is 'all': with method.others it must leave some over, "
+        "as 'wrong' does"
+      )
+    if self.judge == 'vote' and self.solution == 'reference':
+      raise ValueError(
+        "method.judge is 'vote', which knows no reference: method.solution "
+        "must be 'sibling'"
+      )
+    needs_two = self.judge == 'vote' or self.others
+    if self.samples < 1 + (needs_two or self.solution == 'sibling'):
+      raise ValueError(
+        f'method.samples is {self.samples}; siblings and votes need at least 2'
+      )
+    check_minibatches(self.policy.minibatches, self.problems * self.samples)
+
+  @property
+  def anchors(self):
+    teacher = Anchor(self.teacher, in_loss=True, clock='optimizer')
+    return {**self.policy.anchors, 'teacher': teacher}
+
+  def check(self, task):
+    if self.solution == 'reference' and any(
+      p.demonstration is None for p in glimpse(task)
+    ):
+      raise ValueError(
+        f"method.solution is 'reference'; task {task.name} has none (a "
+        '"response" in each line of a file); siblings have their own'
+      )
+    if self.judge == 'known':
+      check_paid(task, "method.judge='known'")
+
+  def collect(self, players, problems, state, step, key):
+    del step
+    policy = players['policy']
+    rollouts_PG = policy.generate(
+      [Prompt.solve(p) for p in problems],
+      self.policy.sampling(self.samples, self.max_tokens),
+      key,
+    )
+    yield  # what follows asks the policy for nothing
+    teacher = players['teacher']
+    cases_PG = contexts.cases(problems, rollouts_PG, self.judge, self.solution)
+    prompts_PG, written = contexts.prompts(
+      self.context, cases_PG, teacher, self.max_tokens, key
+    )
+    cases = [c for cases_G in cases_PG for c in cases_G]
+    prompts = [p for prompts_G in prompts_PG for p in prompts_G]
+    taught = np.array(
+      [
+        prompt is not None and TAUGHT[self.taught](case)
+        for case, prompt in zip(cases, prompts, strict=True)
+      ],
+      bool,
+    )
+    rows, scored = self._taught_rows(cases, prompts, taught, teacher)
+    sets = [rows]
+    lengths = np.array([len(c.rollout.tokens_T) for c in cases], int)
+    if self.others:
+      rest = self._other_rows(cases, ~taught, players.get('base'))
+      scored += scored_tokens(rest) if self.policy.kl else 0
+      tokens = lengths[taught].sum(), lengths[~taught].sum()
+      sets = by_share((rows, rest), tokens)
+    made = [drawn_set(sets[0], self.policy.importance_cap, taught=True)]
+    made += [self.policy.row_set(rest, kind='other') for rest in sets[1:]]
+    metrics = {
+      'train/taught': taught.astype(float),
+      'train/right': [float(bool(c.right)) for c in cases],
+    } | measure([c.rollout for c in cases])
+    told = [
+      _transcribed(*found)
+      for found in zip(problems, cases_PG, prompts_PG, strict=True)
+    ]
+    return Collected(
+      [self.policy.update(*made)],
+      state,
+      metrics,
+      told,
+      tokens=int(lengths.sum()) + written,
+      scored=scored + self.policy.epochs * scored_tokens(rows),
+    )
+
+  def loss(self, model, anchors, batch):
+    if batch.kind == 'other':
+      return self.policy.loss(model, batch)
+    teachers = [anchors['teacher'], *[model] * (self.trust > 0)]
+
+    def mix(teacher, own=0.0):
+      return (1 - self.trust) * teacher + self.trust * own
+
+    temperature = self.policy.temperature
+    return self.distillation.loss(model, batch, teachers, temperature, mix)
+
+  def _taught_rows(
+    self,
+    cases: Sequence[Case],
+    prompts: Sequence[Prompt | None],
+    taught: np.ndarray,
+    teacher: Any,
+  ) -> tuple[list[Row], int]:
+    """Rows of those who are taught, and how many tokens were scored for it."""
+    pairs = [
+      (case.rollout, prompt)
+      for case, prompt, is_taught in zip(cases, prompts, taught, strict=True)
+      if is_taught and prompt
+    ]
+    told = together(lambda: [teacher.asked(r, prompt) for r, prompt in pairs])
+    weights = [self.distillation.weights(len(r.tokens_T)) for r in told]
+    scored = 0
+    if self.distillation.entropy:
+      scored = sum(map(len, weights))
+      entropies = teacher.entropies(told, self.policy.temperature)
+      weights = self._by_entropy(weights, entropies)
+    read = [r.prompt_T for r in told]
+    return taught_rows([r for r, _ in pairs], weights, read), scored
+
+  def _by_entropy(
+    self, weights: Sequence[np.ndarray], entropies: Sequence[np.ndarray]
+  ) -> list[np.ndarray]:
+    """Weights that are less where the teacher is unsure; 1 on average."""
+    power = self.distillation.entropy
+    found = [
+      w * np.exp(-power * h) for w, h in zip(weights, entropies, strict=True)
+    ]
+    sums = [sum(float(w.sum()) for w in found), sum(map(len, found))]
+    total, count = sum_over_hosts(np.array(sums))
+    return [np.asarray(w * count / max(total, 1e-9), np.float32) for w in found]
+
+  def _other_rows(self, cases, chosen: np.ndarray, base) -> list[Row]:
+    """Rows of a policy gradient on what the judge pays."""
+    paid_PG = np.array([float(bool(c.right)) for c in cases])
+    advantages = self.policy.advantages(paid_PG.reshape(-1, self.samples))
+    return self.policy.rows(
+      [c.rollout for c in cases],
+      advantages.ravel(),
+      chosen.astype(float),
+      base,
+      self.max_tokens,
+    )
+
+
+def _transcribed(problem, cases_G: Sequence[Case], prompts_G) -> dict[str, Any]:
+  """What was said to one problem, and what its teacher read."""
+  return {
+    'problem': problem.text,
+    'known': problem.answer,
+    'taken': cases_G[0].answer,
+    'right': [c.right for c in cases_G],
+    'texts': [c.rollout.text for c in cases_G],
+    'teacher': [p and p.text for p in prompts_G],
+  }

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_test import config_of, moved, promised, trained  # noqa: F401
+from config_files import GRADE
+from contract_test import moved, promised, trained  # noqa: F401
 
 from jaxdistill import config as configs
 from jaxdistill import losses, rewards
+from jaxdistill.cli.main import main
 from jaxdistill.data.tasks import load_task
 from jaxdistill.methods.cross_encoder import CrossEncoder, graded, nearest
 from jaxdistill.models import load, merge, save
@@ -258,3 +260,30 @@ def test_a_host_without_queries_asks_all_the_same():
   assert {*found.metrics} == {
     f'train/targets_{k}' for k in rewards.ranking([], [])
   }
+
+
+def test_a_comparison_of_them_says_how_pairs_are_ordered(
+  mesh, tmp_path, capsys
+):
+  (file,) = (path for path in GRADE if path.stem.startswith('compare'))
+  sets = {'steps': 2, 'eval.problems': 4, 'method.problems': 2}
+  sets = [f'--config.{k}={v}' for k, v in sets.items()]
+  arms = ('matched_64_soft', 'broad_512_hard')
+  paths = ['--config', str(file), '--workdir', str(tmp_path)]
+  ask = [*paths, *sets, f'--arms={",".join(arms)}', '--seeds=0']
+  assert main(['compare', *ask]) == 0
+  assert '| held out, order of pairs |' in capsys.readouterr().out
+  found = json.loads((tmp_path / 'summary.json').read_text())['arms']
+  assert found.keys() == {*arms}
+  soft, hard = (
+    found[arm]['eval/test/teacher_margin_mse']['last'] for arm in arms
+  )
+  assert soft != hard
+
+
+def test_what_a_config_of_a_real_trunk_says_fits_together():
+  (file,) = (path for path in GRADE if not path.stem.startswith('compare'))
+  sets = [('model', 'grader:small-wide')]
+  found = configs.read_config(str(file), sets)
+  configs.check(found)
+  assert found.eval.problems <= len(load_task(found.task).problems('test'))

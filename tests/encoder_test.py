@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from contract_test import config_of, trained  # noqa: F401
+from contract_test import trained  # noqa: F401
 from flax import nnx
 from tokenizers import (
   Tokenizer,

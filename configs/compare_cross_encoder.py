@@ -1,6 +1,6 @@
 """Does a small cross-encoder pass the model that labels its pairs?
 
-  jaxdistill compare --config configs/cross_encoder_small.py --workdir runs/ce
+  jaxdistill compare --config configs/compare_cross_encoder.py --workdir runs/ce
 
 (After arXiv 2505.07105.) The teacher is the wide small base, asked for grades;
 the student begins from nothing. Arms: how many queries there are to learn from,

@@ -20,7 +20,7 @@ from tokenizers import (
 from jaxdistill.batch import Shapes, make_batch, take_rows
 from jaxdistill.data.small.items import WORDS
 from jaxdistill.data.text.pairs import PairTokenizer
-from jaxdistill.models import load, store
+from jaxdistill.models import hub, load, store
 from jaxdistill.rollout.score import Grade, score
 from jaxdistill.types import Message, Row, RowSet
 
@@ -142,6 +142,30 @@ def test_it_learns_from_known_grades(tmp_path, trained):  # noqa: F811
   # all grades have.
   assert {'.'.join(path) for path in still} <= {'k.bias', 'head.bias'}
   assert lines[1]['train/loss'] != lines[0]['train/loss']
+  model = nnx.merge(loop.graphdef, *loop.state.params, loop.frozen)
+  to = tmp_path / 'to'
+  hub.export(to, model, tmp_path, dtype='float32')
+  check_written(to, model, loop.run.mesh)
+
+
+def check_written(folder, model, mesh):
+  """That transformers and the store read what was written alike."""
+  again = load(str(folder), mesh=mesh)
+  flat = zip(
+    *(nnx.to_flat_state(nnx.state(x)) for x in (model, again.model)),
+    strict=True,
+  )
+  for (path, a), (other, b) in flat:
+    assert path == other
+    np.testing.assert_array_equal(a[...], b[...])
+  kind = transformers.BertForSequenceClassification
+  other = kind.from_pretrained(folder).eval()
+  ids, found = theirs(other, again.tokenizer, PAIRS[0])
+  places = jnp.arange(len(ids))[None]
+  until = jnp.full_like(places, len(ids))
+  grade = again.model.read(jnp.array([ids]), places, until, places[:, -2:-1])
+  grade = grade.over(lambda outputs: outputs[..., 0])
+  assert float(grade[0, 0]) == pytest.approx(found.logits.item(), abs=1e-5)
 
 
 def test_a_trunk_alone_is_no_model_and_others_are_refused(tmp_path):

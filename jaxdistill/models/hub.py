@@ -31,7 +31,7 @@ from jaxdistill.data.text.pairs import PairTokenizer
 from jaxdistill.models import bert, families
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
-from jaxdistill.models.encoder import EncoderConfig, make
+from jaxdistill.models.encoder import Encoder, EncoderConfig, make
 from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import dense
 from jaxdistill.spelling import nearest
@@ -273,7 +273,7 @@ def _put(value, piece, i, turned):
 
 def export(
   directory: epath.PathLike,
-  model: Decoder,
+  model: Decoder | Encoder,
   source: epath.PathLike,
   *,
   role: str | None = 'solver',
@@ -296,11 +296,18 @@ def export(
       `source`.
 
   Raises:
-    ValueError: `peft`, and there are no deltas, or their scale is 0.
+    ValueError: `peft`, and there are no deltas, or their scale is 0, or the
+      model grades.
   """
   path, origin = epath.Path(directory), epath.Path(source)
   path.mkdir(parents=True, exist_ok=True)
-  weights = model.resolve(None if role is None else model.role_index(role))
+  index = None if role is None else model.role_index(role)
+  if isinstance(model, Encoder):
+    if kind == 'peft':
+      raise ValueError('export kind is peft; a model that grades goes whole')
+    _export_encoder(path, model, origin, index, dtype)
+    return
+  weights = model.resolve(index)
   if kind == 'peft':
     base = base or str(source)
     _export_deltas(path, weights, model.deltas.scale, base, dtype)
@@ -325,14 +332,41 @@ def export(
   if len(shards) > 1:
     index = {'metadata': {'total_size': whole}, 'weight_map': placed}
     (path / _INDEX).write_text(json.dumps(index, indent=1))
+  _write_rest(path, origin, {'tie_word_embeddings': tied, 'dtype': dtype})
+
+
+def _write_rest(
+  path: epath.Path, origin: epath.Path, changes: dict[str, Any]
+) -> None:
+  """The config with some changes, and the files that belong to it."""
   config = read_json(origin / 'config.json')
   config.pop('torch_dtype', None)
-  config |= {'tie_word_embeddings': tied, 'dtype': dtype}
+  config |= changes
   (path / 'config.json').write_text(json.dumps(config, indent=2))
   for file in origin.iterdir():
     belongs = file.suffix in ('.json', '.jinja', '.txt', '.model')
     if belongs and file.name not in ('config.json', _INDEX):
       shutil.copyfile(file, path / file.name)
+
+
+def _export_encoder(path, model, origin, role, dtype):
+  """One that grades, as transformers' classifier of one label."""
+  data = {}
+  for ours, theirs in bert.tensors(('classifier.weight',)).items():
+    module, _, leaf = ours.partition('.')
+    part = getattr(model, module)
+    if leaf == 'kernel':
+      value = dense(part.weights(role))
+    else:
+      value = (getattr(part, leaf) if leaf else part)[...]
+    for i, (name, _) in enumerate(_pieces(ours, theirs, value.shape)):
+      one = _slice(value, i if '{}' in theirs else None)
+      one = one.T if leaf == 'kernel' else one
+      data[name] = np.ascontiguousarray(np.asarray(one, dtype))
+  _save(path / _WEIGHTS, data)
+  labels = {'id2label': {'0': 'grade'}, 'label2id': {'grade': 0}}
+  kind = {'architectures': ['BertForSequenceClassification'], 'dtype': dtype}
+  _write_rest(path, origin, kind | labels)
 
 
 def _stored(

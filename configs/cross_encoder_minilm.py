@@ -18,7 +18,7 @@ def get_config():
   config.steps, config.eval_every = 200, 50
   config.checkpoint_every = 100
   config.method.problems = 8
-  config.optimizer.lr = 5e-5
+  config.optimizer.lr = 1e-4
   config.optimizer.warmup = 20
   config.optimizer.schedule = 'cosine'
   config.optimizer.steps = 200

@@ -275,7 +275,7 @@ class Row:
     total: What this row adds to the denominator.
     fields: What else the loss reads, [R, ...] each; see `RowSet.fields`.
     pair: Rows of one set that have the same number are in one microbatch, and
-      in one packed sequence of it: the halves of a pair.
+      in one packed sequence of it: the halves of a pair, or more than two.
     teacher_prompt_T: What a teacher reads before the same response, int32[T];
       see `Batch.over_targets`.
   """
@@ -363,6 +363,8 @@ class RowSet:
       it is empty.
     paired: Whether rows have a `pair`.
     taught: Whether rows have a `teacher_prompt_T`.
+    apart: Whether rows share nothing, also where their prompts begin alike: for
+      a model that reads both ways.
     start_temperature: If given, and rows are drawn a step ahead, the loss also
       reads `start_logp`: the tokens' log-probs, at this temperature, under the
       policy that the update begins with; inf where that is the one being
@@ -376,6 +378,7 @@ class RowSet:
   kind: str = ''
   paired: bool = False
   taught: bool = False
+  apart: bool = False
   start_temperature: float | None = None
 
   @property

@@ -1,4 +1,4 @@
-"""The files of configs/, by whether they need a model that knows words."""
+"""The files of configs/, by what their models know and give."""
 
 import pathlib
 
@@ -10,16 +10,22 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
 
 
-def _of_text(path: pathlib.Path) -> bool:
+def _base(path: pathlib.Path):
   config = python_file(str(path)).get_config()
-  config = config.base if isinstance(config, Comparison) else config
+  return config.base if isinstance(config, Comparison) else config
+
+
+def _of_text(path: pathlib.Path) -> bool:
+  config = _base(path)
   named = config.task.partition(':')[0]
   return config.model.startswith('hf:') or named != 'small'
 
 
 FILES = sorted((ROOT / 'configs').glob('*.py'))
-TEXT = [path for path in FILES if _of_text(path)]
-SMALL = [path for path in FILES if path not in TEXT]
+# Models that grade are asked nothing that the others are.
+GRADE = [p for p in FILES if _base(p).model.startswith('grader:')]
+TEXT = [path for path in FILES if path not in GRADE and _of_text(path)]
+SMALL = [path for path in FILES if path not in (*GRADE, *TEXT)]
 
 
 def small_config(**overrides):

@@ -19,9 +19,15 @@ from jaxdistill.run.workdir import Workdir
 METHODS = pathlib.Path(__file__).parent / 'methods'
 
 
+def where_of(name):
+  """A method of the tests, or of the package."""
+  file = METHODS / f'{name}.py'
+  return str(file) if file.exists() else name
+
+
 def config_of(name, **keys):
   """A run of two steps, as small as it can be."""
-  config = configs.base_config(str(METHODS / f'{name}.py'))
+  config = configs.base_config(where_of(name))
   config.model = 'small-middle'
   config.steps, config.eval_every, config.checkpoint_every = 2, 2, 1
   config.eval.splits, config.eval.problems = ('test',), 8

@@ -51,7 +51,8 @@ def reference_logits(model, row, role=0):
     for n in range(c.num_heads):
       shared = n // (c.num_heads // c.num_kv_heads)
       scores = q[:, n] @ k[:, shared].T / np.sqrt(c.head_dim)
-      scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+      if c.causal:
+        scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
       p = np.exp(scores - scores.max(-1, keepdims=True))
       heads.append(p / p.sum(-1, keepdims=True) @ v[:, shared])
     x = x + np.concatenate(heads, -1) @ w['o'][i]
@@ -59,7 +60,7 @@ def reference_logits(model, row, role=0):
     gate = h @ w['gate'][i]
     x = x + (gate / (1 + np.exp(-gate)) * (h @ w['up'][i])) @ w['down'][i]
   head = reference_kernel(model, 'head', role)
-  if c.tie_embeddings:
+  if c.tied:
     head = embed.T + head
   return reference_norm(x, f64(model.norm), c.norm_eps) @ head
 

@@ -75,11 +75,15 @@ def lay_out(
   """
   sets = range(len(row_sets))
   longest, taught = dist.agree_max(
-    max(longest_of(s.rows, 0) for s in row_sets),
-    max(longest_of(s.rows, 1) for s in row_sets) if row_sets[0].taught else 0,
+    max(longest_of(s.rows, 0, s.apart) for s in row_sets),
+    max(longest_of(s.rows, 1, s.apart) for s in row_sets)
+    if row_sets[0].taught
+    else 0,
   )
   lengths = lengths_of(longest, taught, shapes)
-  trials = [[pack(s.rows, *both) for s in row_sets] for both in lengths]
+  trials = [
+    [pack(s.rows, *both, s.apart) for s in row_sets] for both in lengths
+  ]
   found = [
     (used, _scored(s, places))
     for packed in trials

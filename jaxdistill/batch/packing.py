@@ -41,14 +41,15 @@ def common(a: np.ndarray, b: np.ndarray) -> int:
 class _Sequence:
   """A packed sequence as rows are laid down in it, for one reader."""
 
-  def __init__(self, length: float):
-    self.length, self.used, self.before = length, 0, np.zeros(0, np.int32)
+  def __init__(self, length: float, apart: bool):
+    self.length, self.apart = length, apart
+    self.used, self.before = 0, np.zeros(0, np.int32)
 
   def lay(self, prompt_T: np.ndarray, response: int) -> tuple[int, int]:
     """How much is shared with the row before, and where the rest begins."""
     shared, start = common(self.before, prompt_T), self.used
     self.used += len(prompt_T) + response - shared
-    self.before = prompt_T
+    self.before = self.before if self.apart else prompt_T
     return shared, start
 
   @property
@@ -82,11 +83,11 @@ def _lay_unit(rows: Sequence[Row], unit: list[int], readers: list[_Sequence]):
   ]
 
 
-def longest_of(rows: Sequence[Row], reader: int) -> int:
+def longest_of(rows: Sequence[Row], reader: int, apart: bool) -> int:
   """Tokens of the longest unit, as a reader reads it."""
   longest = 1
   for unit in units_of(rows):
-    sequence = _Sequence(np.inf)
+    sequence = _Sequence(np.inf, apart)
     for i in unit:
       sequence.lay(prompts_of(rows[i])[reader], len(rows[i].response_R))
     longest = max(longest, sequence.used)
@@ -94,7 +95,10 @@ def longest_of(rows: Sequence[Row], reader: int) -> int:
 
 
 def pack(
-  rows: Sequence[Row], length: int, teacher_length: int = 0
+  rows: Sequence[Row],
+  length: int,
+  teacher_length: int = 0,
+  apart: bool = False,
 ) -> tuple[list[Place], int]:
   """Places rows into sequences so that like prompts meet.
 
@@ -106,6 +110,7 @@ def pack(
     rows: None, and no pair, is longer than `length`.
     length: Tokens of a sequence.
     teacher_length: Tokens of one that a teacher reads; 0 where none does.
+    apart: Whether nothing is shared.
 
   Returns:
     A place per row, in the order given, and the number of sequences.
@@ -113,14 +118,14 @@ def pack(
   lengths = [length, teacher_length] if teacher_length else [length]
   places = [Place(0, 0, 0, 0)] * len(rows)
   sequence, scored, order = 0, 0, 0
-  readers = [*map(_Sequence, lengths)]
+  readers = [_Sequence(n, apart) for n in lengths]
   units = sorted(units_of(rows), key=lambda u: rows[u[0]].prompt_T.tolist())
   for unit in units:
     trial = [copy.copy(r) for r in readers]
     laid = _lay_unit(rows, unit, trial)
     if any(r.overfull for r in trial):
       sequence, scored = sequence + 1, 0
-      trial = [*map(_Sequence, lengths)]
+      trial = [_Sequence(n, apart) for n in lengths]
       laid = _lay_unit(rows, unit, trial)
     readers = trial
     for i, (own, *other) in zip(unit, laid, strict=True):

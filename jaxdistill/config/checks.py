@@ -49,6 +49,7 @@ def check(config: Any) -> None:
     _check_anchors(method, config)
     _check_guard(config)
     store.check(config.model)
+    _check_model(method, config)
     _check_lengths(config)
 
 
@@ -148,6 +149,22 @@ def _check_task(method: Method, config: Any) -> None:
       task.problems(split)
     check_pool(config.pool, task)
     method.check(task)
+
+
+def _check_model(method: Method, config: Any) -> None:
+  """That the model gives what the method learns from: words, or grades."""
+  name, grades = config.model, store.describe(config.model).grades
+  if method.answers and grades:
+    raise ConfigError(
+      f'config.model is {name!r}, which grades texts; method '
+      f'{config.method.name!r} needs one that writes them'
+    )
+  if not method.answers and not grades:
+    raise ConfigError(
+      f'config.model is {name!r}, which gives no grades; method '
+      f'{config.method.name!r} needs one that does: {store.GRADER + name!r} is '
+      'its trunk with a new head'
+    )
 
 
 def _check_anchors(method: Method, config: Any) -> None:

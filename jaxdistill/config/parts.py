@@ -68,6 +68,8 @@ def eval_of(config: Any) -> EvalConfig:
 def guard_of(config: Any, task: Any) -> GuardConfig:
   """As configured; without a probe where no answers are known for one."""
   guard = GuardConfig(**config.guard)
+  if not method_of(config).answers:
+    return dataclasses.replace(guard, every=0)
   with contextlib.suppress(ValueError):
     if task.problems(guard.split)[0].answer is not None:
       return guard

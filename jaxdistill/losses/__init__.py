@@ -14,6 +14,7 @@ from jaxdistill.losses.distill import (
   summed,
   token_logp,
 )
+from jaxdistill.losses.margins import margin_mse
 from jaxdistill.losses.policy import (
   Ratio,
   clipped_policy,
@@ -34,6 +35,7 @@ __all__ = [
   'forward_kl',
   'generalised_jsd',
   'k3',
+  'margin_mse',
   'over_all',
   'over_given',
   'over_student_top',

@@ -35,12 +35,15 @@ class Method(Protocol):
   Attributes:
     problems: Problems per step, over all hosts.
     asks: Whether it asks problems; one that only reads documents does not.
+    answers: Whether its model answers in words. One that grades is observed by
+      `evaluate` alone, and so is, once, every other model that it learns from.
     roles: The roles of its model, each with deltas of its own unless
       `config.roles` is `shared`; `solver` is the one that is evaluated.
   """
 
   problems: int
   asks: bool = True
+  answers: bool = True
   roles: tuple[str, ...] = ('solver', 'proposer')
 
   @property

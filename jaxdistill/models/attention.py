@@ -30,7 +30,12 @@ def form_of(config: DecoderConfig, keys: int, platform: str) -> str:
   if _all_at_once(config, keys):
     return 'dense'
   name = {'gpu': 'cuda'}.get(platform, platform)
-  return 'pallas' if name in dict(_KERNELS[config.attention]) else 'chunked'
+  return 'pallas' if name in dict(_kernels(config)) else 'chunked'
+
+
+def _kernels(config: DecoderConfig) -> tuple:
+  """None of them reads backwards."""
+  return _KERNELS[config.attention] if config.causal else flash.CHUNKED
 
 
 def _all_at_once(config: DecoderConfig, keys: int) -> bool:
@@ -52,7 +57,7 @@ def attend(
   cap = config.attention_cap
   if _all_at_once(config, k.shape[1]):
     return _at_once(q, k, v, dense(spans), cap)
-  return flash.attention(q, k, v, spans, cap, _KERNELS[config.attention])
+  return flash.attention(q, k, v, spans, cap, _kernels(config))
 
 
 def _at_once(

@@ -113,8 +113,12 @@ def _mask(spans, i, j, block, past):
   (queries,) = _cut(block, i, spans.queries, axis=1)
   until, keys = _cut(block, j, spans.until, spans.keys, axis=1)
   place = jnp.arange(block)
+  since = j * block + place
+  if spans.since is not None:
+    (since,) = _cut(block, j, spans.since, axis=1)
+    since = since[:, None, None, None]
   return seen(
-    *((past + i * block + place)[:, None], j * block + place),
+    *((past + i * block + place)[:, None], since),
     *(until[:, None, None, None], queries[:, None, None, :, None]),
     *(keys[:, None, None, None], spans.window),
   )

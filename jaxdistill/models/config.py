@@ -47,6 +47,10 @@ class DecoderConfig:
     attention_cap: Soft cap on attention logits (Gemma 2); 0 is none.
     logit_cap: Soft cap on logits (Gemma 2); 0 is none.
     tie_embeddings: Whether the output projection is the embedding.
+    causal: Whether a token sees what comes before it only; if not, all of its
+      own text (texts that are packed side by side then share no beginning).
+    grades: Whether the output projection gives one number, a grade, and not a
+      logit for each symbol.
     dtype: Compute dtype, `float32` or `bfloat16`.
     remat: What of each layer the backward pass computes again: `none`, `dots`
       (all but products with weights) or `full`; True was `full`.
@@ -78,12 +82,33 @@ class DecoderConfig:
   attention_cap: float = 0.0
   logit_cap: float = 0.0
   tie_embeddings: bool = True
+  causal: bool = True
+  grades: bool = False
   dtype: str = 'float32'
   remat: str | bool = 'none'
   attention: str = 'auto'
 
   def __post_init__(self):
     object.__setattr__(self, 'remat', named(self.remat))
+    if self.causal:
+      return
+    if self.attention == 'pallas':
+      raise ValueError(
+        'attention is pallas, whose kernels read forwards only; for a model '
+        'that reads both ways it must be auto, dense or chunked'
+      )
+    if self.window:
+      raise ValueError('a model with sliding windows cannot read both ways')
+
+  @property
+  def outputs(self) -> int:
+    """Numbers that the output projection gives of each token."""
+    return 1 if self.grades else self.vocab_size
+
+  @property
+  def tied(self) -> bool:
+    """Whether the output projection has no kernel of its own."""
+    return self.tie_embeddings and not self.grades
 
   @property
   def kinds(self) -> tuple['Kind', ...]:

@@ -26,7 +26,12 @@ from jaxdistill.models.paged import Pages
 from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import turns
 from jaxdistill.models.scoring import Hidden
-from jaxdistill.models.spans import EVERYTHING, spans_after, until_of
+from jaxdistill.models.spans import (
+  EVERYTHING,
+  both_ways,
+  spans_after,
+  until_of,
+)
 
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 
@@ -73,11 +78,11 @@ class Decoder(nnx.Module):
     )
     self.head = Linear(
       (),
-      (c.embed_dim, c.vocab_size),
+      (c.embed_dim, c.outputs),
       ('embed', 'vocab'),
       deltas,
       is_head=True,
-      tied=c.tie_embeddings,
+      tied=c.tied,
       rngs=rngs,
     )
 
@@ -105,7 +110,7 @@ class Decoder(nnx.Module):
     layers = {name: getattr(self, name).weights(role) for name in LINEARS}
     for name in self.norms:
       layers[name] = getattr(self, name)[...].astype(jnp.float32) + offset
-    tied = self.embed[...].T if self.config.tie_embeddings else None
+    tied = self.embed[...].T if self.config.tied else None
     head = self.head.weights(role, tied)
     norm = self.norm[...].astype(jnp.float32) + offset
     return Resolved(self.embed[...], layers, norm, head)
@@ -149,7 +154,8 @@ class Decoder(nnx.Module):
 
     A sequence is a forest in depth-first order: token i sees token j if j
     comes first and i is before `until[j]`. Several texts that begin alike share
-    their beginning, which is computed once.
+    their beginning, which is computed once. (One that is not causal reads texts
+    side by side: their tokens see each other, whichever comes first.)
 
     Args:
       tokens: Sequences.
@@ -161,7 +167,7 @@ class Decoder(nnx.Module):
     weights = self.resolve(role)
     hidden, _ = self._trunk(weights, tokens, positions, until)
     hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
-    return Hidden(hidden, weights, self.config)
+    return Hidden(hidden, weights.head, self.config)
 
   def logprobs(
     self,
@@ -206,6 +212,7 @@ class Decoder(nnx.Module):
     nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
     past = past or (jnp.zeros(nothing, c.dtype),) * 2
     spans = spans_after(past[0].shape[2], until, positions)
+    spans = spans if c.causal else both_ways(spans)
     windows = jnp.array([kind.window or EVERYTHING for kind in c.kinds])
     turned = jnp.stack(
       [turns(kind.rope, c.head_dim, positions) for kind in c.kinds]

@@ -199,7 +199,7 @@ def read(values: Mapping[str, Any], where: str) -> DecoderConfig:
     near = nearest(family, FAMILIES)
     raise ValueError(
       f'{where}: model_type is {family!r}; the nearest family that is '
-      f'understood is {near!r} (there are {", ".join(FAMILIES)})'
+      f'understood is {near!r} (there are {", ".join((*FAMILIES, "bert"))})'
     )
   a = Attributes(values, where)
   is_gemma = family.startswith('gemma')
@@ -380,7 +380,7 @@ def tensors(config: DecoderConfig) -> dict[str, str]:
     **{f'{m}.kernel': f'{module(m)}.weight' for m in LINEARS},
     **{f'{m}.bias': f'{module(m)}.bias' for m in config.biases},
   }
-  if not config.tie_embeddings:
+  if not config.tie_embeddings and not config.grades:
     names['head.kernel'] = f'{module("head")}.weight'
   return names
 

@@ -27,9 +27,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill import dist
-from jaxdistill.models import families
+from jaxdistill.data.text.pairs import PairTokenizer
+from jaxdistill.models import bert, families
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.encoder import Encoder, EncoderConfig, make
 from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import dense
 from jaxdistill.spelling import nearest
@@ -88,13 +90,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def read_config(path: epath.Path) -> DecoderConfig:
-  """The decoder that a directory's config.json describes.
+  """The model that a directory's config.json describes.
 
   Raises:
     ValueError: It is not understood; names the attribute.
   """
   file = path / 'config.json'
-  return families.read(read_json(file), str(file))
+  values = read_json(file)
+  if values.get('model_type') == 'bert':
+    sep_id = PairTokenizer.from_directory(path, 0).sep_id
+    return bert.read(values, str(file), sep_id)
+  return families.read(values, str(file))
 
 
 class TensorFiles:
@@ -148,6 +154,12 @@ class TensorFiles:
     with self._open(self.files[name]) as file:
       return file.get_slice(name)[index]
 
+  def names(self, config: DecoderConfig) -> dict[str, str]:
+    """Our parameters' names to those of the tensors; see `families.tensors`."""
+    if isinstance(config, EncoderConfig):
+      return bert.tensors(self.info)
+    return families.tensors(config)
+
   def check(self, config: DecoderConfig) -> None:
     """Finds what is missing, of another shape or type, or too much.
 
@@ -155,13 +167,13 @@ class TensorFiles:
       ValueError: Names the tensor.
     """
     shapes = nnx.to_flat_state(
-      nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+      nnx.state(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
     )
     shapes = {'.'.join(map(str, key)): v.shape for key, v in shapes}
     wanted = set()
     for name, shape in (
       piece
-      for ours, theirs in families.tensors(config).items()
+      for ours, theirs in self.names(config).items()
       for piece in _pieces(ours, theirs, shapes[ours])
     ):
       wanted.add(name)
@@ -176,8 +188,8 @@ class TensorFiles:
           f'{list(found)}, not a float of {list(shape)}'
         )
     for name in self.info:
-      harmless = name.endswith('rotary_emb.inv_freq')
-      harmless |= config.tie_embeddings and name == 'lm_head.weight'
+      harmless = name.endswith(('rotary_emb.inv_freq', '.position_ids'))
+      harmless |= name == 'lm_head.weight' and (config.tied or config.grades)
       if name not in wanted and not harmless:
         raise ValueError(
           f'{self.path / self.files[name]}: there is no place for {name!r} in '
@@ -219,7 +231,7 @@ def read_trunk(
   stored = TensorFiles(path)
   stored.check(config)
   variables = {'.'.join(map(str, k)): v for k, v in nnx.to_flat_state(trunk)}
-  for ours, theirs in families.tensors(config).items():
+  for ours, theirs in stored.names(config).items():
     variable = variables[ours]
     axes, shape = variable.axes, variable.shape
     lead = axes.count('layers')
@@ -261,7 +273,7 @@ def _put(value, piece, i, turned):
 
 def export(
   directory: epath.PathLike,
-  model: Decoder,
+  model: Decoder | Encoder,
   source: epath.PathLike,
   *,
   role: str | None = 'solver',
@@ -284,11 +296,18 @@ def export(
       `source`.
 
   Raises:
-    ValueError: `peft`, and there are no deltas, or their scale is 0.
+    ValueError: `peft`, and there are no deltas, or their scale is 0, or the
+      model grades.
   """
   path, origin = epath.Path(directory), epath.Path(source)
   path.mkdir(parents=True, exist_ok=True)
-  weights = model.resolve(None if role is None else model.role_index(role))
+  index = None if role is None else model.role_index(role)
+  if isinstance(model, Encoder):
+    if kind == 'peft':
+      raise ValueError('export kind is peft; a model that grades goes whole')
+    _export_encoder(path, model, origin, index, dtype)
+    return
+  weights = model.resolve(index)
   if kind == 'peft':
     base = base or str(source)
     _export_deltas(path, weights, model.deltas.scale, base, dtype)
@@ -313,14 +332,41 @@ def export(
   if len(shards) > 1:
     index = {'metadata': {'total_size': whole}, 'weight_map': placed}
     (path / _INDEX).write_text(json.dumps(index, indent=1))
+  _write_rest(path, origin, {'tie_word_embeddings': tied, 'dtype': dtype})
+
+
+def _write_rest(
+  path: epath.Path, origin: epath.Path, changes: dict[str, Any]
+) -> None:
+  """The config with some changes, and the files that belong to it."""
   config = read_json(origin / 'config.json')
   config.pop('torch_dtype', None)
-  config |= {'tie_word_embeddings': tied, 'dtype': dtype}
+  config |= changes
   (path / 'config.json').write_text(json.dumps(config, indent=2))
   for file in origin.iterdir():
     belongs = file.suffix in ('.json', '.jinja', '.txt', '.model')
     if belongs and file.name not in ('config.json', _INDEX):
       shutil.copyfile(file, path / file.name)
+
+
+def _export_encoder(path, model, origin, role, dtype):
+  """One that grades, as transformers' classifier of one label."""
+  data = {}
+  for ours, theirs in bert.tensors(('classifier.weight',)).items():
+    module, _, leaf = ours.partition('.')
+    part = getattr(model, module)
+    if leaf == 'kernel':
+      value = dense(part.weights(role))
+    else:
+      value = (getattr(part, leaf) if leaf else part)[...]
+    for i, (name, _) in enumerate(_pieces(ours, theirs, value.shape)):
+      one = _slice(value, i if '{}' in theirs else None)
+      one = one.T if leaf == 'kernel' else one
+      data[name] = np.ascontiguousarray(np.asarray(one, dtype))
+  _save(path / _WEIGHTS, data)
+  labels = {'id2label': {'0': 'grade'}, 'label2id': {'grade': 0}}
+  kind = {'architectures': ['BertForSequenceClassification'], 'dtype': dtype}
+  _write_rest(path, origin, kind | labels)
 
 
 def _stored(

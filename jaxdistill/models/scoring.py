@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxdistill.dist import batch_shards
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.layers import Resolved, unembed
+from jaxdistill.models.layers import unembed
+from jaxdistill.models.linear import Weights
 
 _CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
 
@@ -22,16 +23,16 @@ class Hidden:
 
   Attributes:
     states: Normalised hidden states.
-    weights: What makes logits of them.
+    head: What makes logits of them.
     config: Of the decoder; static.
   """
 
   states: Float[Array, 'B R D']
-  weights: Resolved
+  head: Weights
   config: DecoderConfig = dataclasses.field(metadata={'static': True})
 
   def logits(self, states: Float[Array, 'B C D']) -> Float[Array, 'B C V']:
-    return unembed(states, self.weights.head, self.config)
+    return unembed(states, self.head, self.config)
 
   def over(
     self,
@@ -53,7 +54,7 @@ class Hidden:
     all_of = (self, *others)
     b, r = self.states.shape[:2]
     here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
-    size = 4 * here * sum(h.config.vocab_size for h in all_of)
+    size = 4 * here * sum(h.config.outputs for h in all_of)
     wanted = max(1, _CHUNK_BYTES // size)
     chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
 

@@ -18,19 +18,21 @@ _FAR = 2**29  # positions of padding: no window reaches from one to the other
 class Spans(NamedTuple):
   """Query i, which is row r = S - T + i among the keys, sees key j where
 
-    j <= r < until[j] and queries[i] - keys[j] < window.
+    since[j] <= r < until[j] and queries[i] - keys[j] < window.
 
   Attributes:
     until: Row before which each key is seen; 0: by nobody.
     queries: Position of each query in its text.
     keys: Position of each key in its text.
     window: How many positions are seen, the own one included.
+    since: Row from which on each key is seen; None: its own, j.
   """
 
   until: Int[Array, 'B S']
   queries: Int[Array, 'B T']
   keys: Int[Array, 'B S']
   window: Int[Array, ''] | int
+  since: Int[Array, 'B S'] | None = None
 
 
 def spans_after(
@@ -50,6 +52,14 @@ def spans_after(
   return Spans(until, positions, keys, EVERYTHING)
 
 
+def both_ways(spans: Spans) -> Spans:
+  """The same where a key is seen from the beginning of its text on.
+
+  For texts that stand side by side and share nothing.
+  """
+  return spans._replace(since=jnp.arange(spans.keys.shape[1]) - spans.keys)
+
+
 def until_of(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
   """Where the segment of each token ends; a segment's tokens are adjacent."""
   t = segments.shape[1]
@@ -62,14 +72,14 @@ def until_of(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
 
 def seen(
   row: Int[Array, '...'],
-  column: Int[Array, '...'],
+  since: Int[Array, '...'],
   until: Int[Array, '...'],
   query: Int[Array, '...'],
   key: Int[Array, '...'],
   window: Int[Array, ''] | int,
 ) -> Bool[Array, '...']:
   """Whether queries see keys; whatever shapes broadcast, either way round."""
-  return (column <= row) & (row < until) & (query - key < window)
+  return (since <= row) & (row < until) & (query - key < window)
 
 
 def dense(spans: Spans) -> Bool[Array, 'B T S']:
@@ -77,8 +87,10 @@ def dense(spans: Spans) -> Bool[Array, 'B T S']:
   t, s = spans.queries.shape[1], spans.keys.shape[1]
   rows = jnp.arange(s - t, s)[:, None]
   own, others = spans.queries[:, :, None], spans.keys[:, None]
-  until = spans.until[:, None]
-  return seen(rows, jnp.arange(s), until, own, others, spans.window)
+  until, since = spans.until[:, None], jnp.arange(s)
+  if spans.since is not None:
+    since = spans.since[:, None]
+  return seen(rows, since, until, own, others, spans.window)
 
 
 def pad_to(
@@ -97,6 +109,7 @@ def pad_spans(spans: Spans, c: int) -> Spans:
     pad_to(spans.queries, 1, c, _FAR),
     pad_to(spans.keys, 1, c, -_FAR),
     jnp.asarray(spans.window, jnp.int32),
+    None if spans.since is None else pad_to(spans.since, 1, c),
   )
 
 
@@ -116,6 +129,8 @@ def blocks(spans: Spans, c: int, past: int) -> Bool[Array, 'B Q Y']:
   queries = split(spans.queries).min(-1)[:, :, None]
   first = past + c * jnp.arange(queries.shape[1])[:, None]
   begin = c * jnp.arange(keys.shape[2])
+  if spans.since is not None:
+    begin = split(spans.since).min(-1)[:, None]
   return seen(first, begin - c + 1, until, queries, keys, spans.window)
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.data.small import wide, world
+from jaxdistill.data.text.pairs import PairTokenizer
 from jaxdistill.data.text.tokenizer import (
   SymbolTokenizer,
   TextTokenizer,
@@ -26,6 +27,7 @@ from jaxdistill.data.text.tokenizer import (
 from jaxdistill.models import hub
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
+from jaxdistill.models.encoder import Encoder, EncoderConfig, make
 from jaxdistill.models.linear import (
   Deltas,
   InnerDelta,
@@ -52,6 +54,8 @@ SHIPPED = (
 )
 # Models with random weights, by name: what their ids mean.
 FRESH = {'small-fresh': world.SYMBOLS, 'small-wide-fresh': wide.SYMBOLS}
+# Before a model's name: its trunk, read both ways, with a new head that grades.
+GRADER = 'grader:'
 _DTYPES = {'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32}
 
 
@@ -67,7 +71,7 @@ class Loaded:
     base: What others load that model by: its name on the hub, or `source`.
   """
 
-  model: Decoder
+  model: Decoder | Encoder
   tokenizer: Tokenizer
   sha256: str
   source: str = ''
@@ -81,6 +85,7 @@ def find(name: str) -> epath.Path:
     FileNotFoundError: There is none; the nearest name is given.
     ValueError: The hub fails.
   """
+  name = name.removeprefix(GRADER)
   if name in SHIPPED:
     package = importlib.resources.files('jaxdistill.models')
     return epath.Path(str(package / 'shipped' / name))
@@ -108,15 +113,14 @@ def check(name: str) -> None:
     FileNotFoundError: There is no such model.
     ValueError: Its files are not understood or do not belong together.
   """
-  if name in FRESH:
+  if name.removeprefix(GRADER) in FRESH:
     return
   path = find(name)
+  config = describe(name)
   if _is_ours(path):
-    _read_config(path)
     if not (path / 'model.safetensors').exists():
       raise FileNotFoundError(f'{path} has no model.safetensors')
     return
-  config = hub.read_config(path)
   hub.TensorFiles(path).check(config)
   _read_tokenizer(path, config)
 
@@ -128,6 +132,11 @@ def describe(name: str) -> DecoderConfig:
     FileNotFoundError: There is no such model.
     ValueError: Its config is not understood.
   """
+  if name.startswith(GRADER):
+    config = describe(name.removeprefix(GRADER))
+    if config.grades:
+      raise ValueError(f'{name}: that model grades as it is')
+    return dataclasses.replace(config, causal=False, grades=True)
   if name in FRESH:
     return dataclasses.replace(SMALL, vocab_size=len(FRESH[name]))
   path = find(name)
@@ -136,12 +145,12 @@ def describe(name: str) -> DecoderConfig:
 
 def is_own(name: str) -> bool:
   """Whether a model is of our own format, not Hugging Face's."""
-  return name in FRESH or _is_ours(find(name))
+  return name.removeprefix(GRADER) in FRESH or _is_ours(find(name))
 
 
 def positions(name: str) -> int | None:
   """How long a text a model was made for; None where that is not said."""
-  if name in FRESH:
+  if name.removeprefix(GRADER) in FRESH:
     return None
   values = hub.read_json(find(name) / 'config.json')
   said = values.get('max_position_embeddings')
@@ -153,8 +162,11 @@ def positions(name: str) -> int | None:
   return int(said * max(factor, 1)) if isinstance(factor, int | float) else said
 
 
-def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> TextTokenizer:
-  tokenizer = TextTokenizer.from_directory(path)
+def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> Tokenizer:
+  if isinstance(config, EncoderConfig):
+    tokenizer = PairTokenizer.from_directory(path, config.positions)
+  else:
+    tokenizer = TextTokenizer.from_directory(path)
   if len(tokenizer) > config.vocab_size:
     raise ValueError(
       f'{path}: the tokenizer has {len(tokenizer)} tokens, the embedding only '
@@ -182,7 +194,8 @@ def load(
 
   Args:
     name: A shipped base (`SHIPPED`), one with random weights (`FRESH`), a
-      directory (ours or Hugging Face's), or `hf:owner/name[@revision]`.
+      directory (ours or Hugging Face's), or `hf:owner/name[@revision]`; with
+      `grader:` before it, its trunk under a new head that grades.
     deltas: Which deltas it carries; none by default.
     dtype: Compute dtype.
     trunk_dtype: Of the trunk's parameters; deltas are float32.
@@ -197,19 +210,20 @@ def load(
       together.
   """
   compute = {'dtype': dtype, 'remat': remat, 'attention': attention}
-  if name in FRESH:
-    config = dataclasses.replace(describe(name), **compute)
+  config = dataclasses.replace(describe(name), **compute)
+  if (fresh_name := name.removeprefix(GRADER)) in FRESH:
     model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
-    return Loaded(model, SymbolTokenizer(FRESH[name]), '')
+    return Loaded(model, SymbolTokenizer(FRESH[fresh_name]), '')
   path = find(name)
   ours = _is_ours(path)
-  config = _read_config(path) if ours else hub.read_config(path)
-  config = dataclasses.replace(config, **compute)
+
+  def is_stored(path, value):
+    new = name.startswith(GRADER) and path[0] == 'head'
+    return _is_trunk(path, value) and not new
 
   def fresh():
-    return nnx.split(
-      Decoder(config, deltas, rngs=nnx.Rngs(seed)), _is_trunk, ...
-    )
+    model = make(config, deltas, rngs=nnx.Rngs(seed))
+    return nnx.split(model, is_stored, ...)
 
   # The trunk's initial values are never asked for, so never computed.
   graphdef, trunk, _ = nnx.eval_shape(fresh)
@@ -276,7 +290,7 @@ def _read_trunk(path: epath.Path, trunk: nnx.State) -> str:
 
 def from_pretrained(
   directory: str, deltas: Deltas | None = None, *, dtype: str = 'float32'
-) -> Decoder:
+) -> Decoder | Encoder:
   """A model by name (see `load`); `model(tokens)` gives logits."""
   return load(directory, deltas, dtype=dtype, trunk_dtype=dtype).model
 
@@ -318,7 +332,7 @@ def merge(model: Decoder, role: str) -> Decoder:
   A tied output projection is untied where the role has a delta on it.
   """
   index = model.role_index(role)
-  tied = model.embed[...].T if model.config.tie_embeddings else None
+  tied = model.embed[...].T if model.config.tied else None
   head = model.head.weights(index, tied)
   untied = dataclasses.replace(
     model.config,
@@ -332,7 +346,7 @@ def merge(model: Decoder, role: str) -> Decoder:
     target.kernel.set_value(dense(w))
     if w.bias is not None:
       target.bias.set_value(w.bias)
-  if not untied.tie_embeddings:
+  if not untied.tied:
     out.head.kernel.set_value(dense(head))
   return out
 

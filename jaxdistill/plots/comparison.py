@@ -14,6 +14,8 @@ ACCURACIES = {
   'eval/test/accuracy_sampled': 'held out, sampled',
   'eval/ood/accuracy_greedy': 'out of distribution, greedy',
   'eval/ood/accuracy_sampled': 'out of distribution, sampled',
+  'eval/test/order_accuracy': 'held out, order of pairs',
+  'eval/ood/order_accuracy': 'out of distribution, order of pairs',
   'eval/dev/accuracy_greedy': 'dev, greedy',
   'eval/dev/accuracy_sampled': 'dev, sampled',
 }

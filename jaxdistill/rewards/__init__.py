@@ -16,6 +16,7 @@ from jaxdistill.rewards.extract import (
 from jaxdistill.rewards.length import overlong
 from jaxdistill.rewards.numbers import equal, is_right, number
 from jaxdistill.rewards.proposer import PROPOSER_REWARDS, learnable, repeated
+from jaxdistill.rewards.ranking import ranking
 from jaxdistill.rewards.solver import SOLVER_REWARDS
 from jaxdistill.rewards.vote import Vote, answers, majority
 
@@ -38,6 +39,7 @@ __all__ = [
   'number',
   'overlong',
   'plain',
+  'ranking',
   'repeated',
   'tagged',
 ]

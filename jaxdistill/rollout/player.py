@@ -31,7 +31,7 @@ from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.markers import MARKERS
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import Response
-from jaxdistill.rollout.score import Entropy, Of, Own, Top, score
+from jaxdistill.rollout.score import Entropy, Grade, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 
 
@@ -234,6 +234,8 @@ class Player:
 
   def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
+    if self.grades:
+      raise ValueError('this model grades texts; it cannot write any')
     prefix, role = _prefix(ids_P), self.role_of(prompts_P)
     (longest,) = dist.agree_max(max(map(len, ids_P), default=1))
     responses = generate(
@@ -334,6 +336,21 @@ class Player:
     """
     return self._score(rollouts, Top(k), temperature)
 
+  @property
+  def grades(self) -> bool:
+    """Whether it reads texts and grades them, and writes none."""
+    return self.config.grades
+
+  def grade(self, prompts: Sequence[Prompt]) -> np.ndarray:
+    """What each text is worth, read as a whole, float32[B].
+
+    Args:
+      prompts: This host's, all of one role over all hosts.
+    """
+    read = dist.together(lambda: [self.written(p, '') for p in prompts])
+    grades = self._score(read, Grade(), 1.0)
+    return np.array([grade[0] for grade in grades], np.float32)
+
   def entropies(
     self, rollouts: Sequence[Rollout], temperature: float = 1.0
   ) -> list[np.ndarray]:
@@ -359,7 +376,8 @@ class Player:
       specs = (Field('ids', (k,), 'int32'),)
     role = self.role_of([r.prompt for r in rollouts])
     batch, places = make_batch(
-      RowSet('', rows, specs), role, self.mesh, self.shapes
+      RowSet('', rows, specs, apart=not self.config.causal),
+      *(role, self.mesh, self.shapes),
     )
     values = score(
       *(self.graphdef, self.params, batch, np.float32(temperature)), what=what

@@ -50,6 +50,17 @@ class Top:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grade:
+  """The one number that a model with grades gives, [...]."""
+
+  reads = 'targets'
+
+  def __call__(self, logits, targets):
+    del targets
+    return logits[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Entropy:
   """Entropy of what may come in the tokens' places, nats, [...]."""
 

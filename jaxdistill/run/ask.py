@@ -58,7 +58,7 @@ def place_teacher(teacher: Teacher, run: Run) -> Player:
 
 
 def evaluate(
-  run: Run, player: Player, pass_k: Sequence[int] = ()
+  run: Run, player: Player, pass_k: Sequence[int] = (), prefix: str = ''
 ) -> dict[str, float]:
   """Metrics `eval/<split>/<name>` of a player; the same draws every time.
 
@@ -68,6 +68,7 @@ def evaluate(
     run: Says what is measured.
     player: Who answers.
     pass_k: Which `pass_at/K` to add.
+    prefix: Of the names.
   """
   key = jax.random.fold_in(jax.random.key(run.seed), EVALUATE)
   out = {}
@@ -75,8 +76,9 @@ def evaluate(
     held_out = run.task.problems(split)
     n = min(len(held_out), run.eval.problems)
     mine = of_this_host(held_out.__getitem__, n)
-    observed = dict(
-      (run.task.evaluator or accuracy)(
+    observed = {}
+    if run.method.answers:
+      observed |= (run.task.evaluator or accuracy)(
         player,
         mine,
         samples=run.eval.samples,
@@ -84,9 +86,8 @@ def evaluate(
         key=key,
         pass_k=pass_k,
       )
-    )
     observed |= run.method.evaluate(player, mine, key)
-    named = {f'eval/{split}/{k}': v for k, v in observed.items()}
+    named = {f'eval/{split}/{prefix}{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named) | {f'eval/{split}/problems': n}
   return out
 

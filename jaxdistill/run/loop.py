@@ -149,6 +149,8 @@ class Loop:
       # What is evaluated is what is trained on: after a step back, that.
       if step % run.eval_every == 0:
         metrics |= evaluate(run, self.player(self.state.params))
+      if step == 0 and not run.method.answers:
+        metrics |= self.others.evaluated(run)
       self._refresh_anchors(step, metrics)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin

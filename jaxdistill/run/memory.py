@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.models import DecoderConfig, Deltas
+from jaxdistill.models.encoder import make
 from jaxdistill.run.host import host_memory
 from jaxdistill.run.step import split_params
 
@@ -89,9 +90,7 @@ def needed(
   anchors: int,
 ) -> dict[str, int]:
   """Bytes that a model takes at least, by what for; see `check`."""
-  abstract = nnx.eval_shape(
-    lambda: Decoder(described, deltas, rngs=nnx.Rngs(0))
-  )
+  abstract = nnx.eval_shape(lambda: make(described, deltas, rngs=nnx.Rngs(0)))
   _, moving, frozen = split_params(abstract, trainable)
   moves = 4 * _count(moving)  # float32, as its moments are
   still = np.dtype(dtype).itemsize * _count(frozen)

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxdistill.anchors import Anchors, Bank, parse_rule
 from jaxdistill.methods.method import anchors_of
 from jaxdistill.rollout.player import Player
-from jaxdistill.run.ask import place_teacher
+from jaxdistill.run.ask import evaluate, place_teacher
 from jaxdistill.run.guard import GUARD
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import Params, TrainState
@@ -53,6 +53,14 @@ class Others:
     return {
       name: self._teachers.get(name) or laid_out(self.selves.params[name])
       for name in self._names
+    }
+
+  def evaluated(self, run: Run) -> dict[str, float]:
+    """What is observed of the other models, `eval/<split>/<model>_<name>`."""
+    return {
+      name: value
+      for model, player in self._teachers.items()
+      for name, value in evaluate(run, player, prefix=f'{model}_').items()
     }
 
   def graphs(self) -> dict[str, nnx.GraphDef]:

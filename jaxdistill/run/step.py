@@ -59,7 +59,7 @@ class TrainState(NamedTuple):
 
 
 def split_params(
-  model: Decoder, trainable: str
+  model: nnx.Module, trainable: str
 ) -> tuple[nnx.GraphDef, Params, nnx.State]:
   """Splits a model by what is trained.
 

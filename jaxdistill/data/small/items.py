@@ -8,6 +8,8 @@ words, its grades are now and then one off.
 """
 
 import hashlib
+import itertools
+import re
 
 import numpy as np
 
@@ -38,6 +40,19 @@ def _fit(wanted: str, had: str) -> int:
 def grade_prompt(query: str, item: str) -> str:
   """Asks for the grade, a digit."""
   return f'query {query} item {item} grade:'
+
+
+def read_pair(prompt: str) -> tuple[str, str]:
+  """The query and the item of what `grade_prompt` gives."""
+  match = re.fullmatch(r'query (.+) item (.+) grade:', prompt)
+  assert match, f'{prompt!r} asks for no grade'
+  return match[1], match[2]
+
+
+def every_item() -> list[str]:
+  """All items that there are: a word of each kind."""
+  words = [[word for pair in kind for word in pair] for kind in KINDS]
+  return [' '.join(item) for item in itertools.product(*words)]
 
 
 def split_of(query: str, item: str) -> str:

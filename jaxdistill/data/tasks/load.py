@@ -11,10 +11,12 @@ from jaxdistill.data.tasks import (
   arithmetic,
   equations,
   examples,
+  shop,
   sources,
   words,
 )
 from jaxdistill.data.tasks.files import JsonlTask
+from jaxdistill.data.tasks.ranking import relevance_tasks
 from jaxdistill.data.tasks.small import CORPORA, SmallTask
 from jaxdistill.data.tasks.small_formats import FORMATS, FormatTask
 from jaxdistill.data.tasks.small_pools import POOLS, PoolTask
@@ -25,6 +27,7 @@ SMALL: dict[str, Task] = {
   'small': SmallTask(),
   **{f'small:{corpus}': SmallTask(corpus) for corpus in CORPORA},
   **{f'small:{name}': FormatTask(name) for name in FORMATS},
+  **relevance_tasks(),
   **{f'small:{name}': PoolTask(pool=name) for name in POOLS},
 }
 # The first part of a name -> who reads the rest of it.
@@ -32,6 +35,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
   'arithmetic': arithmetic.read_name,
   'equations': equations.read_name,
   'words': words.read_name,
+  'shop': shop.read_name,
   'gym': sources.gym_task,
   'tfds': sources.tfds_task,
 }
@@ -48,10 +52,12 @@ def load_task(name: str) -> Task:
       * `small:narrow`, `small:broad`: the same with other problems to train on
         (`PoolTask`);
       * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its
-        other formats (`FormatTask`), for a model that knows them;
+        other formats (`FormatTask`), for a model that knows them; the last
+        with `:narrow` or `:broad`: trained on fewer or more kinds of queries;
       * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
       * `equations:1`, `equations:2`: linear equations, by unknowns;
       * `words`: word problems from templates;
+      * `shop[:narrow|:broad]`: queries with graded items, in words;
       * `gym:NAME`: a generator of reasoning-gym;
       * `tfds:NAME[/CONFIG]`: a data set of TFDS;
       * `examples:COUNT:TASK`: any of these, with solved problems in the prompt;

@@ -1,6 +1,7 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--wide | --foreign] [--workdir DIR]
+  python launch/reproduce/pretrain_small.py [--wide | --foreign | --peer] \
+    [--workdir DIR]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to
@@ -12,7 +13,8 @@ hash of the data, versions, scores on test and out of distribution.
 With `--wide` it trains by `configs/pretrain_wide.py` and writes `small-wide`,
 the last step, with its scores in every format. With `--foreign` it trains by
 `configs/pretrain_foreign.py` and writes `small-foreign`, the snapshot whose
-greedy and sampled accuracies on test are nearest to those of `small-late`.
+greedy and sampled accuracies on test are nearest to those of `small-late`; with
+`--peer` by `configs/pretrain_peer.py`, and `small-peer` is as `small-middle`.
 """
 
 import argparse
@@ -31,12 +33,13 @@ from jaxdistill.run.loop import Loop
 
 SHIPPED = epath.Path('jaxdistill/models/shipped')
 FORMATS = ('compare', 'revise', 'facts', 'relevance')
+AS_STRONG = {'foreign': 'small-late', 'peer': 'small-middle'}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workdir')
-  for base in ('wide', 'foreign'):
+  for base in ('wide', *AS_STRONG):
     parser.add_argument(
       f'--{base}', action='store_const', dest='base', const=base
     )
@@ -51,8 +54,9 @@ def main():
     if args.base == 'wide':
       ship(loop, workdir, name, 'wide', run.steps, FORMATS)
       return
-    if args.base == 'foreign':
-      ship(loop, workdir, name, 'foreign', as_strong(loop, 'small-late'))
+    if args.base:
+      step = as_strong(loop, AS_STRONG[args.base])
+      ship(loop, workdir, name, args.base, step)
       return
     early, middle = choose(loop)
     bases = {'early': early, 'middle': middle, 'late': run.steps}

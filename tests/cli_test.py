@@ -12,7 +12,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from config_files import SMALL
+from config_files import SMALL, compares
 
 from jaxdistill import config as configs
 from jaxdistill import models
@@ -20,7 +20,7 @@ from jaxdistill.cli.main import main
 from jaxdistill.cli.train import account
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMPARISONS = [p for p in SMALL if p.stem.startswith('compare')]
+COMPARISONS = [p for p in SMALL if compares(p)]
 SMALLEST = {
   'steps': 2,
   'eval_every': 2,

@@ -15,6 +15,11 @@ def _base(path: pathlib.Path):
   return config.base if isinstance(config, Comparison) else config
 
 
+def compares(path: pathlib.Path) -> bool:
+  """Whether a file is a comparison."""
+  return isinstance(python_file(str(path)).get_config(), Comparison)
+
+
 def _of_text(path: pathlib.Path) -> bool:
   config = _base(path)
   named = config.task.partition(':')[0]

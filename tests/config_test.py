@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from config_files import CONFIG, ROOT, small_config
+from config_files import CONFIG, ROOT, compares, small_config
 from ml_collections import ConfigDict
 
 from jaxdistill import config as configs
@@ -119,7 +119,7 @@ def test_a_method_s_fields_are_config_keys(name):
 
 def test_every_config_file_is_complete():
   for path in sorted((ROOT / 'configs').glob('*.py')):
-    if path.stem.startswith('compare'):
+    if compares(path):
       config = configs.read_comparison(str(path), []).base
     else:
       config = configs.read_config(str(path), [])

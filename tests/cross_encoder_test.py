@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from config_files import GRADE
+from config_files import GRADE, compares
 from contract_test import moved, promised, trained  # noqa: F401
 
 from jaxdistill import config as configs
@@ -265,7 +265,7 @@ def test_a_host_without_queries_asks_all_the_same():
 def test_a_comparison_of_them_says_how_pairs_are_ordered(
   mesh, tmp_path, capsys
 ):
-  (file,) = (path for path in GRADE if path.stem.startswith('compare'))
+  (file,) = (path for path in GRADE if compares(path))
   sets = {'steps': 2, 'eval.problems': 4, 'method.problems': 2}
   sets = [f'--config.{k}={v}' for k, v in sets.items()]
   arms = ('matched_64_soft', 'broad_512_hard')
@@ -282,7 +282,7 @@ def test_a_comparison_of_them_says_how_pairs_are_ordered(
 
 
 def test_what_a_config_of_a_real_trunk_says_fits_together():
-  (file,) = (path for path in GRADE if not path.stem.startswith('compare'))
+  (file,) = (path for path in GRADE if not compares(path))
   sets = [('model', 'grader:small-wide')]
   found = configs.read_config(str(file), sets)
   configs.check(found)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoints import make
-from config_files import TEXT
+from config_files import TEXT, compares
 from safetensors.numpy import load_file
 
 from jaxdistill import config as configs
@@ -18,7 +18,7 @@ from jaxdistill.data.tasks import arithmetic, equations, python_file
 from jaxdistill.data.text import chat
 from jaxdistill.run.loop import Loop
 
-COMPARISONS = [p for p in TEXT if p.stem.startswith('compare')]
+COMPARISONS = [p for p in TEXT if compares(p)]
 RUNS = [p for p in TEXT if p not in COMPARISONS]
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {

@@ -1,0 +1,215 @@
+"""Itself or a teacher: what predicts the gain, over all arms of a comparison.
+
+  python launch/reproduce/self_or_teacher.py runs/self_or_teacher \\
+    results/self_or_teacher
+
+Reads what `jaxdistill compare --config configs/self_or_teacher_small.py` left,
+and measures of each arm, before any training, what might tell how much it will
+gain:
+
+  misfit    how much less likely the student finds the texts that the arm learns
+            from than its own: nats per token
+  right     how often these texts are right: what the verifier lets through
+  covered   how much of the held-out mix of kinds the pool has, 0 to 1
+
+Gains (last less first, means over seeds) are then regressed on the three, over
+all arms; how well that predicts is the error on an arm that was left out,
+beside that of the mean of the others. Writes `predictors.json`,
+`predicted.md` and copies of `summary.json`, `table.md` and `compare.png`.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+
+import jaxdistill as jd
+from jaxdistill.config import read_comparison
+from jaxdistill.data.small import world
+from jaxdistill.data.tasks import load_task
+from jaxdistill.data.tasks.small_pools import POOLS
+from jaxdistill.rollout import Sampling, contexts
+from jaxdistill.types import Prompt
+
+CONFIG = 'configs/self_or_teacher_small.py'
+PROBLEMS, SAMPLES, LONGEST = 200, 8, 64
+MEASURED = ('misfit', 'right', 'covered')
+GAINS = tuple(
+  f'eval/{split}/accuracy_{how}'
+  for split in ('test', 'ood')
+  for how in ('greedy', 'sampled')
+)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('workdir', type=pathlib.Path)
+  parser.add_argument('out', type=pathlib.Path)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  for name in ('summary.json', 'table.md', 'compare.png'):
+    shutil.copy(args.workdir / name, args.out / name)
+  arms = json.loads((args.out / 'summary.json').read_text())['arms']
+  measured = predictors(read_comparison(CONFIG, ()), list(arms))
+  fits = {name: regressed(arms, measured, name) for name in GAINS}
+  record = {'measured': measured, 'regressions': fits}
+  (args.out / 'predictors.json').write_text(json.dumps(record, indent=1) + '\n')
+  (args.out / 'predicted.md').write_text(table(fits))
+  print(table(fits))
+
+
+def predictors(comparison, names):
+  """What is measured of each arm before it trains."""
+  student, out = jd.load(comparison.base.model), {}
+  for name in names:
+    config = comparison.config(name, 0)
+    problems = load_task(config.task).problems('train')
+    asked = [
+      dataclasses.replace(problems[i], address=i) for i in range(PROBLEMS)
+    ]
+    learned, every = texts(student, asked, config)
+    own = likely(student, *answered(student, asked))
+    right = [contexts.by_task(p, [r]).right_G[0] for p, r in learned]
+    out[name] = {
+      'misfit': own - likely(student, *zip(*learned, strict=True)),
+      'right': float(np.mean(right)),
+      'kept': len(learned) / every,
+      'covered': {s: covered(config.task, s) for s in ('test', 'ood')},
+    }
+    print(name, out[name], flush=True)
+  return out
+
+
+def answered(model, problems, prompts=None):
+  """Problems and a model's samples, one to one."""
+  prompts = prompts or [Prompt.solve(p) for p in problems]
+  sampling = Sampling(SAMPLES, LONGEST)
+  with jax.set_mesh(model.run.mesh):
+    said = model.player.generate(prompts, sampling, jax.random.key(0))
+  pairs = [(p, r) for p, r_G in zip(problems, said, strict=True) for r in r_G]
+  return tuple(zip(*pairs, strict=True))
+
+
+def texts(student, problems, config):
+  """What an arm pulls the student to: problems with responses; of how many."""
+  method = config.method
+  if method.name == 'sft':
+    write = student.player.written
+    pairs = [(p, write(Prompt.solve(p), p.demonstration[1])) for p in problems]
+    return pairs, len(pairs)
+  if method.name == 'self_distill':
+    told = [
+      Prompt.solve(p) if hint is None else hint
+      for p, hint in hinted(student, problems, method)
+    ]
+    pairs = list(zip(*answered(student, problems, told), strict=True))
+    return pairs, len(pairs)
+  teacher = student
+  if method.name == 'teacher_distill' and method.teacher != 'frozen':
+    teacher = jd.load(method.teacher.removeprefix('model:'))
+  pairs = list(zip(*answered(teacher, problems), strict=True))
+  judge = {'sqlm': 'vote', 'grpo': 'known'}.get(method.name, 'none')
+  if judge == 'none':
+    return pairs, len(pairs)
+  kept = []
+  for i in range(0, len(pairs), SAMPLES):
+    group = pairs[i : i + SAMPLES]
+    known = contexts.JUDGES[judge](group[0][0], [r for _, r in group])
+    kept += [pair for pair, ok in zip(group, known.right_G, strict=True) if ok]
+  return kept, len(pairs)
+
+
+def hinted(student, problems, method):
+  """Each problem with its told prompt, as the arm's teacher reads it."""
+  for p in problems:
+    rollout = student.player.written(Prompt.solve(p), p.demonstration[1])
+    ((case,),) = contexts.cases([p], [[rollout]], 'known', method.solution)
+    yield p, contexts.hinted(method.context, case)
+
+
+def likely(student, problems, rollouts):
+  """Mean log-prob of a token of responses, as the student is asked."""
+  player = student.player
+  with jax.set_mesh(student.run.mesh):
+    read = [
+      player.asked(r, Prompt.solve(p))
+      for p, r in zip(problems, rollouts, strict=True)
+    ]
+    logps = player.logprobs(read)
+  return float(np.concatenate(logps).mean())
+
+
+def covered(task, split):
+  """Mass that the kinds of a pool and those of a split have in common."""
+  pool = POOLS.get(task.partition(':')[2], world.CORPUS_MIX)
+  held = world.TEST_MIX if split == 'test' else world.OOD_MIX
+  shares = [
+    {k: v / sum(mix.values()) for k, v in mix.items()} for mix in (pool, held)
+  ]
+  return sum(min(shares[0].get(k, 0), v) for k, v in shares[1].items())
+
+
+def regressed(arms, measured, metric):
+  """Least squares of the gain on the three, and its error on arms left out."""
+  names = [n for n in arms if metric in arms[n]]
+  split = metric.split('/')[1]
+  gain = np.array([arms[n][metric]['rise']['mean'] for n in names])
+  x = np.array(
+    [
+      [
+        measured[n]['misfit'],
+        measured[n]['right'],
+        measured[n]['covered'][split],
+      ]
+      for n in names
+    ]
+  )
+  scale = x.std(0)
+  x = (x - x.mean(0)) / np.where(scale > 0, scale, 1)
+  design = np.column_stack([np.ones(len(x)), x])
+
+  def left_out(columns):
+    errors = []
+    for i in range(len(gain)):
+      rest = np.arange(len(gain)) != i
+      weights, *_ = np.linalg.lstsq(
+        design[rest][:, columns], gain[rest], rcond=None
+      )
+      errors.append(design[i, columns] @ weights - gain[i])
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+  weights, *_ = np.linalg.lstsq(design, gain, rcond=None)
+  return {
+    'arms': len(names),
+    'by_deviation': dict(zip(MEASURED, weights[1:].tolist(), strict=True)),
+    'error_left_out': left_out([0, 1, 2, 3]),
+    'error_of_mean': left_out([0]),
+    'error_of_one': {
+      name: left_out([0, i + 1]) for i, name in enumerate(MEASURED)
+    },
+  }
+
+
+def table(fits):
+  """What predicts the gain, as Markdown."""
+  lines = [
+    '| gain in | misfit | right | covered | error on an arm left out | of the '
+    'mean of the others | misfit alone | right alone | covered alone |',
+    '|' + '---|' * 9,
+  ]
+  for name, fit in fits.items():
+    cells = [f'{v:+.3f}' for v in fit['by_deviation'].values()]
+    cells += [f'{fit["error_left_out"]:.3f}', f'{fit["error_of_mean"]:.3f}']
+    cells += [f'{v:.3f}' for v in fit['error_of_one'].values()]
+    lines.append(
+      f'| {name.removeprefix("eval/")} | ' + ' | '.join(cells) + ' |'
+    )
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  main()

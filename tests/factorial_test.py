@@ -1,0 +1,87 @@
+"""Effects of a factorial, of cells that are made of known ones."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / 'launch' / 'reproduce'
+
+
+def script(name):
+  spec = importlib.util.spec_from_file_location(name, SCRIPTS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_effects_that_were_put_in_come_out(tmp_path, monkeypatch, capsys):
+  factorial = script('factorial')
+  draw = np.random.default_rng(0)
+  arms = {}
+  for w, wording in enumerate(('foreign', 'own')):
+    for c, coverage in enumerate(('narrow', 'broad')):
+      for v, verifier in enumerate(('none', 'vote', 'known')):
+        value = 0.1 + 0.5 * w + 0.2 * c + [0, 0.03, 0.05][v]
+        value += 0.08 * w * c + 0.01 * w * c * (v == 2)
+        noise = 1e-4 * draw.standard_normal(5)
+        last = {str(i): value + x for i, x in enumerate(noise)}
+        arms[f'{wording}_{coverage}_{verifier}'] = {
+          f'eval/{m}': {'by_seed': {'last': last}} for m in factorial.METRICS
+        }
+  (tmp_path / 'summary.json').write_text(json.dumps({'arms': arms}))
+  argv = ['factorial.py', str(tmp_path), str(tmp_path / 'out')]
+  monkeypatch.setattr('sys.argv', argv)
+  factorial.main()
+  effects = json.loads((tmp_path / 'out' / 'effects.json').read_text())
+  found = effects['effects']['ood/accuracy_sampled']
+  third = 0.01 / 3  # of the cells that are known
+  wanted = {
+    'wording own': 0.5 + 0.04 + third / 2,
+    'coverage broad': 0.2 + 0.04 + third / 2,
+    'verifier vote': 0.03,
+    'verifier known': 0.05 + 0.01 / 4,
+    'wording own x coverage broad': 0.08 + third,
+    'wording own x verifier vote': 0.0,
+    'wording own x verifier known': 0.005,
+    'coverage broad x verifier known': 0.005,
+    'wording own x coverage broad x verifier known': 0.01,
+    'wording own x coverage broad x verifier vote': 0.0,
+  }
+  for name, value in wanted.items():
+    assert found[name]['mean'] == pytest.approx(value, abs=5e-4), name
+    low, high = found[name]['interval']
+    assert low < found[name]['mean'] < high < low + 2e-3
+  assert '**+0.5' in capsys.readouterr().out
+
+
+def test_what_predicts_the_gain_is_told_from_what_does_not():
+  study = script('self_or_teacher')
+  draw = np.random.default_rng(1)
+  measured, arms = {}, {}
+  for i in range(12):
+    misfit, right, covered = draw.random(3)
+    gain = 0.3 - 0.2 * misfit + 0.05 * right
+    name = 'eval/ood/accuracy_sampled'
+    arms[str(i)] = {name: {'rise': {'mean': gain}}}
+    measured[str(i)] = {
+      'misfit': misfit,
+      'right': right,
+      'covered': {'ood': covered},
+    }
+  found = study.regressed(arms, measured, name)
+  deviation = np.std([m['misfit'] for m in measured.values()])
+  assert found['by_deviation']['misfit'] == pytest.approx(-0.2 * deviation)
+  assert found['by_deviation']['covered'] == pytest.approx(0, abs=1e-9)
+  assert found['error_left_out'] == pytest.approx(0, abs=1e-9)
+  alone = found['error_of_one']
+  assert alone['misfit'] < found['error_of_mean'] < alone['covered']
+
+
+def test_coverage_is_the_mass_in_common():
+  study = script('self_or_teacher')
+  assert study.covered('small:narrow', 'test') == pytest.approx(0.24)
+  assert study.covered('small:narrow', 'ood') == 0
+  assert study.covered('small:broad', 'ood') > 0.4

@@ -11,6 +11,7 @@ from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
 
 from jaxdistill import losses, rewards
 from jaxdistill.config.keys import filled
+from jaxdistill.data.tasks.small import SmallTask
 from jaxdistill.methods.distillation import (
   Distillation,
   by_share,
@@ -46,6 +47,11 @@ class Policy(Teacher):
 
   def entropies(self, rollouts, temperature=1.0):
     return [np.arange(len(r.tokens_T), dtype=np.float32) for r in rollouts]
+
+
+class Undoubting(Policy):
+  def written(self, prompt, response):
+    return said(prompt, response)
 
 
 def collect(kind, teacher=None, script=SCRIPT, **changes):
@@ -202,6 +208,18 @@ def test_rft_keeps_what_is_right_or_agrees_or_all():
   assert kept(keep='known') == ['a=7', 'c=7']
   assert kept(keep='vote') == ['a=6', 'a=6', 'b=6']  # a tie keeps nobody
   assert kept(keep='all') == sorted(everything)
+  assert kept(keep='all', most=2) == ['a=6', 'a=7', 'b=6', 'c=7']
+
+
+def test_what_is_learned_without_its_doubts():
+  doubtful = '7+5+0=02 wait 7+5+0=12,4+8+1=13;132'
+  problem = Problem('47+85', SmallTask(), '132', address=1)
+  policy = Undoubting({'solve 47+85:': [doubtful, '7+5+0=12,4+8+1=03;32']})
+  method = Rft(problems=1, samples=2, keep='known', undoubting=True)
+  found = collected_by(method, {'policy': policy}, [problem], {})
+  ((row_set,),) = [u.sets for u in found.updates]
+  assert said_by(row_set.rows) == ['7+5+0=12,4+8+1=13;132']
+  assert found.metrics['train/kept'].tolist() == [1, 0]
 
 
 def test_teacher_and_student_answer_their_share():
@@ -240,7 +258,7 @@ def test_a_judge_keeps_some_of_a_teachers_texts(judge, texts):
   assert not drawn.rows and given.kind == 'given' and not given.taught
   assert said_by(given.rows) == sorted(texts)
   assert found.scored == 0
-  assert found.metrics['train/kept'] == [len(texts) / 8]
+  assert np.mean(found.metrics['train/kept']) == len(texts) / 8
 
 
 def test_opsa_by_hand():

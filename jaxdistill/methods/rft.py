@@ -12,10 +12,12 @@ one that reads nothing more and one that pays by the whole answer.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
   check_minibatches,
@@ -23,7 +25,15 @@ from jaxdistill.methods.method import (
 )
 from jaxdistill.rollout import Sampling, contexts, measure, merged
 from jaxdistill.spelling import nearest
-from jaxdistill.types import Collected, Prompt, RowSet, Update, response_row
+from jaxdistill.types import (
+  Collected,
+  Problem,
+  Prompt,
+  Rollout,
+  RowSet,
+  Update,
+  response_row,
+)
 
 KEPT = ('all', *contexts.JUDGES)
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -47,6 +57,9 @@ class Rft(Method):
     samples: Answers per problem.
     max_tokens: Longest answer; one that is cut is kept by nobody but `all`.
     keep: `all`; what is `known` to be right; or what agrees with the `vote`.
+    most: How many are kept of a problem at most, the shortest; 0 is no limit.
+    undoubting: Whether they are learned without their doubts and detours, as
+      the task takes them out: what is lost by that alone?
     temperature: Of sampling; what is learned is at 1.
     top_k: Of sampling; 0 keeps all tokens.
     top_p: Of sampling.
@@ -58,6 +71,8 @@ class Rft(Method):
   samples: int = 8
   max_tokens: int = 64
   keep: str = 'vote'
+  most: int = 0
+  undoubting: bool = False
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
@@ -91,20 +106,27 @@ class Rft(Method):
 
   def collect(self, players, problems, state, step, key):
     del step
-    rollouts_PG = players['policy'].generate(
+    policy = players['policy']
+    rollouts_PG = policy.generate(
       [Prompt.solve(p) for p in problems], self.sampling(), key
     )
+    kept_PG = [
+      self.kept(p, rollouts_G)
+      for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
+    ]
+    kept = [r for kept_G in kept_PG for r in kept_G]
+    if self.undoubting:
+      kept = together(
+        lambda: [
+          policy.written(r.prompt, p.task.without_thinking(r.text))
+          for p, kept_G in zip(problems, kept_PG, strict=True)
+          for r in kept_G
+        ]
+      )
     yield  # what follows asks the policy for nothing
-    rollouts, keeps = [], []
-    for problem, rollouts_G in zip(problems, rollouts_PG, strict=True):
-      rollouts += rollouts_G
-      if self.keep == 'all':
-        keeps += [True] * len(rollouts_G)
-      else:
-        known = contexts.JUDGES[self.keep](problem, rollouts_G)
-        keeps += [right is True for right in known.right_G]
-    kept = [rollouts[i] for i in np.flatnonzero(keeps)]
     rows = merged([response_row(r, 1.0, len(r.tokens_T)) for r in kept])
+    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
+    share = np.repeat([1.0, 0.0], [len(kept), len(rollouts) - len(kept)])
     sets = (RowSet('solver', rows),)
     told = [
       {'problem': p.text, 'texts': [r.text for r in rollouts_G]}
@@ -113,10 +135,23 @@ class Rft(Method):
     return Collected(
       [Update(sets, self.epochs, self.minibatches)],
       state,
-      {'train/kept': np.array(keeps, float)} | measure(rollouts),
+      {'train/kept': share} | measure(rollouts),
       told,
       tokens=sum(len(r.tokens_T) for r in rollouts),
     )
+
+  def kept(
+    self, problem: Problem, rollouts_G: Sequence[Rollout]
+  ) -> list[Rollout]:
+    """What is learned of the answers to a problem."""
+    found = list(rollouts_G)
+    if self.keep != 'all':
+      known = contexts.JUDGES[self.keep](problem, rollouts_G)
+      pairs = zip(rollouts_G, known.right_G, strict=True)
+      found = [r for r, right in pairs if right]
+    if self.most:
+      found = sorted(found, key=lambda r: len(r.tokens_T))[: self.most]
+    return found
 
   def loss(self, model, anchors, batch):
     del anchors

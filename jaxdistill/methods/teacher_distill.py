@@ -145,9 +145,11 @@ class TeacherDistill(Method):
       RowSet('solver', by_teacher, kind='given'),
     )
     everyone = [r for r_G in (*drawn_PG, *said_PG) for r in r_G]
-    metrics = {
-      'train/kept': [(len(drawn) + len(written)) / max(len(everyone), 1)],
-    } | measure([r for r_G in drawn_PG for r in r_G])
+    kept = len(drawn) + len(written)
+    share = np.repeat([1.0, 0.0], [kept, len(everyone) - kept])
+    metrics = {'train/kept': share} | measure(
+      [r for r_G in drawn_PG for r in r_G]
+    )
     told = [
       {
         'problem': p.text,

@@ -73,7 +73,7 @@ def predictors(comparison, names):
     ]
     learned, every = texts(student, asked, config)
     own = likely(student, *answered(student, asked))
-    right = [contexts.by_task(p, [r]).right_G[0] for p, r in learned]
+    right = [contexts.by_task(p, [r]).right_G[0] is True for p, r in learned]
     out[name] = {
       'misfit': own - likely(student, *zip(*learned, strict=True)),
       'right': float(np.mean(right)),

@@ -1,6 +1,7 @@
-"""What a self-teacher is told, and what it costs: claims 4 and 5 of the field.
+"""What a self-teacher is told, and what it costs: two claims of the field.
 
-  jaxdistill compare --config configs/compare_contexts.py --workdir runs/contexts
+  jaxdistill compare --config configs/compare_contexts.py \
+    --workdir runs/contexts
 
 Does self-distillation take a model's doubts and cost accuracy elsewhere, and
 the more so the more its teacher is told (arXiv 2603.24472)? The middle small

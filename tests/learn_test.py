@@ -12,6 +12,7 @@ from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
 from jaxdistill import losses, rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks.small import SmallTask
+from jaxdistill.data.text.tokenizer import SymbolTokenizer
 from jaxdistill.methods.distillation import (
   Distillation,
   by_share,
@@ -170,6 +171,75 @@ def test_unsure_teachers_count_less_and_all_count_one_on_average():
   mean = sum(r.weight_R.sum() for r in rows.values()) / tokens
   assert mean == pytest.approx(1, rel=1e-5)
   assert found.scored == 2 * tokens
+
+
+class Letters(SymbolTokenizer):
+  """Each is its own code."""
+
+  def encode(self, text):
+    return [ord(letter) for letter in text]
+
+  def decode(self, ids):
+    return ''.join(map(chr, ids))
+
+
+class Doubting(Policy):
+  """Its likeliest token is always an `a`; `w` is how doubt begins."""
+
+  markers = ('w',)
+
+  def __init__(self, script):
+    super().__init__(script)
+    object.__setattr__(self, 'tokenizer', Letters(('<pad>', '<bos>', '<eos>')))
+
+  def top(self, rollouts, k, temperature=1.0):
+    assert k == 1
+    ids = [np.full((len(r.tokens_T), 1), ord('a')) for r in rollouts]
+    for x in ids:
+      x[-1] = ord('W')  # but for the end
+    return ids, [0.0 * x for x in ids]
+
+
+def doubting(**changes):
+  script = SCRIPT | {'solve 1+6': ['w a w=7', 'bb=8', 'bb=8', 'c=7']}
+  policy = Doubting(script)
+  method = filled(SelfDistill, {'problems': 2, 'samples': 4} | changes)
+  players = {'policy': policy, 'teacher': Teacher()}
+  return collected_by(method, players, PROBLEMS, {})
+
+
+def test_words_of_doubt_are_spared():
+  found = doubting(spare='markers')
+  row = rows_of(found)['solve 1+6|w a w=7~c=7']
+  np.testing.assert_array_equal(row.weight_R, [0, 1, 1, 1, 0, 1, 0])
+  assert row.total == 7  # the others count as they did
+  (update,) = doubting(spare='random').updates
+  (random,) = (row for row in update.sets[0].rows if 'w a w' in words(row))
+  assert random.weight_R.sum() == 4 and random.total == 7
+  assert random.weight_R.tolist() != row.weight_R.tolist()
+  spared = np.mean(found.metrics['train/spared'])
+  assert spared == pytest.approx((3 + 7) / 42, abs=0.05)
+  plain = doubting()
+  assert not plain.metrics['train/spared'].any()
+
+
+def test_confidence_is_paid_by_whether_it_is_right():
+  sure = rewards.confidences(['7', '8', '8.0', None, '7'])
+  assert sure == [0.25, 0.25, 0.25, 0.0, 0.25]
+  found = collect(SelfDistill, calibration=0.5)
+  taught, sets = found.updates[0].sets
+  assert (taught.kind, sets.kind) == ('', 'calibration')
+  # 7, 8, 8, 7: each agrees with one of three others.
+  paid = [-((1 / 3 - 1) ** 2), -((1 / 3) ** 2)]
+  advantage = rewards.group_normalised(np.array([paid[0], paid[1]] * 2))
+  rows = {words(row): row for row in sets.rows}
+  for text, a in (('a=7', advantage[0]), ('bb=8', advantage[1])):
+    row = rows[f'solve 1+6|{text}']
+    np.testing.assert_allclose(row.fields['advantage'], a, rtol=1e-5)
+    count = 2 if text == 'bb=8' else 1
+    np.testing.assert_allclose(row.weight_R, 0.5 * count / len(text))
+  with pytest.raises(ValueError, match='agrees with itself'):
+    collect(SelfDistill, calibration=0.5, judge='vote')
 
 
 def test_late_tokens_count_more():

@@ -11,8 +11,9 @@ from scripted import said
 from jaxdistill import config as configs
 from jaxdistill.config import ConfigError
 from jaxdistill.config.parts import eval_of
+from jaxdistill.data.small import world
 from jaxdistill.rollout import MARKERS, Sampling, doubts, measure
-from jaxdistill.rollout.markers import count
+from jaxdistill.rollout.markers import begins, count
 from jaxdistill.run.ask import reduce_metrics
 from jaxdistill.types import Prompt, Rollout
 
@@ -113,3 +114,9 @@ def test_the_words_are_a_setting_of_a_run():
       config.eval.markers = wrong
     with pytest.raises(ConfigError, match=f'eval.markers.*{why}'):
       configs.check(config)
+
+
+def test_the_tokens_that_a_marker_begins_with():
+  small = world.TOKENIZER
+  assert begins(small).tolist() == small.encode('wait')
+  assert begins(small, ('wai', 'hmm')).tolist() == []  # no symbols of its

@@ -83,7 +83,7 @@ def context(
   problems: int | Sequence[Problem] = 64,
   samples: int = 8,
   max_tokens: int = 0,
-  rungs: Sequence[str] = contexts.NAMES,
+  rungs: Sequence[str] = (),
   judge: str = 'known',
   solution: str = 'sibling',
 ) -> Ladder:
@@ -96,7 +96,7 @@ def context(
     problems: How many at most; or the problems themselves.
     samples: Answers to each, at least 2; as many on each rung.
     max_tokens: Longest answer; 0 is the run's own.
-    rungs: Of `rollout/contexts.py`.
+    rungs: Of `rollout/contexts.py`; all if empty.
     judge: Who says what is right: `known` or, without a label, `vote`.
     solution: Whose solutions are told: a right `sibling`'s, or the `reference`
       that comes with a problem.
@@ -132,7 +132,7 @@ def context(
     found = ladder(
       model.player,
       asked,
-      rungs=rungs,
+      rungs=rungs or contexts.NAMES,
       judge=judge,
       solution=solution,
       samples=samples,

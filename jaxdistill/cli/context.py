@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> None:
 
   from jaxdistill import api, plots
   from jaxdistill.api import gaps
-  from jaxdistill.rollout import contexts
 
   if args.out:
     places.check_file(args.out, '.png')
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     problems=problems,
     samples=args.samples,
     max_tokens=args.max_tokens or 0,
-    rungs=args.contexts or contexts.NAMES,
+    rungs=args.contexts or (),
     judge=args.judge,
     solution=args.solution,
   )

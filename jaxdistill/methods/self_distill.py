@@ -28,8 +28,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxdistill import rewards
 from jaxdistill.dist.hosts import sum_over_hosts, together
 from jaxdistill.methods.distillation import (
   Distillation,
@@ -44,10 +46,11 @@ from jaxdistill.methods.method import (
   glimpse,
 )
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import contexts, measure, scored_tokens
+from jaxdistill.rollout import Player, contexts, measure, scored_tokens
 from jaxdistill.rollout.contexts import Case
+from jaxdistill.rollout.markers import begins
 from jaxdistill.spelling import nearest
-from jaxdistill.types import Anchor, Collected, Prompt, Row
+from jaxdistill.types import Anchor, Collected, Prompt, Rollout, Row
 
 _FORWARD = {'method.alpha': 0.0, 'method.support': 'all'}
 _WRONG = {'method.taught': 'wrong'}
@@ -74,6 +77,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     'method.teacher': 'frozen',
   },
 }
+SPARED = ('', 'markers', 'random')
 TAUGHT = {
   'all': lambda case: True,
   'right': lambda case: case.right is True,
@@ -99,6 +103,12 @@ class SelfDistill(Method):
       judge pays; the tokens of both count alike (SRPO).
     teacher: When the teacher follows, see `anchors/rules.py`; it moves with
       steps of the optimizer.
+    spare: Which tokens are left out: words of doubt (`markers`: those that were
+      drawn, and those that the student found likeliest), or as many at `random`
+      (a control); empty: none.
+    calibration: Weight of a policy gradient, for all answers, on minus the
+      squared difference between an answer's confidence (the share of its
+      siblings that agree) and its being right, by the judge. 0: none.
     trust: How far the teacher's logits are pulled to those of the student with
       the same context: 0 is the teacher itself, 1 the student (SDPO's trust
       region, with `teacher=frozen`).
@@ -115,6 +125,8 @@ class SelfDistill(Method):
   taught: str = 'all'
   others: bool = False
   teacher: str = 'ema:0.95'
+  spare: str = ''
+  calibration: float = 0.0
   trust: float = 0.0
   distillation: Distillation = Distillation()
   policy: PolicyGradient = PolicyGradient(kl=0.0)
@@ -125,6 +137,7 @@ class SelfDistill(Method):
       ('judge', contexts.JUDGES),
       ('solution', contexts.SOLUTIONS),
       ('taught', TAUGHT),
+      ('spare', SPARED),
     ):
       value = getattr(self, name)
       if value not in allowed:
@@ -139,6 +152,11 @@ class SelfDistill(Method):
         f'method.kl is {self.policy.kl}; it is of the policy gradient that '
         'method.others asks for'
       )
+    if self.calibration and self.judge == 'vote':
+      raise ValueError(
+        f'method.calibration is {self.calibration}; a vote agrees with itself: '
+        "method.judge must be 'known'"
+      )
     if self.others and self.taught == 'all':
       raise ValueError(
         "method.taught is 'all': with method.others it must leave some over, "
@@ -149,7 +167,7 @@ class SelfDistill(Method):
         "method.judge is 'vote', which knows no reference: method.solution "
         "must be 'sibling'"
       )
-    needs_two = self.judge == 'vote' or self.others
+    needs_two = self.judge == 'vote' or self.others or self.calibration
     if self.samples < 1 + (needs_two or self.solution == 'sibling'):
       raise ValueError(
         f'method.samples is {self.samples}; siblings and votes need at least 2'
@@ -180,6 +198,7 @@ class SelfDistill(Method):
       self.policy.sampling(self.samples, self.max_tokens),
       key,
     )
+    spared = self._spared(policy, rollouts_PG, key)
     yield  # what follows asks the policy for nothing
     teacher = players['teacher']
     cases_PG = contexts.cases(problems, rollouts_PG, self.judge, self.solution)
@@ -195,7 +214,7 @@ class SelfDistill(Method):
       ],
       bool,
     )
-    rows, scored = self._taught_rows(cases, prompts, taught, teacher)
+    rows, scored = self._taught_rows(cases, prompts, taught, spared, teacher)
     sets = [rows]
     lengths = np.array([len(c.rollout.tokens_T) for c in cases], int)
     if self.others:
@@ -205,9 +224,13 @@ class SelfDistill(Method):
       sets = by_share((rows, rest), tokens)
     made = [drawn_set(sets[0], self.policy.importance_cap, taught=True)]
     made += [self.policy.row_set(rest, kind='other') for rest in sets[1:]]
+    if self.calibration:
+      sure = self._calibration_rows(cases)
+      made.append(self.policy.row_set(sure, kind='calibration'))
     metrics = {
       'train/taught': taught.astype(float),
       'train/right': [float(bool(c.right)) for c in cases],
+      'train/spared': np.concatenate([np.zeros(0, bool), *spared]),
     } | measure([c.rollout for c in cases])
     told = [
       _transcribed(*found)
@@ -223,7 +246,7 @@ class SelfDistill(Method):
     )
 
   def loss(self, model, anchors, batch):
-    if batch.kind == 'other':
+    if batch.kind in ('other', 'calibration'):
       return self.policy.loss(model, batch)
     teachers = [anchors['teacher'], *[model] * (self.trust > 0)]
 
@@ -238,14 +261,12 @@ class SelfDistill(Method):
     cases: Sequence[Case],
     prompts: Sequence[Prompt | None],
     taught: np.ndarray,
+    spared: Sequence[np.ndarray],
     teacher: Any,
   ) -> tuple[list[Row], int]:
     """Rows of those who are taught, and how many tokens were scored for it."""
-    pairs = [
-      (case.rollout, prompt)
-      for case, prompt, is_taught in zip(cases, prompts, taught, strict=True)
-      if is_taught and prompt
-    ]
+    chosen = np.flatnonzero(taught).tolist()
+    pairs = [(cases[i].rollout, prompts[i]) for i in chosen]
     told = together(lambda: [teacher.asked(r, prompt) for r, prompt in pairs])
     weights = [self.distillation.weights(len(r.tokens_T)) for r in told]
     scored = 0
@@ -253,8 +274,57 @@ class SelfDistill(Method):
       scored = sum(map(len, weights))
       entropies = teacher.entropies(told, self.policy.temperature)
       weights = self._by_entropy(weights, entropies)
+    weights = [
+      np.where(spared[i], np.float32(0), w)
+      for i, w in zip(chosen, weights, strict=True)
+    ]
     read = [r.prompt_T for r in told]
     return taught_rows([r for r, _ in pairs], weights, read), scored
+
+  def _spared(
+    self, policy: Player, rollouts_PG: Sequence[Sequence[Rollout]], key: Any
+  ) -> list[np.ndarray]:
+    """Of each response the tokens that are left out, bool[T]."""
+    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
+    if not self.spare:
+      return [np.zeros(len(r.tokens_T), bool) for r in rollouts]
+    likeliest, _ = policy.top(rollouts, 1, self.policy.temperature)
+    ids = begins(policy.tokenizer, policy.markers)
+    out = []
+    for i, (r, top_T1) in enumerate(zip(rollouts, likeliest, strict=True)):
+      doubt_T = np.isin(r.tokens_T, ids) | np.isin(top_T1[:, 0], ids)
+      if self.spare == 'random':
+        seed = jax.random.key_data(key).tolist()
+        place = r.prompt.address, i % self.samples
+        doubt_T = np.random.default_rng([*seed, *place]).permuted(doubt_T)
+      out.append(doubt_T)
+    return out
+
+  def _calibration_rows(self, cases: Sequence[Case]) -> list[Row]:
+    """Rows of a policy gradient on the Brier score of one's own siblings."""
+    paid = []
+    for g in range(0, len(cases), self.samples):
+      group = cases[g : g + self.samples]
+      answers_G = rewards.answers(
+        group[0].problem.task, [c.rollout for c in group]
+      )
+      sure_G = rewards.confidences(answers_G)
+      paid += [
+        -((sure - bool(c.right)) ** 2)
+        for sure, c in zip(sure_G, group, strict=True)
+      ]
+    paid_PG = np.array(paid, float).reshape(-1, self.samples)
+    rows = self.policy.rows(
+      [c.rollout for c in cases],
+      self.policy.advantages(paid_PG).ravel(),
+      np.ones(len(cases)),
+      None,
+      self.max_tokens,
+    )
+    weight = np.float32(self.calibration)
+    return [
+      dataclasses.replace(row, weight_R=weight * row.weight_R) for row in rows
+    ]
 
   def _by_entropy(
     self, weights: Sequence[np.ndarray], entropies: Sequence[np.ndarray]

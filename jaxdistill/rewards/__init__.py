@@ -18,7 +18,7 @@ from jaxdistill.rewards.numbers import equal, is_right, number
 from jaxdistill.rewards.proposer import PROPOSER_REWARDS, learnable, repeated
 from jaxdistill.rewards.ranking import ranking
 from jaxdistill.rewards.solver import SOLVER_REWARDS
-from jaxdistill.rewards.vote import Vote, answers, majority
+from jaxdistill.rewards.vote import Vote, answers, confidences, majority
 
 __all__ = [
   'PROPOSER_REWARDS',
@@ -28,6 +28,7 @@ __all__ = [
   'all_equal',
   'answers',
   'centred',
+  'confidences',
   'equal',
   'final_answer',
   'group_normalised',

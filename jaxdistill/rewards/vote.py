@@ -61,6 +61,17 @@ def majority(answers_G: Sequence[str | None]) -> Vote:
   return Vote(answers_G[agrees_G.index(True)], count, agrees_G)
 
 
+def confidences(answers_G: Sequence[str | None]) -> list[float]:
+  """Of each answer the share of the others that agree with it, 0 to 1.
+
+  A response without an answer agrees with nobody.
+  """
+  keys_G = [a if a is None else _key(a) for a in answers_G]
+  counts = Counter(k for k in keys_G if k is not None)
+  others = max(len(keys_G) - 1, 1)
+  return [0.0 if k is None else (counts[k] - 1) / others for k in keys_G]
+
+
 def _key(answer: str) -> object:
   value = number(answer)
   return answer.strip() if value is None else value

@@ -1,11 +1,13 @@
 """Words of doubt and of turning back: how many, and how densely they stand."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdistill.data.text.tokenizer import Tokenizer
 from jaxdistill.types import Rollout
 
 # The ten of arXiv 2603.24472, app. C: of reasoning in English. Other models
@@ -37,6 +39,26 @@ def _alone(words: tuple[str, ...]) -> list[re.Pattern]:
   # A letter at an end of a marker has none beside it; anything else may.
   ends = re.compile(r'^(?=\w)|(?<=\w)$')
   return [re.compile(ends.sub(r'\\b', re.escape(word))) for word in words]
+
+
+def begins(tokenizer: Tokenizer, words: Sequence[str] = MARKERS) -> np.ndarray:
+  """Ids of the tokens that are a marker, or that one begins with, int32[...].
+
+  Args:
+    tokenizer: Whose. A marker that it splits after less than four letters, or
+      has no symbol for, is passed over: other words begin so, too.
+    words: Each as it is and capitalised, at the beginning of a text and after a
+      space.
+  """
+  found = set()
+  for word in words:
+    for form in (word, word.capitalize(), f' {word}', f' {word.capitalize()}'):
+      with contextlib.suppress(ValueError):
+        first = tokenizer.encode(form)[:1]
+        piece = tokenizer.decode(first).strip().lower()
+        if piece == word or (len(piece) > 3 and word.startswith(piece)):
+          found.update(first)
+  return np.array(sorted(found), np.int32)
 
 
 def doubts(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:

@@ -1,0 +1,39 @@
+"""Does calibration-aware self-distillation recover accuracy abroad?
+
+  jaxdistill compare --config configs/compare_calibration.py \\
+    --workdir runs/calibration
+
+The first stage of protocol b in docs/questions.md on the middle small base: a
+frozen self-teacher that reads a clean solution; weights by its entropy; a
+policy gradient on the Brier score of an answer's confidence; words of doubt
+left out, or as many tokens at random. `short` is GRPO with a penalty from the
+length of the self-taught on: brevity without a teacher. 240,000 tokens a run,
+ten seeds (`--seeds 0,1,2,3,4` for half of them); half a minute a run.
+"""
+
+import pathlib
+
+from jaxdistill.config import Comparison, read_comparison, system
+
+
+def get_config():
+  here = pathlib.Path(__file__)
+  other = read_comparison(str(here.with_name('self_or_teacher_small.py')), ())
+  base = other.base
+  base.eval.markers = ('wait',)
+  plain = system('sdft') | {
+    'method.teacher': 'frozen',
+    'method.alpha': 0.5,
+    'method.rescaled': True,
+  }
+  grpo = {'method.name': 'grpo', 'method.kl': 0.0}
+  arms = {
+    'plain': plain,
+    'grpo': grpo,
+    'entropy': plain | {'method.entropy': 1.0},
+    'calibrated': plain | {'method.calibration': 1.0},
+    'markers': plain | {'method.spare': 'markers'},
+    'random_mask': plain | {'method.spare': 'random'},
+    'short': grpo | {'method.max_tokens': 48, 'method.overlong': 24},
+  }
+  return Comparison(base, arms, tuple(range(10)))

@@ -463,10 +463,10 @@ class Collected(NamedTuple):
       all observations of all hosts. Every host gives the same names.
     transcripts: JSON objects for `rollouts/`, on disk before the metrics.
     tokens: How many tokens this host generated, whoever generated them.
-    scored: How many response tokens it had others than the policy score,
-      anchors and teachers, in the loss or before.
     adopt: A player from `Player.adapted` whose adapter is added to the trunk
       before the updates; not a step ahead, where the trunk has moved since.
+    scored: How many response tokens it had others than the policy score,
+      anchors and teachers, in the loss or before.
   """
 
   updates: Sequence[Update]
@@ -474,5 +474,5 @@ class Collected(NamedTuple):
   metrics: Mapping[str, Sequence[float] | np.ndarray]
   transcripts: Sequence[Mapping[str, Any]] = ()
   tokens: int = 0
-  scored: int = 0
   adopt: Any = None
+  scored: int = 0

@@ -73,9 +73,9 @@ def train(config, workdir='w', *more):
 
 # Command line -> what its line says.
 VERBS = [
-  ((), 'a verb is missing: doctor, gap, train, chat'),
-  (('trian',), "no verb 'trian'; the nearest is 'train' of doctor, gap, train"),
-  (('help',), "no verb 'help'; there are doctor, gap, train"),
+  ((), 'a verb is missing: doctor, gap, context, train'),
+  (('trian',), "no verb 'trian'; the nearest is 'train' of doctor, gap, con"),
+  (('help',), "no verb 'help'; there are doctor, gap, context"),
   (('',), "no verb ''"),
   (('--config', CONFIG), "a verb comes first, then '--config'"),
   (('doctor', 'x'), "'x' is not understood by doctor"),

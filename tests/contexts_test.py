@@ -53,6 +53,12 @@ def test_the_only_right_one_has_nothing_to_read():
   assert (a.solution, b.solution) == (SHOWN, SHOWN)
 
 
+def test_an_empty_response_is_shown_to_nobody():
+  ((a, b, c),) = cases([['', RIGHT, WRONG]])
+  assert b.wrongs == (WRONG,) and c.wrongs == ()
+  assert contexts.hinted('full', a, '') is None
+
+
 def test_a_cut_response_is_not_right():
   ((a, b),) = cases([[RIGHT + CUT, RIGHT]])
   assert (a.right, b.right) == (False, True) and b.solution is None
@@ -65,6 +71,12 @@ def test_a_vote_takes_the_majority_for_right():
   assert [x.right for x in (a, b, c)] == [True, True, False]
   assert c.answer == '32' and c.solution == WRONG and a.wrongs == (RIGHT,)
   assert prompts('answer', [[c]])[0] == [['hint 32 solve 47+85:']]
+  # What the task knows of a response is no label-free judge's to say.
+  asked = contexts.CRITIQUE.format(
+    asked='solve 47+85:', solution=WRONG, attempt=RIGHT
+  )
+  told, _, _ = prompts('critique', [[c]], {asked: ['7']})
+  assert told == [['hint 7 solve 47+85:']]
   ((a, b),) = cases([['7', '7+5']], 'vote')
   assert prompts('verdict', [[a]])[0] == [[None]]
 

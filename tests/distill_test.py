@@ -10,7 +10,6 @@ from scipy.special import log_softmax
 
 from jaxdistill import losses
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import Weights
 from jaxdistill.models.scoring import Hidden
 
@@ -202,8 +201,7 @@ def test_a_chunk_at_a_time_takes_a_quarter_of_the_memory():
   def loss(fn):
     def value(states, others, head):
       logits = [
-        Hidden(x, Resolved(head, {}, head, Weights(head, None, None)), config)
-        for x in (states, others)
+        Hidden(x, Weights(head, None, None), config) for x in (states, others)
       ]
       return fn(*logits).sum()
 

@@ -378,7 +378,8 @@ def test_rlcsd_weighs_a_right_hint_against_wrong_ones():
   np.testing.assert_allclose(
     row.fields['advantage'], a + 0.5 * np.tanh(contrast), rtol=1e-5
   )
-  assert found.metrics['train/hinted'] == [0.5]  # the other sum has none right
+  # The other sum has none right.
+  assert found.metrics['train/hinted'] == [1] * 4 + [0] * 4
   assert found.scored == sum(len(r.tokens_T) for r in scored)
 
 

@@ -121,6 +121,9 @@ def test_a_name_behind_a_config(capsys):
     ('rft', {'keep': 'votes'}, "nearest is 'vote'"),
     ('opsa', {'part': 0.0}, 'part is 0.0'),
     ('rlcsd', {'samples': 2}, 'samples is 2'),
+    ('rlcsd', {'scale': 0.0}, 'scale is 0'),
+    ('on_policy_kd', {'on_policy': 0.5}, 'own tokens do not estimate'),
+    ('sdpo', {'calibration': 1.0, 'judge': 'vote'}, 'agrees with itself'),
     ('minillm', {'gamma': 2.0}, 'gamma is 2.0'),
   ],
 )
@@ -130,6 +133,11 @@ def test_what_cannot_be_is_said_in_one_line(name, changes, said):
   with pytest.raises(configs.ConfigError, match=said) as error:
     configs.check(config)
   assert '\n' not in str(error.value)
+
+
+def test_another_model_may_read_what_a_self_teacher_does(trained):
+  _, lines, _ = trained('sdpo', **{'method.teacher': 'model:small-late'})
+  assert lines[1]['train/kl_teacher'] > 0
 
 
 def test_a_teacher_of_another_tokenizer_teaches_by_its_texts_only(trained):

@@ -127,6 +127,14 @@ def context(
     raise ConfigError(
       f'{model.task.name} has problems without a known answer: judge vote'
     )
+  if solution == 'reference':
+    if judge == 'vote':
+      raise ConfigError('judge vote knows no reference: solution sibling')
+    if any(p.demonstration is None for p in asked):
+      raise ConfigError(
+        f'{model.task.name} has problems without a solution to refer to: '
+        'solution sibling'
+      )
   begin = time.perf_counter()
   with jax.set_mesh(model.run.mesh), in_one_line():
     found = ladder(

@@ -51,8 +51,8 @@ def ladder(
 
   Returns:
     By rung: `told` (per response, whether there was something to tell), and of
-    those that were told, `right`, `length`, `markers`, `markers_words` and
-    their density per response or token; and per token of the untold answers
+    those that were told, `right`, `answered`, `length`, `cut`, `markers`,
+    `markers_words` and their density; and per token of the untold answers
     `kl_fork` and `kl_other`, KL(untold || told) in nats where the model is
     least sure (a fifth of each answer) and elsewhere, and `overlap` of the 16
     likeliest tokens.

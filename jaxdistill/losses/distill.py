@@ -94,6 +94,17 @@ def summed(
   return jnp.sum(contributions, -1)
 
 
+def of_both(
+  student: Float[Array, '*Z V'], teacher: Float[Array, '*Z C']
+) -> tuple[Array, Array]:
+  """The logits of the tokens that both have room for.
+
+  Models of one tokenizer may have different room for what it lacks.
+  """
+  size = min(student.shape[-1], teacher.shape[-1])
+  return student[..., :size], teacher[..., :size]
+
+
 def over_all(
   student: Float[Array, '*Z V'], teacher: Float[Array, '*Z V']
 ) -> tuple[Float[Array, '*Z V'], Float[Array, '*Z V']]:

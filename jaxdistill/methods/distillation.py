@@ -122,7 +122,8 @@ class Distillation:
     temperature: float,
     mix: Callable[..., Array] = lambda teacher: teacher,
   ) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
-    """The distance of each token; `kl_teacher` is the reverse KL.
+    """The distance of each token; `kl_teacher` is the reverse KL over
+    the support.
 
     Where rows say by which log-prob the student drew a token, one that has
     become likelier since weighs more, at most `importance_cap` times as much
@@ -141,14 +142,11 @@ class Distillation:
 
     def distance(student, *others):
       *others, targets = others
-      teacher = mix(*others)
-      # Models of one tokenizer may have different room for what it lacks.
-      size = min(student.shape[-1], teacher.shape[-1])
-      student, teacher = (
-        logits[..., :size] / temperature for logits in (student, teacher)
+      logp = losses.token_logp(student / temperature, targets)
+      student, teacher = losses.of_both(student, mix(*others))
+      value, kl = SUPPORTS[self.support](
+        student / temperature, teacher / temperature, targets, self
       )
-      value, kl = SUPPORTS[self.support](student, teacher, targets, self)
-      logp = losses.token_logp(student, targets) if drawn else None
       return value, kl, logp
 
     value, kl, logp = batch.over_targets(

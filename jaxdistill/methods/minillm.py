@@ -106,6 +106,7 @@ class Minillm(Method):
     temperature = self.policy.temperature
 
     def next_token(student, teacher):
+      student, teacher = losses.of_both(student, teacher)
       pair = losses.over_all(student / temperature, teacher / temperature)
       return losses.summed(losses.reverse_kl(*pair))
 

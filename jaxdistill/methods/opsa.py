@@ -39,7 +39,7 @@ class Opsa(Method):
     samples: Answers per problem.
     max_tokens: Longest answer.
     part: The share of a response's tokens that is trained, its least likely.
-    penalty: What these are pushed down by on average (the paper: .75).
+    penalty: What these are pushed down by midway (the paper: .75).
     spread: How much more or less by entropy (the paper: .25).
     encourage: Whether they are pushed up in place of down.
     policy: How answers are drawn and learned from.

@@ -121,6 +121,7 @@ class Rft(Method):
           policy.written(r.prompt, p.task.without_thinking(r.text))
           for p, kept_G in zip(problems, kept_PG, strict=True)
           for r in kept_G
+          if r.finish == 'stop'  # what was cut has no end to be learned
         ]
       )
     yield  # what follows asks the policy for nothing

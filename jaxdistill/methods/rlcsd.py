@@ -9,7 +9,7 @@ is large where the hint's being *right* matters, not where any hint does, which
 is what plain self-distillation also follows. It is added to the advantage of
 the answer (GRPO's), token by token and without turning its sign:
 
-  r = strength tanh(e / scale),  A + r,  cut at 0 on the side of A
+  r = strength tanh(e / scale), if |r| > threshold;  A + r, cut at 0 by A's side
 
 Tokens with `|r| > threshold` are averaged apart from the others. Hints are
 siblings: the first right one, and wrong ones; an answer without both is left
@@ -78,6 +78,8 @@ class Rlcsd(Method):
         f'method.samples is {self.samples}; an answer, a right one and a wrong '
         'one are 3'
       )
+    if self.scale <= 0:
+      raise ValueError(f'method.scale is {self.scale}; it must be positive')
     if self.policy.kl:
       raise ValueError(f'method.kl is {self.policy.kl}; rlcsd has none')
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
@@ -110,7 +112,7 @@ class Rlcsd(Method):
     flat = np.concatenate([np.zeros(0), *contrasts])
     metrics: dict[str, Any] = {
       'train/right': paid,
-      'train/hinted': [len(both) / max(len(cases), 1)],
+      'train/hinted': [float(bool(c.solution and c.wrongs)) for c in cases],
       'train/contrast': np.abs(flat),
     }
     told = [

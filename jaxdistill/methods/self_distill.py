@@ -19,9 +19,9 @@ settings, so they are one method; `SYSTEMS` has them by name:
 | U-OPSD (2608.06296) | the vote's | own | who disagrees | frozen | forward |
 
 `judge=vote` needs no label: what the majority answers is told and learned from
-in one step. What differs from the published code: a sibling is never the
-response itself, its thinking is shown (`context=conclusion` strips it), equal
-responses are trained once with their number as weight.
+in one step. A sibling is another sample, if perhaps with the same text. What
+differs from the published code: its thinking is shown (`context=conclusion`
+strips it); equal responses are trained once, with their number as weight.
 """
 
 import dataclasses
@@ -100,7 +100,8 @@ class SelfDistill(Method):
     taught: Who learns from the teacher: `all`, `right` or `wrong`, those that
       the judge takes for it.
     others: Whether those who are not taught take a policy gradient on what the
-      judge pays; the tokens of both count alike (SRPO).
+      judge pays; the mean of each counts by its share of the tokens (SRPO,
+      whose `objective` is `dapo`; equal groups stay in).
     teacher: When the teacher follows, see `anchors/rules.py`; it moves with
       steps of the optimizer.
     spare: Which tokens are left out: words of doubt (`markers`: those that were
@@ -202,8 +203,10 @@ class SelfDistill(Method):
     yield  # what follows asks the policy for nothing
     teacher = players['teacher']
     cases_PG = contexts.cases(problems, rollouts_PG, self.judge, self.solution)
+    # What is written is drawn by numbers of its own.
     prompts_PG, written = contexts.prompts(
-      self.context, cases_PG, teacher, self.max_tokens, key
+      *(self.context, cases_PG, teacher, self.max_tokens),
+      jax.random.fold_in(key, 1),
     )
     cases = [c for cases_G in cases_PG for c in cases_G]
     prompts = [p for prompts_G in prompts_PG for p in prompts_G]
@@ -225,7 +228,8 @@ class SelfDistill(Method):
     made = [drawn_set(sets[0], self.policy.importance_cap, taught=True)]
     made += [self.policy.row_set(rest, kind='other') for rest in sets[1:]]
     if self.calibration:
-      sure = self._calibration_rows(cases)
+      sure = self._calibration_rows(cases, players.get('base'))
+      scored += scored_tokens(sure) if self.policy.kl else 0
       made.append(self.policy.row_set(sure, kind='calibration'))
     metrics = {
       'train/taught': taught.astype(float),
@@ -300,7 +304,9 @@ class SelfDistill(Method):
       out.append(doubt_T)
     return out
 
-  def _calibration_rows(self, cases: Sequence[Case]) -> list[Row]:
+  def _calibration_rows(
+    self, cases: Sequence[Case], base: Player | None
+  ) -> list[Row]:
     """Rows of a policy gradient on the Brier score of one's own siblings."""
     paid = []
     for g in range(0, len(cases), self.samples):
@@ -318,7 +324,7 @@ class SelfDistill(Method):
       [c.rollout for c in cases],
       self.policy.advantages(paid_PG).ravel(),
       np.ones(len(cases)),
-      None,
+      base,
       self.max_tokens,
     )
     weight = np.float32(self.calibration)

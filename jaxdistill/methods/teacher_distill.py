@@ -99,6 +99,13 @@ class TeacherDistill(Method):
         "method.learn is 'text' and the student writes all of it "
         '(method.on_policy is 1): method rft does that'
       )
+    both = self.on_policy < 1 and self.learn == 'distribution'
+    if self.distillation.support == 'sampled' and both:
+      raise ValueError(
+        f"method.support is 'sampled' and method.on_policy {self.on_policy}: "
+        "the teacher's own tokens do not estimate the reverse KL; the support "
+        'must be another, or on_policy 1'
+      )
     if self.policy.kl:
       raise ValueError(
         f'method.kl is {self.policy.kl}; it must be 0: the teacher holds it'

@@ -48,25 +48,29 @@ class Known(NamedTuple):
     answer: The right answer, or what is taken for it; None if nobody knows.
     right_G: Which of the responses are right, or taken for it; None where
       nobody knows.
+    critiques_G: What the judge can say of each; None where it cannot.
   """
 
   answer: str | None
   right_G: Sequence[bool | None]
+  critiques_G: Sequence[str | None]
 
 
 def by_task(problem: Problem, rollouts_G: Sequence[Rollout]) -> Known:
   """What the task pays, and its known answer."""
   answers_G = rewards.answers(problem.task, rollouts_G)
   worth_G = problem.task.reward(problem, answers_G)
-  return Known(problem.answer, [worth >= RIGHT for worth in worth_G])
+  said_G = [problem.task.critique(problem, r.text) for r in rollouts_G]
+  return Known(problem.answer, [worth >= RIGHT for worth in worth_G], said_G)
 
 
 def by_vote(problem: Problem, rollouts_G: Sequence[Rollout]) -> Known:
   """What the majority answers; no label is read."""
   vote = rewards.majority(rewards.answers(problem.task, rollouts_G))
+  nothing_G = [None] * len(rollouts_G)
   if vote.answer is None:
-    return Known(None, [None] * len(rollouts_G))
-  return Known(vote.answer, vote.agrees_G)
+    return Known(None, nothing_G, nothing_G)
+  return Known(vote.answer, vote.agrees_G, nothing_G)
 
 
 JUDGES = {'known': by_task, 'vote': by_vote}
@@ -84,6 +88,7 @@ class Case:
     answer: The right answer.
     solution: A right solution; None if there is none but perhaps its own.
     wrongs: Wrong responses of siblings.
+    critique: What the judge says of it, or None.
     other: A solution of another problem, or None.
   """
 
@@ -94,6 +99,7 @@ class Case:
   answer: str | None
   solution: str | None
   wrongs: tuple[str, ...]
+  critique: str | None = None
   other: str | None = None
 
 
@@ -122,7 +128,9 @@ SOLUTIONS = {'sibling': siblings, 'reference': references}
 def _texts(rollouts_G, wanted_G, but: int) -> tuple[str, ...]:
   """The wanted texts of a group, without that of its member `but`."""
   pairs = enumerate(zip(rollouts_G, wanted_G, strict=True))
-  return tuple(r.text for g, (r, wanted) in pairs if wanted and g != but)
+  return tuple(
+    r.text for g, (r, wanted) in pairs if wanted and g != but and r.text
+  )
 
 
 def cases(
@@ -158,6 +166,7 @@ def cases(
           known.answer,
           shown_G[g],
           _texts(rollouts_G, wrong_G, g),
+          known.critiques_G[g],
         )
         for g, rollout in enumerate(rollouts_G)
       ]
@@ -192,10 +201,6 @@ class Rung(NamedTuple):
   written: Callable[[Case], Prompt | None] | None = None
 
 
-def _critique(case: Case) -> str | None:
-  return case.problem.task.critique(case.problem, case.rollout.text)
-
-
 def _ask_for_critique(case: Case) -> Prompt | None:
   if case.solution is None:
     return None
@@ -220,7 +225,9 @@ RUNGS = {
     lambda case: {True: 'yes', False: 'no', None: None}[case.right],
   ),
   'critique': Rung(
-    'A correction of your earlier answer:', _critique, _ask_for_critique
+    'A correction of your earlier answer:',
+    lambda case: case.critique,
+    _ask_for_critique,
   ),
   'conclusion': Rung(SOLVED, _conclusion),
   'regenerated': Rung(
@@ -245,7 +252,8 @@ def hinted(rung: str, case: Case, text: str | None = None) -> Prompt | None:
     case: Whose teacher it is.
     text: What is told in place of what the case knows.
   """
-  text = text or RUNGS[rung].text(case)
+  if text is None:
+    text = RUNGS[rung].text(case)
   if not text:
     return None
   hint = Hint(RUNGS[rung].lead, text)
@@ -301,12 +309,14 @@ def _written(
   asked: Sequence[Prompt], writer: Player, max_tokens: int, key: jax.Array
 ) -> tuple[dict[str, str], int]:
   """What the writer says to each different prompt, by its text."""
-  different = list({p.text: p for p in asked}.values())
+  different: dict[str, Prompt] = {}
+  for prompt in asked:  # the first of those that are alike
+    different.setdefault(prompt.text, prompt)
   sampling: Any = Sampling(1, max_tokens)
-  said = writer.generate(different, sampling, key)
+  said = writer.generate([*different.values()], sampling, key)
   texts = {
-    p.text: r.text
-    for p, (r,) in zip(different, said, strict=True)
+    text: r.text
+    for text, (r,) in zip(different, said, strict=True)
     if r.finish == 'stop'
   }
   return texts, sum(len(r.tokens_T) for (r,) in said)

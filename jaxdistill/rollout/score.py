@@ -84,7 +84,8 @@ class Apart:
     del targets
     logp, logq = (jax.nn.log_softmax(x, -1) for x in (student, teacher))
     kl = jnp.sum(jnp.exp(logp) * (logp - logq), -1)
-    mine, theirs = (jax.lax.top_k(x, self.k)[1] for x in (student, teacher))
+    k = min(self.k, student.shape[-1])
+    mine, theirs = (jax.lax.top_k(x, k)[1] for x in (student, teacher))
     shared = (mine[..., :, None] == theirs[..., None, :]).any(-1)
     return kl, jnp.mean(shared, -1, dtype=jnp.float32)
 

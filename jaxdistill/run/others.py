@@ -38,7 +38,11 @@ class Others:
       {n: parse_rule(r) for n, r in rules.items() if n not in run.teachers},
       needed.keys() - run.teachers.keys(),
       run.seed,
-      [n for n, anchor in needed.items() if anchor.clock == 'optimizer'],
+      [
+        n
+        for n, anchor in needed.items()
+        if anchor.clock == 'optimizer' and n not in run.teachers
+      ],
     )
     self._teachers = {n: place_teacher(t, run) for n, t in run.teachers.items()}
     self._names = [*needed]

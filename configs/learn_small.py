@@ -15,9 +15,14 @@ What stands behind the colon is a published system:
 | `opsa` | nobody: its unlikely tokens are made less likely |
 | `gkd`, `on_policy_kd`, `minillm` | a teacher's word on the student's answers |
 | `sequence_kd`, `word_kd` | a teacher's answers |
+| `offline_kd` | a teacher's answers, from a folder (`jaxdistill targets`) |
 
 The teacher is `small-late` (`--config.method.teacher=model:NAME`). 20 steps of
-80 problems, 8 answers each; about a minute on two cores.
+80 problems, 8 answers each; about a minute on two cores. What `offline_kd`
+learns from is written first, and is its pool:
+
+  jaxdistill targets --model small-late --problems 400 --out late
+  ... learn_small.py:offline_kd --config.method.targets=late --config.pool=400
 """
 
 import pathlib

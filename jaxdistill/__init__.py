@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Result,
     Steps,
     Stopped,
+    Targets,
     base_config,
     compare,
     context,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     load,
     plot,
     steps,
+    targets,
     task,
     train,
   )
@@ -47,6 +49,7 @@ __all__ = [
   'Result',
   'Steps',
   'Stopped',
+  'Targets',
   'base_config',
   'compare',
   'context',
@@ -54,6 +57,7 @@ __all__ = [
   'load',
   'plot',
   'steps',
+  'targets',
   'task',
   'train',
 ]

@@ -73,7 +73,7 @@ def train(config, workdir='w', *more):
 
 # Command line -> what its line says.
 VERBS = [
-  ((), 'a verb is missing: doctor, gap, context, train'),
+  ((), 'a verb is missing: doctor, gap, context, targets'),
   (('trian',), "no verb 'trian'; the nearest is 'train' of doctor, gap, con"),
   (('help',), "no verb 'help'; there are doctor, gap, context"),
   (('',), "no verb ''"),

@@ -10,11 +10,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import REFILLS, replay
+from hosts_worker import REFILLS, TARGETS, replay
 from players import KEY, MANY, endless, make_player
 
+import jaxdistill as jd
 from jaxdistill import dist
 from jaxdistill.rollout import Sampling
+from jaxdistill.run.pool import pool_of
 
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
@@ -57,7 +59,7 @@ def done(tmp_path_factory):
   """What two processes of two devices each did, one thing after the other."""
   root = tmp_path_factory.mktemp('hosts')
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
-  work |= {'gather': '', 'refills': ''}
+  work |= {'gather': '', 'refills': '', 'written': root / 'targets'}
   out = run_hosts(root / 'out', 2, *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -121,3 +123,26 @@ def test_refills_on_uneven_hosts_draw_what_one_process_does(done, one_device):
     for (tokens, logp, finish), r in zip(ours, expected, strict=True):
       assert (tokens, finish) == (r.tokens_T.tolist(), r.finish)
       np.testing.assert_allclose(logp, r.logp_T, rtol=1e-5, atol=1e-5)
+
+
+def test_each_host_writes_a_shard_of_targets_and_reads_all(
+  done, mesh, tmp_path
+):
+  root, found = done
+  manifest, *read = found['written']
+  alone = jd.targets('small-late', tmp_path / 'alone', **TARGETS)
+  names = {f'targets-{i:05d}-of-00002.array_record' for i in range(2)}
+  assert manifest['shards'].keys() == names
+  assert {p.name for p in (root / 'targets').iterdir()} == {
+    'manifest.json',
+    *names,
+  }
+  assert manifest['tokens'] == alone.manifest['tokens']
+  assert manifest['responses'] == 10
+  first, second = map(json.loads, read)
+  assert first == second and len(first) == 10
+  pool = pool_of(jd.task('small'), TARGETS['problems'])
+  wanted = [t for i in range(5) for t in alone[pool[i].text]]
+  for (tokens, ids, top), t in zip(first, wanted, strict=True):
+    assert (tokens, ids) == (t.tokens_T.tolist(), t.ids_Tk.tolist())
+    np.testing.assert_allclose(top, t.top_Tk, atol=1e-5)

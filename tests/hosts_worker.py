@@ -37,6 +37,7 @@ from jaxdistill.types import Prompt, Row, RowSet
 # Prompts of process 0 and of process 1, samples of each, and how many of them
 # have room on a device: with 4 of 3, groups of 3; with 2 of 4, twice 2.
 REFILLS = ((9, 0, 3, 4), (9, 2, 4, 2))
+TARGETS = {'problems': 5, 'samples': 2, 'top_k': 3, 'max_tokens': 12}
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
@@ -215,7 +216,26 @@ def refills() -> list:
   return out
 
 
-WORKS = replay, uneven, stopped, gather, refills
+def written(folder: str) -> list:
+  """Targets of a teacher, a shard by each process, read by both.
+
+  Returns:
+    The manifest; and of each process all tokens and log-probs that it reads.
+  """
+  from jaxdistill import api
+  from jaxdistill.run.pool import pool_of
+
+  found = api.targets('small-late', folder, **TARGETS)
+  pool = pool_of(api.task('small'), TARGETS['problems'])
+  read = [
+    [t.tokens_T.tolist(), t.ids_Tk.tolist(), t.top_Tk.tolist()]
+    for i in range(len(pool))
+    for t in found[pool[i].text]
+  ]
+  return [found.manifest, *dist.gather_texts([json.dumps(read)])]
+
+
+WORKS = replay, uneven, stopped, gather, refills, written
 
 
 def main():

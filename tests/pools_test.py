@@ -14,7 +14,7 @@ from jaxdistill import config as configs
 from jaxdistill.config import ConfigError
 from jaxdistill.data.small import world
 from jaxdistill.data.tasks import JsonlTask, load_task
-from jaxdistill.run.loop import _shuffled
+from jaxdistill.run.pool import shuffled
 
 NAMES = 'small:narrow', 'small:broad'
 
@@ -104,7 +104,7 @@ def twelve(tmp_path):
 
 def drawn(task, pool, seed, count):
   """The answers to the first problems that a run would train on."""
-  problems = _shuffled(task, pool, seed)
+  problems = shuffled(task, pool, seed)
   return [int(problems[i].answer) for i in range(count)]
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdistill as jd
 from jaxdistill import config as configs
 from jaxdistill.config import SYSTEMS
 from jaxdistill.run.loop import Loop
@@ -29,13 +30,31 @@ FEW = {
   'alarms.cut': 'off',
 }
 # One for each file of methods/, and of its branches.
-CUT = ('srpo', 'u_opsd', 'rft', 'gkd', 'minillm', 'opsa', 'rlcsd')
+CUT = (
+  *('srpo', 'u_opsd', 'rft', 'gkd', 'minillm', 'opsa', 'rlcsd', 'offline_kd'),
+)
+
+
+@pytest.fixture(scope='module')
+def targets(tmp_path_factory):
+  """Where those of a teacher are, once somebody has written them."""
+  return tmp_path_factory.mktemp('targets') / 'late'
 
 
 @pytest.fixture
-def trained(mesh, tmp_path):
+def trained(mesh, tmp_path, targets):
+  def keys_of(name):
+    if name != 'offline_kd':
+      return FEW
+    if not targets.exists():
+      few = {'problems': 12, 'samples': 2, 'top_k': 8, 'max_tokens': 24}
+      jd.targets('small-late', targets, **few)
+    few = {k: v for k, v in FEW.items() if k != 'method.max_tokens'}
+    return few | {'method.targets': str(targets), 'pool': 12}
+
   def train(name, workdir='run', **keys):
-    config = configs.read_config(f'{CONFIG}:{name}', (FEW | keys).items())
+    keys = keys_of(name) | keys
+    config = configs.read_config(f'{CONFIG}:{name}', keys.items())
     configs.check(config)
     configs.prepare(config)
     run = configs.build(config)
@@ -72,9 +91,9 @@ def test_two_steps(trained, tmp_path, name):
   assert all(np.isfinite(line['train/loss']) for line in lines[:2])
   assert lines[1]['train/skipped'] == 0
   assert moved(before, loop.state.params)
-  assert lines[0]['rollout/tokens'] > 0
-  teachers = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd'}
-  assert (lines[0]['rollout/scored'] > 0) == (name not in teachers)
+  assert (lines[0]['rollout/tokens'] > 0) == (name != 'offline_kd')
+  unscored = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd', 'offline_kd'}
+  assert (lines[0]['rollout/scored'] > 0) == (name not in unscored)
   told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
   assert len(told) == 6 and all(json.loads(x)['texts'] for x in told)
 

@@ -6,8 +6,10 @@ from jaxdistill.api.ladders import Ladder, context
 from jaxdistill.api.model import Answers, Model, Proposals, load
 from jaxdistill.api.model import find_task as task
 from jaxdistill.api.result import Result, plot
+from jaxdistill.api.teaching import targets
 from jaxdistill.api.training import Steps, steps, train
 from jaxdistill.config import Comparison, ConfigError, base_config
+from jaxdistill.data.targets import Targets
 from jaxdistill.run.stopping import Stopped
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
   'Result',
   'Steps',
   'Stopped',
+  'Targets',
   'base_config',
   'compare',
   'context',
@@ -29,6 +32,7 @@ __all__ = [
   'load',
   'plot',
   'steps',
+  'targets',
   'task',
   'train',
 ]

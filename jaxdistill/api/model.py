@@ -318,9 +318,11 @@ def load(
   return found if named is None else found.on(named)
 
 
-def load_base(name: str) -> Model:
-  """A model by name; see `load`."""
-  run = _build(base_config(name))
+def load_base(name: str, **mesh: int) -> Model:
+  """A model by name, see `load`; `mesh` are keys of `config.mesh`."""
+  config = base_config(name)
+  config.mesh.update(mesh)
+  run = _build(config)
   graphdef, params = _placed(run)
   own = None if run.loaded.source else run.task
   return Model(name, run, make_player(run, graphdef, params), own)

@@ -18,6 +18,7 @@ from jaxdistill.cli import (
   export,
   gap,
   plot,
+  targets,
   train,
 )
 from jaxdistill.cli import eval as evaluate
@@ -31,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
   'doctor': doctor,
   'gap': gap,
   'context': context,
+  'targets': targets,
   'train': train,
   'chat': chat,
   'eval': evaluate,

@@ -28,6 +28,7 @@ from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run import memory
+from jaxdistill.run.pool import pool_of
 from jaxdistill.run.run import Run, Teacher
 from jaxdistill.types import Task
 
@@ -52,7 +53,10 @@ def prepare(config: Any) -> None:
     for split in config.eval.splits:
       task.problems(split)
     check_pool(config.pool, task)
-    method_of(config).check(task)
+    method = method_of(config)
+    method.check(task)
+    vocabulary = store.tokenizer_of(config.model).vocabulary
+    method.check_given(pool_of(task, config.pool), vocabulary)
 
 
 def build(config: Any) -> Run:

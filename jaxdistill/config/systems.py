@@ -5,6 +5,7 @@ from typing import Any
 from jaxdistill.config.keys import ConfigError
 from jaxdistill.methods import (
   minillm,
+  offline_distill,
   opsa,
   rft,
   rlcsd,
@@ -20,6 +21,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
   **rlcsd.SYSTEMS,
   **teacher_distill.SYSTEMS,
   **minillm.SYSTEMS,
+  **offline_distill.SYSTEMS,
 }
 
 

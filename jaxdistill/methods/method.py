@@ -22,7 +22,7 @@ from jaxdistill.batch import Batch
 from jaxdistill.data.tasks import JsonlTask, right
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Anchor, Collected, Problem, Task
+from jaxdistill.types import Anchor, Collected, Problem, Problems, Task
 
 
 @runtime_checkable
@@ -58,6 +58,20 @@ class Method(Protocol):
       ValueError: Says what is missing.
     """
     del task
+
+  def check_given(self, problems: Problems, vocabulary: str) -> None:
+    """Finds that what was written for it before is of no use to a run.
+
+    Called of who trains, before a model is loaded.
+
+    Args:
+      problems: All that it is to be asked, the pool.
+      vocabulary: Of the model that learns, see `Tokenizer.vocabulary`.
+
+    Raises:
+      ValueError: Says what does not fit.
+    """
+    del problems, vocabulary
 
   def init(self) -> Any:
     """The state before step 0: JSON and numpy, equal on every host."""

@@ -162,6 +162,17 @@ def positions(name: str) -> int | None:
   return int(said * max(factor, 1)) if isinstance(factor, int | float) else said
 
 
+def tokenizer_of(name: str) -> Tokenizer:
+  """The tokenizer of a model by name (see `load`), without its weights."""
+  if (fresh_name := name.removeprefix(GRADER)) in FRESH:
+    return SymbolTokenizer(FRESH[fresh_name])
+  path = find(name)
+  if _is_ours(path):
+    symbols = hub.read_json(path / 'config.json')['symbols']
+    return SymbolTokenizer(tuple(symbols))
+  return _read_tokenizer(path, describe(name))
+
+
 def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> Tokenizer:
   if isinstance(config, EncoderConfig):
     tokenizer = PairTokenizer.from_directory(path, config.positions)
@@ -211,9 +222,10 @@ def load(
   """
   compute = {'dtype': dtype, 'remat': remat, 'attention': attention}
   config = dataclasses.replace(describe(name), **compute)
-  if (fresh_name := name.removeprefix(GRADER)) in FRESH:
+  tokenizer = tokenizer_of(name)
+  if name.removeprefix(GRADER) in FRESH:
     model = Decoder(config, deltas, rngs=nnx.Rngs(seed))
-    return Loaded(model, SymbolTokenizer(FRESH[fresh_name]), '')
+    return Loaded(model, tokenizer, '')
   path = find(name)
   ours = _is_ours(path)
 
@@ -229,11 +241,9 @@ def load(
   graphdef, trunk, _ = nnx.eval_shape(fresh)
   fresh_deltas = jax.jit(lambda: fresh()[2])()
   if ours:
-    symbols = tuple(hub.read_json(path / 'config.json')['symbols'])
     sha256 = _read_trunk(path, trunk)
     model = nnx.merge(graphdef, trunk, fresh_deltas)
-    return Loaded(model, SymbolTokenizer(symbols), sha256)
-  tokenizer = _read_tokenizer(path, config)
+    return Loaded(model, tokenizer, sha256)
   mesh = mesh or dist.make_mesh(devices=jax.devices()[:1])
   sha256 = hub.read_trunk(path, trunk, config, trunk_dtype, mesh)
   model = nnx.merge(graphdef, trunk, fresh_deltas)

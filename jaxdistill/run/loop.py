@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from etils import epath
@@ -38,6 +37,7 @@ from jaxdistill.run.ask import (
 from jaxdistill.run.guard import GUARD, Guard
 from jaxdistill.run.others import Others
 from jaxdistill.run.pending import Pending
+from jaxdistill.run.pool import shuffled
 from jaxdistill.run.run import Run
 from jaxdistill.run.step import (
   Params,
@@ -49,9 +49,7 @@ from jaxdistill.run.step import (
   with_fresh_moments,
 )
 from jaxdistill.run.stopping import Stopped, asked_to_stop
-from jaxdistill.types import Collected, Problem, Task, Update
-
-POOL = 0  # the seed that pools of problems are drawn by
+from jaxdistill.types import Collected, Problem, Update
 
 
 class Loop:
@@ -93,7 +91,7 @@ class Loop:
       self._step = make_step(
         self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
       )
-      self._problems = _shuffled(run.task, run.pool, run.seed)
+      self._problems = shuffled(run.task, run.pool, run.seed)
       self._resume()
       undo.pop_all()
 
@@ -361,17 +359,6 @@ class Loop:
     if record['pending']:
       hosts = record['pending']
       self._pending = pending.load(self.workdir.path, step, hosts)
-
-
-def _shuffled(task: Task, pool: int, seed: int) -> Any:
-  """The problems that are trained on, read by index, without an end.
-
-  A pool is part of any larger one, and the same whatever the run's seed.
-  """
-  problems: Any = task.problems('train')  # lists too
-  if pool:  # as a source below: on its own it has others each time round
-    problems = grain.MapDataset.source(problems).shuffle(seed=POOL)[:pool]
-  return grain.MapDataset.source(problems).shuffle(seed=seed).repeat()
 
 
 def _adopted(player: Player, graphdef: nnx.GraphDef, run: Run) -> Params:

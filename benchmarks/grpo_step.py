@@ -389,6 +389,7 @@ def train_trl(
           **marks['seen'],
         }
       )
+      print(f'{after - marks["before"]:.1f} s', file=sys.stderr)  # some wait
       marks['before'] = time.perf_counter()
 
   with tempfile.TemporaryDirectory() as folder:

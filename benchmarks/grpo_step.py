@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_options(
-  parser: argparse.ArgumentParser, problems: int, names: Iterable[str]
+  parser: argparse.ArgumentParser,
+  problems: int,
+  names: Iterable[str],
+  rows: int = 32,
 ) -> None:
   """The options of a step of a given model, beside those of `sides.parser`."""
   add, names = parser.add_argument, ','.join(names)
@@ -77,7 +80,12 @@ def add_options(
     default=problems,
     help=f'of a step, 8 answers each ({problems})',
   )
-  add('--trl_rows', type=int, default=32, help='of a microbatch of TRL (32)')
+  add(
+    '--trl_rows',
+    type=int,
+    default=rows,
+    help=f'of a microbatch of TRL ({rows})',
+  )
   add('--sides', default=names, help=f'({names})')
 
 

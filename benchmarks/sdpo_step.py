@@ -43,7 +43,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = sides.parser(__doc__, 3, 'sdpo_step')
-  grpo_step.add_options(parser, problems=16, names=NAMES)
+  grpo_step.add_options(parser, problems=16, names=NAMES, rows=8)
   return parser
 
 

@@ -20,6 +20,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import sides
 
@@ -28,6 +30,7 @@ SIDES = {
   'trl': 'TRL',
   'trl_answers': "TRL, answers' logits only",
 }
+GRPO = {'method.name': 'grpo'}
 SETTINGS = (  # of the real run, with known answers in place of self-play
   pathlib.Path(__file__).parents[1] / 'configs' / 'sqlm_qwen05_addition.py'
 )
@@ -50,32 +53,65 @@ def main() -> None:
       + ', '.join(SIDES)
     )
   pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
-  compare(args, sides.Sides.of(__file__, args, pythons))
+  compare(args, sides.Sides.of(__file__, args, pythons), SIDES, make_job)
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = sides.parser(__doc__, 3, 'grpo_step')
-  add = parser.add_argument
+  add_options(parser, problems=32, names=SIDES)
+  return parser
+
+
+def add_options(
+  parser: argparse.ArgumentParser,
+  problems: int,
+  names: Iterable[str],
+  rows: int = 32,
+) -> None:
+  """The options of a step of a given model, beside those of `sides.parser`."""
+  add, names = parser.add_argument, ','.join(names)
   add('--model', help="a directory in Hugging Face's layout")
   add('--python', help='a Python that has trl, peft, torch and datasets')
   add('--steps', type=int, default=3, help='timed steps of a run (3)')
   add('--warmup', type=int, default=1, help='steps before these (1)')
-  add('--problems', type=int, default=32, help='of a step, 8 answers each (32)')
-  add('--trl_rows', type=int, default=32, help='of a microbatch of TRL (32)')
-  add('--sides', default=','.join(SIDES), help=f'({",".join(SIDES)})')
-  return parser
+  add(
+    '--problems',
+    type=int,
+    default=problems,
+    help=f'of a step, 8 answers each ({problems})',
+  )
+  add(
+    '--trl_rows',
+    type=int,
+    default=rows,
+    help=f'of a microbatch of TRL ({rows})',
+  )
+  add('--sides', default=names, help=f'({names})')
 
 
 # What starts the runs
 
 
-def compare(args: argparse.Namespace, measured: sides.Sides) -> None:
-  """Runs the sides in turn, prints a table and writes all that was seen."""
+def compare(
+  args: argparse.Namespace,
+  measured: sides.Sides,
+  names: Mapping[str, str],
+  make: Callable[[argparse.Namespace], dict],
+) -> None:
+  """Runs the sides in turn, prints a table and writes all that was seen.
+
+  Args:
+    args: The options.
+    measured: The sides.
+    names: By side, what the table calls it.
+    make: Makes the job of the options.
+  """
   runs = {side: [] for side in measured.pythons}
+  script = pathlib.Path(measured.script).stem
   try:
-    job = make_job(args)
+    job = make(args)
   except ValueError as e:
-    raise SystemExit(f'grpo_step: {e}') from None
+    raise SystemExit(f'{script}: {e}') from None
   for i, side in measured.in_turn(args.runs):
     found = measured.start(side, job)
     runs[side].append(found)
@@ -89,9 +125,8 @@ def compare(args: argparse.Namespace, measured: sides.Sides) -> None:
     _write(args, runs)  # hours of work: what is there stays there
     ends = {side: r[-1]['eos_ids'] for side, r in runs.items() if r}
     if len({*map(tuple, ends.values())}) > 1:
-      raise SystemExit(f'grpo_step: the sides end answers otherwise: {ends}')
-  names = [SIDES.get(side, side) for side in runs]
-  head = ('median (min to max)', *names)
+      raise SystemExit(f'{script}: the sides end answers otherwise: {ends}')
+  head = ('median (min to max)', *[names.get(side, side) for side in runs])
   print('\n' + sides.text([head, *table(runs, args.warmup)]))
   print(f'\nall steps of all runs: {args.out}')
 
@@ -109,14 +144,21 @@ def _write(args: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
   sides.write(args.out, record)
 
 
-def make_job(args: argparse.Namespace) -> dict:
-  """What both sides are to do; the prompts as texts and as ids."""
+def make_job(
+  args: argparse.Namespace, method: Mapping[str, Any] = GRPO
+) -> dict:
+  """What both sides are to do; the prompts as texts and as ids.
+
+  Args:
+    args: The options.
+    method: Keys of the config that make it the method that is measured.
+  """
   from jaxdistill.config import read_config
   from jaxdistill.data.tasks.load import load_task
   from jaxdistill.data.text.tokenizer import TextTokenizer
 
   overrides = {
-    'method.name': 'grpo',
+    **method,
     'method.problems': str(args.problems),
     'optimizer.schedule': 'constant',
     'model': args.model,
@@ -202,8 +244,13 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
 # The sides
 
 
-def run_ours(job: dict) -> dict:
-  """What `jaxdistill train` does at each step, without evaluating or saving."""
+def run_ours(job: dict, paid: str = 'train/reward') -> dict:
+  """What `jaxdistill train` does at each step, without evaluating or saving.
+
+  Args:
+    job: What to do.
+    paid: The metric that is the share of right answers.
+  """
   begin = time.perf_counter()
   import jax
   from ml_collections import ConfigDict
@@ -233,6 +280,7 @@ def run_ours(job: dict) -> dict:
     loading = time.perf_counter() - begin
     for step in range(job['steps']):
       compiling[0], before = 0.0, time.perf_counter()
+      loop._refresh_anchors(step, {})
       metrics = loop._train_step(step)
       jax.block_until_ready(loop.state)
       after = time.perf_counter()
@@ -245,7 +293,7 @@ def run_ours(job: dict) -> dict:
           'learning': metrics['time/update_s'],
           'compiling': compiling[0],
           'tokens': metrics['rollout/length'],
-          'reward': metrics['train/reward'],
+          'reward': metrics[paid],
           'different': statistics.mean(len({*r['texts']}) for r in records),
         }
       )
@@ -270,12 +318,6 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
       to the prompts' tokens too.
   """
   begin = time.perf_counter()
-  import torch
-
-  torch.set_num_threads(job['threads'])
-  import datasets
-  import peft
-  import transformers
   import trl
 
   if answers_only:  # there it decides this, and nothing else
@@ -284,19 +326,44 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
     assert hasattr(utils, '_use_triton'), f'not in trl {trl.__version__}'
     utils._use_triton = lambda device: True
 
-  config, asked, n = job['config'], job['asked'], job['config']['method']
-  samples, rows = n['samples'], job['trl_rows']
+  n = job['config']['method']
+  own = {
+    'loss_type': n['objective'],
+    'scale_rewards': 'none',
+    'beta': n['kl'],
+    'epsilon': n['clip_low'],
+    'epsilon_high': n['clip_high'],
+  }
+  return train_trl(job, begin, trl.GRPOTrainer, trl.GRPOConfig, own)
+
+
+def train_trl(
+  job: dict, begin: float, trainer_class: Any, config_class: Any, own: dict
+) -> dict:
+  """Trains by one of TRL's trainers, and watches its steps.
+
+  Args:
+    job: What to do.
+    begin: When loading began.
+    trainer_class: One that generates answers and asks for their rewards.
+    config_class: Of its settings.
+    own: Those that other trainers do not have, or otherwise.
+  """
+  import torch
+
+  torch.set_num_threads(job['threads'])
+  import datasets
+  import peft
+  import transformers
+  import trl
+
+  config, asked = job['config'], job['asked']
   tokenizer = transformers.AutoTokenizer.from_pretrained(
     config['model'], padding_side='left'
   )
-  prompts = [[{'role': 'user', 'content': x['text']}] for x in asked]
-  for prompt, x in zip(prompts, asked, strict=True):
-    ids = tokenizer.apply_chat_template(
-      prompt, add_generation_prompt=True, return_dict=False
-    )
-    if list(ids) != x['ids']:
-      raise ValueError(f'{x["text"]!r} has other ids here: {ids}')
-
+  prompts = [_prompt(tokenizer, x['text'], x['ids']) for x in asked]
+  for x in job.get('others', ()):  # that are made on the way
+    _prompt(tokenizer, x['text'], x['ids'])
   steps, marks = [], {}
 
   def right(prompts, completions, completion_ids, answer, **_):
@@ -330,50 +397,14 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
           **marks['seen'],
         }
       )
+      print(f'{after - marks["before"]:.1f} s', file=sys.stderr)  # some wait
       marks['before'] = time.perf_counter()
 
-  optimizer = config['optimizer']
   with tempfile.TemporaryDirectory() as folder:
-    trainer = trl.GRPOTrainer(
+    trainer = trainer_class(
       model=config['model'],
       reward_funcs=right,
-      args=trl.GRPOConfig(
-        output_dir=folder,
-        model_init_kwargs={'dtype': 'float32'},
-        bf16=False,
-        use_cpu=True,
-        seed=config['seed'],
-        # One generation and one optimizer step; as no log-prob is old then,
-        # none is computed a second time.
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=n['problems'] * samples // rows,
-        num_generations=samples,
-        max_steps=job['steps'],
-        max_completion_length=n['max_tokens'],
-        temperature=n['temperature'],
-        top_p=n['top_p'],
-        top_k=n['top_k'],
-        use_vllm=False,
-        shuffle_dataset=False,
-        loss_type=n['objective'],
-        scale_rewards='none',
-        beta=n['kl'],
-        epsilon=n['clip_low'],
-        epsilon_high=n['clip_high'],
-        learning_rate=optimizer['lr'],
-        lr_scheduler_type='constant',
-        weight_decay=optimizer['weight_decay'],
-        adam_beta1=optimizer['b1'],
-        adam_beta2=optimizer['b2'],
-        adam_epsilon=optimizer['eps'],
-        max_grad_norm=optimizer['clip'],
-        gradient_checkpointing=False,  # memory is there, time is not
-        dataloader_pin_memory=False,
-        logging_strategy='no',
-        save_strategy='no',
-        report_to='none',
-        disable_tqdm=True,
-      ),
+      args=config_class(output_dir=folder, **_settings(job), **own),
       train_dataset=datasets.Dataset.from_dict(
         {'prompt': prompts, 'answer': [x['answer'] for x in asked]}
       ),
@@ -395,6 +426,54 @@ def run_trl(job: dict, *, answers_only: bool) -> dict:
     'steps': steps,
     'trainable': sum(p.numel() for p in moving),
     'eos_ids': sorted(trainer.eos_token_ids),
+  }
+
+
+def _prompt(tokenizer: Any, text: str, ids: list[int]) -> list[dict]:
+  """What TRL asks, if it has the ids that ours has."""
+  prompt = [{'role': 'user', 'content': text}]
+  here = tokenizer.apply_chat_template(
+    prompt, add_generation_prompt=True, return_dict=False
+  )
+  if list(here) != ids:
+    raise ValueError(f'{text!r} has other ids here: {here}')
+  return prompt
+
+
+def _settings(job: dict) -> dict:
+  """What all of TRL's trainers that generate are told."""
+  config, n, rows = job['config'], job['config']['method'], job['trl_rows']
+  optimizer = config['optimizer']
+  return {
+    'model_init_kwargs': {'dtype': 'float32'},
+    'bf16': False,
+    'use_cpu': True,
+    'seed': config['seed'],
+    # One generation and one optimizer step; as no log-prob is old then, none
+    # is computed a second time.
+    'per_device_train_batch_size': rows,
+    'gradient_accumulation_steps': n['problems'] * n['samples'] // rows,
+    'num_generations': n['samples'],
+    'max_steps': job['steps'],
+    'max_completion_length': n['max_tokens'],
+    'temperature': n['temperature'],
+    'top_p': n['top_p'],
+    'top_k': n['top_k'],
+    'use_vllm': False,
+    'shuffle_dataset': False,
+    'learning_rate': optimizer['lr'],
+    'lr_scheduler_type': 'constant',
+    'weight_decay': optimizer['weight_decay'],
+    'adam_beta1': optimizer['b1'],
+    'adam_beta2': optimizer['b2'],
+    'adam_epsilon': optimizer['eps'],
+    'max_grad_norm': optimizer['clip'],
+    'gradient_checkpointing': False,  # memory is there, time is not
+    'dataloader_pin_memory': False,
+    'logging_strategy': 'no',
+    'save_strategy': 'no',
+    'report_to': 'none',
+    'disable_tqdm': True,
   }
 
 

@@ -466,7 +466,8 @@ class Collected(NamedTuple):
     adopt: A player from `Player.adapted` whose adapter is added to the trunk
       before the updates; not a step ahead, where the trunk has moved since.
     scored: How many response tokens it had others than the policy score,
-      anchors and teachers, in the loss or before.
+      anchors and teachers, in the loss or before; of what a teacher grades,
+      all that it read.
   """
 
   updates: Sequence[Update]

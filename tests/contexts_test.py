@@ -108,6 +108,23 @@ def test_every_rung_of_the_small_world(rung, told):
   assert [x for x, _ in writer.asked] == [[]] * (rung == 'critique')
 
 
+def test_another_problem_is_the_next_one_whichever_host_has_it(monkeypatch):
+  texts = [[WRONG, DOUBT], ['9-4-0=05;5', '9-4-0=05;5']]
+  together = cases(texts, problems=(SUM, OTHER))
+  assert together[1][0].other == DOUBT
+  said = []
+
+  def gathered(mine):
+    said.extend(mine)
+    return said
+
+  monkeypatch.setattr(contexts, 'gather_texts', gathered)
+  cases(texts[1:], problems=(OTHER,))  # what the other host says of its own
+  (alone_G,) = cases(texts[:1], problems=(SUM,))
+  others = [c.other for c in together[0]]
+  assert [c.other for c in alone_G] == others == ['9-4-0=05;5'] * 2
+
+
 def test_the_rungs_are_all_there():
   assert set(contexts.NAMES) == {
     *('none', 'answer', 'verdict', 'critique', 'conclusion'),

@@ -173,6 +173,21 @@ def test_unsure_teachers_count_less_and_all_count_one_on_average():
   assert found.scored == 2 * tokens
 
 
+def test_answers_that_are_alike_are_asked_about_once():
+  teacher = Teacher()
+  script = SCRIPT | {'solve 1+6': ['a=7', 'a=7', 'a=7', 'bb=8']}
+  found = collect(SelfDistill, teacher, script=script, entropy=2.0)
+  ((scored, _),) = teacher.scored
+  said = [r.text for r in scored if 'solve 1+6' in r.prompt.text]
+  assert said == ['a=7', 'bb=8']
+  (row,) = (r for r in rows_of(found).values() if words(r).endswith('|a=7'))
+  alone = np.exp(-2 * 0.01 * len(row.teacher_prompt_T))
+  other = next(r for r in rows_of(found).values() if words(r).endswith('|bb=8'))
+  beside = np.exp(-2 * 0.01 * len(other.teacher_prompt_T))
+  ratio = row.weight_R[0] / other.weight_R[0]
+  assert ratio == pytest.approx(3 * alone / beside, rel=1e-5)
+
+
 class Letters(SymbolTokenizer):
   """Each is its own code."""
 

@@ -144,6 +144,12 @@ def test_a_name_behind_a_config(capsys):
     ('on_policy_kd', {'on_policy': 0.5}, 'own tokens do not estimate'),
     ('sdpo', {'calibration': 1.0, 'judge': 'vote'}, 'agrees with itself'),
     ('minillm', {'gamma': 2.0}, 'gamma is 2.0'),
+    ('minillm', {'objective': 'dapo'}, "objective is 'dapo'.*whole answers"),
+    ('opsa', {'objective': 'rloo'}, "objective is 'rloo'.*'grpo'"),
+    ('rlcsd', {'overlong': 8}, 'overlong is 8; it must be 0'),
+    ('sdft', {'clip_high': 0.28}, 'clip_high is 0.28.*method.others'),
+    ('srpo', {'overlong': 8}, 'no length is paid for'),
+    ('gkd', {'kl': 0.1}, 'kl is 0.1.*the teacher holds it'),
   ],
 )
 def test_what_cannot_be_is_said_in_one_line(name, changes, said):

@@ -90,10 +90,14 @@ class CrossEncoder(Method):
     policy = players['policy']
     items_PG = [items_of(p, self.items) for p in problems]
     flat = [item for items_G in items_PG for item in items_G]
+    scored = 0
     if self.teacher == 'known':
       grades = np.array([item.grade for item in flat], float)
     else:
-      grades = grades_by(players['teacher'], problems, items_PG, self.soft)
+      teacher = players['teacher']
+      asked = asked_of(teacher, problems, items_PG)
+      scored = sum(map(len, together(lambda: [*map(teacher.encode, asked)])))
+      grades = grades_by(teacher, problems, items_PG, self.soft)
       if not self.soft:
         grades = nearest(grades, problems)
     grades_PG = _split(grades, items_PG)
@@ -114,7 +118,7 @@ class CrossEncoder(Method):
       )
     ]
     metrics = {f'train/targets_{k}': v for k, v in observed.items()}
-    return Collected([update], state, metrics, transcripts)
+    return Collected([update], state, metrics, transcripts, scored=scored)
 
   def loss(self, model, anchors, batch):
     del anchors
@@ -159,16 +163,28 @@ def grades_by(
     soft: Whether those of one that writes are means under its probabilities,
       not those of its likeliest words.
   """
-  flat = [item for items_G in items_PG for item in items_G]
+  asked = asked_of(player, problems, items_PG)
   if player.grades:
-    return player.grade([_pair(item) for item in flat]).astype(float)
+    return player.grade(asked).astype(float)
   task = _ranking(problems)
-  asked = [Prompt('solver', task.question(x)) for x in flat if task]
   words = task.grades if task else {}
   logp = player.choose(asked, [*words])
   return (
-    graded(logp, np.array([*words.values()]), soft) if flat else np.zeros(0)
+    graded(logp, np.array([*words.values()]), soft) if asked else np.zeros(0)
   )
+
+
+def asked_of(
+  player: Player,
+  problems: Sequence[Problem],
+  items_PG: Sequence[Sequence[Item]],
+) -> list[Prompt]:
+  """What a model reads to grade the items of all queries, in turn."""
+  flat = [item for items_G in items_PG for item in items_G]
+  if player.grades:
+    return [_pair(item) for item in flat]
+  task = _ranking(problems)
+  return [Prompt('solver', task.question(x)) for x in flat if task]
 
 
 def graded(logp: np.ndarray, worth: np.ndarray, soft: bool) -> np.ndarray:

@@ -19,12 +19,12 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.methods.method import Method, check_minibatches
-from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged, scored_tokens
 from jaxdistill.types import Anchor, Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
-SYSTEMS = {'minillm': {'method.name': 'minillm', 'method.kl': 0.0}}
+SYSTEMS = {'minillm': {'method.name': 'minillm'} | UNREAD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Minillm(Method):
   def __post_init__(self):
     if not 0 <= self.gamma <= 1:
       raise ValueError(f'method.gamma is {self.gamma}; it must be 0 to 1')
-    if self.policy.kl:
-      raise ValueError(
-        f'method.kl is {self.policy.kl}; it must be 0: the teacher holds it'
-      )
+    self.policy.check_unread('the teacher holds it', 'kl', 'reference')
+    self.policy.check_unread(
+      'no reward is paid by whole answers', 'objective', 'overlong'
+    )
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   @property
@@ -105,11 +105,14 @@ class Minillm(Method):
   def loss(self, model, anchors, batch):
     temperature = self.policy.temperature
 
-    def next_token(student, teacher):
+    def next_token(student, teacher, targets):
+      logp = losses.token_logp(student / temperature, targets)
       student, teacher = losses.of_both(student, teacher)
       pair = losses.over_all(student / temperature, teacher / temperature)
-      return losses.summed(losses.reverse_kl(*pair))
+      return losses.summed(losses.reverse_kl(*pair)), logp
 
-    kl = batch.over_targets(next_token, model, anchors['teacher'])
-    values, metrics = self.policy.loss(model, batch)
+    kl, logp = batch.over_targets(
+      next_token, model, anchors['teacher'], arrays=(batch.targets,)
+    )
+    values, metrics = self.policy.loss_of(logp, batch)
     return values + self.one_step * kl, metrics | {'kl_teacher': kl}

@@ -20,14 +20,12 @@ import dataclasses
 import numpy as np
 
 from jaxdistill.methods.method import Method, check_minibatches
-from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged
 from jaxdistill.types import Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
-SYSTEMS = {
-  'opsa': {'method.name': 'opsa', 'method.kl': 0.0, 'method.samples': 1}
-}
+SYSTEMS = {'opsa': {'method.name': 'opsa', 'method.samples': 1} | UNREAD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +55,9 @@ class Opsa(Method):
   def __post_init__(self):
     if not 0 < self.part <= 1:
       raise ValueError(f'method.part is {self.part}; it must be in (0, 1]')
-    if self.policy.kl:
-      raise ValueError(f'method.kl is {self.policy.kl}; opsa has none')
+    self.policy.check_unread(
+      'nothing is paid or held', 'kl', 'reference', 'objective', 'overlong'
+    )
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   def collect(self, players, problems, state, step, key):

@@ -136,6 +136,19 @@ class PolicyGradient:
       )
     self.sampling(samples=1, max_tokens=1)
 
+  def check_unread(self, why: str, *names: str) -> None:
+    """Finds a setting of these that is not as in `UNREAD`.
+
+    Raises:
+      ValueError: The line names it and says why nobody reads it.
+    """
+    for name in names:
+      value, unread = getattr(self, name), UNREAD[f'method.{name}']
+      if value != unread:
+        raise ValueError(
+          f'method.{name} is {value!r}; it must be {unread!r}: {why}'
+        )
+
   @property
   def anchors(self) -> Mapping[str, str]:
     """The anchor that the divergence is measured from, if there is one."""
@@ -225,8 +238,13 @@ class PolicyGradient:
     self, model: Decoder, batch: Batch
   ) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
     """See `losses.policy_gradient`."""
+    return self.loss_of(batch.logprobs(model, self.temperature), batch)
+
+  def loss_of(
+    self, logp: Float[Array, 'B R'], batch: Batch
+  ) -> tuple[Float[Array, 'B R'], dict[str, Float[Array, 'B R']]]:
+    """The same of log-probs that are there already."""
     coefficients: Any = batch.coefficients
-    logp = batch.logprobs(model, self.temperature)
     return losses.policy_gradient(
       logp,
       batch.weight != 0,
@@ -235,3 +253,11 @@ class PolicyGradient:
       coefficients,
       OBJECTIVES[self.objective].ratio,
     )
+
+
+REWARDS = ('objective', 'overlong', 'clip_low', 'clip_high')
+# Keys of a config for a method that pays nothing, or has no anchor `base`.
+UNREAD: dict[str, Any] = {
+  f'method.{name}': getattr(PolicyGradient(kl=0.0), name)
+  for name in ('kl', 'reference', *REWARDS)
+}

@@ -29,13 +29,13 @@ from jaxdistill.methods.method import (
   check_minibatches,
   check_paid,
 )
-from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
 from jaxdistill.rollout import contexts, measure, merged
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.types import Anchor, Collected, Prompt, Row, response_row
 
 # The keys of a config that make it this one.
-SYSTEMS = {'rlcsd': {'method.name': 'rlcsd', 'method.kl': 0.0}}
+SYSTEMS = {'rlcsd': {'method.name': 'rlcsd'} | UNREAD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Rlcsd(Method):
       )
     if self.scale <= 0:
       raise ValueError(f'method.scale is {self.scale}; it must be positive')
-    if self.policy.kl:
-      raise ValueError(f'method.kl is {self.policy.kl}; rlcsd has none')
+    self.policy.check_unread('rlcsd has none', 'kl', 'reference', 'overlong')
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   @property

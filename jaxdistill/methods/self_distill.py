@@ -21,7 +21,10 @@ settings, so they are one method; `SYSTEMS` has them by name:
 `judge=vote` needs no label: what the majority answers is told and learned from
 in one step. A sibling is another sample, if perhaps with the same text. What
 differs from the published code: its thinking is shown (`context=conclusion`
-strips it); equal responses are trained once, with their number as weight.
+strips it); equal responses are trained once, with their number as weight. SDFT's
+divergence is the forward KL, by which its authors say all its results were
+made, though its first text has the reverse one (`alpha=1`); that its code may
+leave out a response's first three tokens is not here.
 """
 
 import dataclasses
@@ -45,7 +48,7 @@ from jaxdistill.methods.method import (
   check_paid,
   glimpse,
 )
-from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.methods.policy_gradient import REWARDS, UNREAD, PolicyGradient
 from jaxdistill.rollout import Player, contexts, measure, scored_tokens
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.rollout.markers import begins
@@ -55,7 +58,7 @@ from jaxdistill.types import Anchor, Collected, Prompt, Rollout, Row
 _FORWARD = {'method.alpha': 0.0, 'method.support': 'all'}
 _WRONG = {'method.taught': 'wrong'}
 _GIVEN = {'method.solution': 'reference'}
-_NAME = {'method.name': 'self_distill', 'method.kl': 0.0}
+_NAME = {'method.name': 'self_distill'} | UNREAD
 # The keys of a config that make it one of these.
 SYSTEMS: dict[str, dict[str, Any]] = {
   'sdpo': _NAME,
@@ -148,10 +151,11 @@ class SelfDistill(Method):
         )
     if not 0 <= self.trust < 1:
       raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
-    if self.policy.kl and not self.others:
-      raise ValueError(
-        f'method.kl is {self.policy.kl}; it is of the policy gradient that '
-        'method.others asks for'
+    self.policy.check_unread('no length is paid for', 'overlong')
+    if not (self.others or self.calibration):
+      self.policy.check_unread(
+        'there is a policy gradient with method.others or calibration only',
+        *('kl', 'reference', *REWARDS),
       )
     if self.calibration and self.judge == 'vote':
       raise ValueError(
@@ -275,9 +279,12 @@ class SelfDistill(Method):
     weights = [self.distillation.weights(len(r.tokens_T)) for r in told]
     scored = 0
     if self.distillation.entropy:
-      scored = sum(map(len, weights))
-      entropies = teacher.entropies(told, self.policy.temperature)
-      weights = self._by_entropy(weights, entropies)
+      names = [(r.prompt_T.tobytes(), r.tokens_T.tobytes()) for r in told]
+      different = dict(zip(names, told, strict=True))
+      scored = sum(len(r.tokens_T) for r in different.values())
+      found = teacher.entropies([*different.values()], self.policy.temperature)
+      entropies = dict(zip(different, found, strict=True))
+      weights = self._by_entropy(weights, [entropies[name] for name in names])
     weights = [
       np.where(spared[i], np.float32(0), w)
       for i, w in zip(chosen, weights, strict=True)

@@ -33,14 +33,14 @@ from jaxdistill.methods.method import (
   check_minibatches,
   check_paid,
 )
-from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.methods.policy_gradient import REWARDS, UNREAD, PolicyGradient
 from jaxdistill.rollout import Player, contexts, measure, scored_tokens
 from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Problem, Prompt, Rollout, RowSet
 
 LEARNED = ('distribution', 'text')
 JUDGES = ('none', *contexts.JUDGES)
-_NAME = {'method.name': 'teacher_distill', 'method.kl': 0.0}
+_NAME = {'method.name': 'teacher_distill'} | UNREAD
 # The keys of a config that make it one of these.
 SYSTEMS: dict[str, dict[str, Any]] = {
   'sequence_kd': {**_NAME, 'method.on_policy': 0.0, 'method.learn': 'text'},
@@ -106,10 +106,8 @@ class TeacherDistill(Method):
         "the teacher's own tokens do not estimate the reverse KL; the support "
         'must be another, or on_policy 1'
       )
-    if self.policy.kl:
-      raise ValueError(
-        f'method.kl is {self.policy.kl}; it must be 0: the teacher holds it'
-      )
+    self.policy.check_unread('the teacher holds it', 'kl', 'reference')
+    self.policy.check_unread('there is no policy gradient', *REWARDS)
     if self.judge == 'vote' and self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a vote needs 2')
     check_minibatches(self.policy.minibatches, self.problems * self.samples)

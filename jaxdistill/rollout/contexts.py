@@ -23,12 +23,14 @@ solutions are a right sibling's (SDPO) or given ones (OPSD, SDFT).
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxdistill import rewards
+from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.types import Hint, Problem, Prompt, Rollout
@@ -148,8 +150,8 @@ def cases(
     solution: Whose solutions are shown: `sibling` or `reference`.
 
   Returns:
-    By problem and response. The other problem is the next one of this host
-    that has a solution.
+    By problem and response. The other problem is the next one of the step that
+    has a solution, whichever host has it.
   """
   out: list[list[Case]] = []
   for problem, rollouts_G in zip(problems, rollouts_PG, strict=True):
@@ -171,19 +173,23 @@ def cases(
         for g, rollout in enumerate(rollouts_G)
       ]
     )
-  firsts = [
-    next((c.solution for c in cases_G if c.solution), None) for cases_G in out
-  ]
+  firsts = [next((c for c in cases_G if c.solution), None) for cases_G in out]
+  solved = [json.dumps([c.problem.address, c.solution]) for c in firsts if c]
+  everyones = sorted((*json.loads(text),) for text in gather_texts(solved))
   return [
-    [dataclasses.replace(c, other=_next(firsts, p)) for c in cases_G]
-    for p, cases_G in enumerate(out)
+    [
+      dataclasses.replace(c, other=_next(everyones, c.problem.address))
+      for c in cases_G
+    ]
+    for cases_G in out
   ]
 
 
-def _next(solutions_P: Sequence[str | None], p: int) -> str | None:
-  """The first solution of those that follow problem p, in a circle."""
-  others = [*solutions_P[p + 1 :], *solutions_P[:p]]
-  return next((s for s in others if s), None)
+def _next(solved: Sequence[tuple[int, str]], address: int) -> str | None:
+  """The solution of the problem that follows, in a circle."""
+  others = [pair for pair in solved if pair[0] != address]
+  after = [text for place, text in others if place > address]
+  return next(iter([*after, *[text for _, text in others]]), None)
 
 
 class Rung(NamedTuple):

@@ -85,3 +85,66 @@ def test_coverage_is_the_mass_in_common():
   assert study.covered('small:narrow', 'test') == pytest.approx(0.24)
   assert study.covered('small:narrow', 'ood') == 0
   assert study.covered('small:broad', 'ood') > 0.4
+
+
+def of_seeds(*values, first=0.4):
+  last = {str(i): x for i, x in enumerate(values)}
+  begun = dict.fromkeys(last, first)
+  return {'by_seed': {'last': last, 'first': begun}, 'first': first}
+
+
+def test_verdicts_and_differences_by_hand():
+  claims = script('claims')
+  one = {'eval/ood/x': of_seeds(0.5, 0.7, 0.6)}
+  two = {'eval/ood/x': of_seeds(0.4, 0.5, 0.5, 0.9)}  # a seed of its own
+  found = claims.apart(one, two, 'ood/x')
+  assert found['seeds'] == 3 and found['mean'] == pytest.approx(0.4 / 3)
+  half = 4.302653 * np.std([0.1, 0.2, 0.1], ddof=1) / np.sqrt(3)
+  low, high = found['interval']
+  assert high - low == pytest.approx(2 * half, rel=1e-5)
+  assert claims.verdict(found, 1) == 'inconclusive'
+  rise = claims.rise(one, 'ood/x')
+  assert rise['mean'] == pytest.approx(0.2)
+  for bounds, sign, said in (
+    ((0.1, 0.3), 1, 'holds'),
+    ((0.1, 0.3), -1, 'does not hold'),
+    ((-0.3, -0.1), -1, 'holds'),
+    ((-0.1, 0.1), 1, 'inconclusive'),
+  ):
+    assert claims.verdict({'interval': [*bounds]}, sign) == said
+
+
+def test_the_richer_the_worse_is_a_rank_correlation():
+  claims = script('claims')
+  scores = {name: i for i, name in enumerate(claims.RUNGS)}
+  arms = {
+    name: {'eval/ood/x': of_seeds(1 - 0.1 * i, 1 - 0.1 * i + 0.01 * (i == 1))}
+    for i, name in enumerate(claims.RUNGS)
+  }
+  assert claims.ranked(arms, scores, 'ood/x')['mean'] == pytest.approx(-1)
+
+
+def test_holm_stops_at_the_first_that_is_not_clear():
+  claims = script('claims')
+  tests = {
+    name: {'mean': mean, 'interval': [mean - 0.1, mean + 0.1], 'seeds': 5}
+    for name, mean in (('a', 0.3), ('b', 0.118), ('c', 0.108))
+  }
+  found = claims.holm(tests)
+  p = [found[name]['p'] for name in 'abc']
+  assert p[0] < 0.05 / 3 and 0.05 / 2 < p[1] < p[2] < 0.05
+  assert [found[name]['rejected'] for name in 'abc'] == [True, False, False]
+
+
+def test_a_student_passes_whom_it_ends_above():
+  claims = script('claims')
+  metrics = 'test/order_accuracy', 'ood/order_accuracy'
+  arm = {f'eval/{m}': of_seeds(0.9, 0.91, 0.92) for m in metrics}
+  for split, worth in (('test', 0.8), ('ood', 0.95)):
+    arm[f'eval/{split}/teacher_order_accuracy'] = {'first': worth}
+  record, text = claims.cross_encoder({'broad_64_soft': arm})
+  found = record['arms']['broad_64_soft']
+  assert found[metrics[0]]['mean'] == pytest.approx(0.11)
+  assert found[metrics[0]]['verdict'] == 'holds'
+  assert found[metrics[1]]['verdict'] == 'does not hold'
+  assert '**+0.110**' in text

@@ -1,0 +1,326 @@
+"""Claims of the field on the small world: tables, intervals and verdicts.
+
+  python launch/reproduce/claims.py contexts runs/contexts results/contexts
+  python launch/reproduce/claims.py pool runs/pool results/pool
+  python launch/reproduce/claims.py cross_encoder runs/ce results/cross_encoder
+  python launch/reproduce/claims.py calibration runs/calibration \\
+    results/calibration
+
+Reads what `jaxdistill compare` left for `configs/compare_contexts.py` (C4 and
+C5 of docs/evidence.md), `compare_pool.py` and `compare_cross_encoder.py` (C6),
+or `compare_calibration.py` (C15). Differences are taken in each seed; intervals
+are Student's t over seeds, at 95%. By a rule that was set before the runs, a
+claim `holds` where its interval leaves out 0 on the claim's side, `does not
+hold` where it does so on the other side, and is `inconclusive` elsewhere.
+Writes `claim.json`, `claim.md` and copies of what `compare` wrote.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from jaxdistill.plots.intervals import estimate
+
+COLUMNS = {
+  'test/accuracy_greedy': 'test, greedy',
+  'test/accuracy_sampled': 'test, sampled',
+  'ood/accuracy_greedy': 'ood, greedy',
+  'ood/accuracy_sampled': 'ood, sampled',
+  'ood/length': 'ood, tokens',
+  'ood/markers': 'ood, doubts an answer',
+  'ood/markers_per_1k': 'ood, doubts a 1,000 tokens',
+  'ood/calibration_error': 'ood, calibration error',
+  'ood/brier': 'ood, Brier',
+}
+RUNGS = (  # told one response's worth of the problem, with a frozen teacher
+  *('none', 'answer', 'verdict', 'critique'),
+  *('conclusion', 'regenerated', 'full'),
+)
+PROBLEMS, SAMPLES = 64, 8  # of the ladder
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('claim', choices=list(CLAIMS))
+  parser.add_argument('workdir', type=pathlib.Path)
+  parser.add_argument('out', type=pathlib.Path)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  for name in ('summary.json', 'table.md', 'compare.png'):
+    shutil.copy(args.workdir / name, args.out / name)
+  arms = json.loads((args.out / 'summary.json').read_text())['arms']
+  record, text = CLAIMS[args.claim](arms)
+  (args.out / 'claim.json').write_text(json.dumps(record, indent=1) + '\n')
+  (args.out / 'claim.md').write_text(text)
+  print(text)
+
+
+# Differences, intervals, verdicts
+
+
+def by_seed(arm, metric, kind='last'):
+  """Seed -> a value of an arm."""
+  return arm[f'eval/{metric}']['by_seed'][kind]
+
+
+def apart(arm, other, metric):
+  """Last values of an arm less those of another, on the seeds of both."""
+  one, two = by_seed(arm, metric), by_seed(other, metric)
+  seeds = [s for s in one if s in two]
+  return interval([one[s] - two[s] for s in seeds])
+
+
+def rise(arm, metric):
+  """Last values less first ones."""
+  last, first = by_seed(arm, metric), by_seed(arm, metric, 'first')
+  return interval([last[s] - first[s] for s in last])
+
+
+def interval(values):
+  """Mean and bounds; no bounds of one value."""
+  mean, bounds = estimate(list(values))
+  return {'mean': mean, 'interval': bounds, 'seeds': len(values)}
+
+
+def verdict(found, sign):
+  """What an interval says of a claim that the value has this sign."""
+  if found['interval'] is None:
+    return 'inconclusive'
+  low, high = sorted(sign * x for x in found['interval'])
+  return 'holds' if low > 0 else 'does not hold' if high < 0 else 'inconclusive'
+
+
+def cell(found, digits=3):
+  """A mean with its bounds, bold where they leave out 0."""
+  text = f'{found["mean"]:+.{digits}f}'
+  if found['interval'] is None:
+    return text
+  low, high = found['interval']
+  clear = '**' if low * high > 0 else ''
+  return f'{clear}{text}{clear} ({low:+.{digits}f} to {high:+.{digits}f})'
+
+
+def rows(head, lines):
+  """A table in Markdown."""
+  every = [head, ['---'] * len(head), *lines]
+  return ''.join(f'| {" | ".join(map(str, line))} |\n' for line in every)
+
+
+def ends(arms, first):
+  """Where every arm ended, and how far from the first one."""
+  start = {c: arms[first][f'eval/{c}']['first'] for c in COLUMNS}
+
+  def told(column, value):
+    return (
+      f'{value:.1f}'
+      if 'length' in column or '1k' in column
+      else (f'{value:.3f}')
+    )
+
+  lines = [['before', *(told(c, start[c]) for c in COLUMNS)]]
+  for name, arm in arms.items():
+    lines.append([name, *(told(c, arm[f'eval/{c}']['last']) for c in COLUMNS)])
+  return rows(['arm', *COLUMNS.values()], lines)
+
+
+# The claims
+
+
+def contexts(arms):
+  """C4: doubts and accuracy abroad fall; C5: the more so the more is told."""
+  tests = {
+    'C4, doubts fall (full: last less first, a 1,000 tokens)': (
+      rise(arms['full'], 'ood/markers_per_1k'),
+      -1,
+    ),
+    'C4, accuracy abroad falls (full: last less first, greedy)': (
+      rise(arms['full'], 'ood/accuracy_greedy'),
+      -1,
+    ),
+    'the same, sampled': (rise(arms['full'], 'ood/accuracy_sampled'), -1),
+  }
+  others = ('grpo', 'none', 'kept', 'kept_short', 'kept_undoubting', 'full_ema')
+  for other in others:
+    tests[f'full ends below {other} abroad, greedy'] = (
+      apart(arms['full'], arms[other], 'ood/accuracy_greedy'),
+      -1,
+    )
+  controls = {
+    'length: kept_short below kept': ('kept_short', 'kept'),
+    'markers: kept_undoubting below kept': ('kept_undoubting', 'kept'),
+  }
+  for name, (arm, other) in controls.items():
+    tests[f'by {name} abroad, greedy'] = (
+      apart(arms[arm], arms[other], 'ood/accuracy_greedy'),
+      -1,
+    )
+  ladder = told_scores()
+  for how in ('greedy', 'sampled'):
+    tests[f'C5: the more right its teacher, the worse abroad ({how})'] = (
+      ranked(arms, ladder, f'ood/accuracy_{how}'),
+      -1,
+    )
+  tests["another problem's solution does worse than its own, abroad"] = (
+    apart(arms['other'], arms['full'], 'ood/accuracy_greedy'),
+    -1,
+  )
+  record, text = judged(tests)
+  told = rows(
+    ['rung', 'right when told'],
+    [[name, f'{score:.3f}'] for name, score in ladder.items()],
+  )
+  return record | {'ladder': ladder}, f'{ends(arms, "grpo")}\n{text}\n{told}'
+
+
+def told_scores():
+  """How often the student is right where it has read each rung."""
+  import jaxdistill as jd
+
+  found = jd.context(
+    'small-middle',
+    'small',
+    problems=PROBLEMS,
+    samples=SAMPLES,
+    solution='sibling',
+  )
+  rungs = found.figures['rungs']
+  return {name: rungs[name]['right'] for name in RUNGS}
+
+
+def ranked(arms, scores, metric):
+  """Rank correlation over rungs of how right one is told with where it ends."""
+  order = [scores[name] for name in RUNGS]
+  seeds = set.intersection(*(set(by_seed(arms[n], metric)) for n in RUNGS))
+  values = []
+  for seed in sorted(seeds):
+    ended = [by_seed(arms[name], metric)[seed] for name in RUNGS]
+    rho: Any = stats.spearmanr(order, ended)[0]
+    values.append(float(rho))
+  return interval(values)
+
+
+def judged(tests):
+  """Verdicts as a record and as a table."""
+  record = {
+    name: found | {'verdict': verdict(found, sign)}
+    for name, (found, sign) in tests.items()
+  }
+  lines = [
+    [name, cell(found), found['verdict']] for name, found in record.items()
+  ]
+  return {'tests': record}, rows(['claim', 'difference', 'verdict'], lines)
+
+
+def pool(arms):
+  """C6 of a model that writes: student less teacher, by pool and coverage."""
+  import jaxdistill as jd
+
+  teacher = jd.load('small-middle')
+  metrics = tuple(list(COLUMNS)[:4])
+  worth = {}
+  for split in ('test', 'ood'):
+    worth |= teacher.evaluate(split, problems=400, samples=8)
+  return passed(arms, metrics, lambda arm, metric: worth[f'eval/{metric}'])
+
+
+def cross_encoder(arms):
+  """C6 of a cross-encoder: order of pairs, student less teacher."""
+
+  def worth(arm, metric):
+    split = metric.partition('/')[0]
+    return arm[f'eval/{split}/teacher_order_accuracy']['first']
+
+  return passed(arms, ('test/order_accuracy', 'ood/order_accuracy'), worth)
+
+
+def passed(arms, metrics, worth):
+  """Student less teacher of every arm, and whether it passes it."""
+  record, lines = {}, []
+  for name, arm in arms.items():
+    found = {}
+    for metric in metrics:
+      than = worth(arm, metric)
+      gap = interval([x - than for x in by_seed(arm, metric).values()])
+      found[metric] = gap | {'teacher': than, 'verdict': verdict(gap, 1)}
+    record[name] = found
+    lines.append([name, *(cell(found[m]) for m in metrics)])
+  head = ['arm', *(f'{m}, student less teacher' for m in metrics)]
+  first = record[next(iter(record))]
+  told = ', '.join(f'{m} {first[m]["teacher"]:.3f}' for m in metrics)
+  return {'arms': record}, f'Teacher: {told}\n\n{rows(head, lines)}'
+
+
+def calibration(arms):
+  """C15, by the protocol b of docs/questions.md; Holm over its five tests."""
+  abroad, sure = 'ood/accuracy_greedy', 'ood/brier'
+  plain = arms['plain']
+  primary = {
+    f'B1: {name} is better abroad than plain': (
+      apart(arms[name], plain, abroad),
+      1,
+    )
+    for name in ('entropy', 'calibrated', 'markers')
+  } | {
+    "B2: calibrated's Brier score is below plain's": (
+      apart(arms['calibrated'], plain, sure),
+      -1,
+    ),
+    'B3: markers is better abroad than random_mask': (
+      apart(arms['markers'], arms['random_mask'], abroad),
+      1,
+    ),
+  }
+  others = {
+    'B0: plain loses against grpo abroad (at least .03)': (
+      apart(plain, arms['grpo'], abroad),
+      -1,
+    ),
+    "B0: plain's doubts fall (a 1,000 tokens; by half)": (
+      rise(plain, 'ood/markers_per_1k'),
+      -1,
+    ),
+    'short loses against grpo abroad': (
+      apart(arms['short'], arms['grpo'], abroad),
+      -1,
+    ),
+  }
+  record, text = judged(others | primary)
+  record['holm'] = holm({name: found for name, (found, _) in primary.items()})
+  lines = [
+    [name, f'{found["p"]:.4f}', 'yes' if found['rejected'] else 'no']
+    for name, found in record['holm'].items()
+  ]
+  text += '\n' + rows(['primary contrast', 'p', 'clear after Holm'], lines)
+  return record, f'{ends(arms, "grpo")}\n{text}'
+
+
+def holm(tests, level=0.05):
+  """Which of several differences are clear together, at a level."""
+  p = {}
+  for name, found in tests.items():
+    n, (low, high) = found['seeds'], found['interval']
+    error = (high - low) / 2 / stats.t.ppf(0.975, n - 1)
+    t = abs(found['mean']) / error if error else np.inf
+    p[name] = float(2 * stats.t.sf(t, n - 1))
+  out, clear = {}, True
+  for i, name in enumerate(sorted(p, key=lambda name: p[name])):
+    clear = clear and p[name] <= level / (len(p) - i)
+    out[name] = {'p': p[name], 'rejected': bool(clear)}
+  return out
+
+
+CLAIMS = {
+  'contexts': contexts,
+  'pool': pool,
+  'cross_encoder': cross_encoder,
+  'calibration': calibration,
+}
+
+
+if __name__ == '__main__':
+  main()

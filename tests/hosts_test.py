@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import REFILLS, TARGETS, replay
+from hosts_worker import LEARNED, REFILLS, TARGETS, learned, replay
 from players import KEY, MANY, endless, make_player
 
 import jaxdistill as jd
@@ -60,6 +60,7 @@ def done(tmp_path_factory):
   root = tmp_path_factory.mktemp('hosts')
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
   work |= {'gather': '', 'refills': '', 'written': root / 'targets'}
+  work |= {'learned': root / 'learned'}
   out = run_hosts(root / 'out', 2, *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -146,3 +147,47 @@ def test_each_host_writes_a_shard_of_targets_and_reads_all(
   for (tokens, ids, top), t in zip(first, wanted, strict=True):
     assert (tokens, ids) == (t.tokens_T.tolist(), t.ids_Tk.tolist())
     np.testing.assert_allclose(top, t.top_Tk, atol=1e-5)
+
+
+def test_systems_learn_on_two_hosts_what_they_do_on_one(
+  done, tmp_path, monkeypatch
+):
+  make_mesh, four = dist.make_mesh, jax.devices()[:4]
+
+  def on_four(**sizes):
+    return make_mesh(**sizes, devices=four)
+
+  monkeypatch.setattr(dist, 'make_mesh', on_four)
+  alone, found = learned(tmp_path), done[1]['learned']
+  assert [*found] == [*alone] == [*LEARNED]
+  for name in LEARNED:
+    for ours, theirs in zip(alone[name], found[name], strict=True):
+      assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-6), name
+      counts = {k: n for k, n in ours.items() if isinstance(n, int)}
+      assert counts.keys() == {'rollout/tokens', 'rollout/scored'}
+      assert counts.items() <= theirs.items()
+    assert found[name][1]['train/grad_norm'] > 0
+
+
+@pytest.mark.parametrize(
+  ('name', 'share'),
+  [
+    ('srpo', 'train/taught'),
+    ('rlcsd', 'train/hinted'),
+    ('u_opsd', 'train/taught'),
+  ],
+)
+def test_a_host_with_nothing_to_teach_waits_for_nobody(done, name, share):
+  root, found = done
+  folder = root / 'learned' / name / 'rollouts'
+  knows = [
+    [
+      any(right is not None for x in lines for right in json.loads(x)['right'])
+      for host in range(2)
+      for lines in [(folder / f'{step:06d}.{host}.jsonl').open()]
+    ]
+    for step in range(2)
+  ]
+  assert knows == [[True, True], [True, False]]
+  both, one = (line[share] for line in found['learned'][name])
+  assert 0 < one <= 0.5 and both > 0

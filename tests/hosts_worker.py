@@ -8,6 +8,7 @@ WORK is one of the functions below; process 0 writes what they return.
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import sys
 from unittest import mock
@@ -24,8 +25,8 @@ from jaxdistill.data import tasks
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
+from jaxdistill.rollout import contexts, schedule
 from jaxdistill.rollout import player as player_module
-from jaxdistill.rollout import schedule
 from jaxdistill.run.step import (
   OptimizerConfig,
   init_state,
@@ -38,6 +39,22 @@ from jaxdistill.types import Prompt, Row, RowSet
 # have room on a device: with 4 of 3, groups of 3; with 2 of 4, twice 2.
 REFILLS = ((9, 0, 3, 4), (9, 2, 4, 2))
 TARGETS = {'problems': 5, 'samples': 2, 'top_k': 3, 'max_tokens': 12}
+SMALL = {'problems': 6, 'samples': 4, 'max_tokens': 24}
+# Systems that take two steps each, and what makes them small: what is evaluated
+# is as much as is trained on, so it is no program of its own.
+LEARN = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
+LEARNED = 'srpo', 'rlcsd', 'gkd', 'u_opsd'
+FEW = {
+  **{'steps': 2, 'eval_every': 2, 'checkpoint_every': 2},
+  **{f'method.{k}': v for k, v in SMALL.items()},
+  **{f'eval.{k}': v for k, v in SMALL.items()},
+  'eval.splits': ('test',),
+  'guard.every': 0,
+  'batch.length': 96,
+  'batch.sequences': 8,
+  'optimizer.warmup': 0,
+  'alarms.cut': 'off',
+}
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
@@ -235,7 +252,47 @@ def written(folder: str) -> list:
   return [found.manifest, *dist.gather_texts([json.dumps(read)])]
 
 
-WORKS = replay, uneven, stopped, gather, refills, written
+def knows_half(judge):
+  """A judge that knows nothing of the problems of the second of two hosts."""
+
+  def judged(problem, rollouts_G):
+    if problem.address < SMALL['problems'] // 2:
+      return judge(problem, rollouts_G)
+    nothing_G = [None] * len(rollouts_G)
+    return contexts.Known(None, nothing_G, nothing_G)
+
+  return judged
+
+
+def learned(workdir: str) -> dict[str, list[dict[str, float]]]:
+  """What systems measure in a step, and in one that teaches one host only."""
+  from jaxdistill.run.loop import Loop
+
+  out = {}
+  halves = {k: knows_half(judge) for k, judge in contexts.JUDGES.items()}
+  for name in LEARNED:
+    config = configs.read_config(f'{LEARN}:{name}', FEW.items())
+    configs.prepare(config)
+    run = configs.build(config)
+    with jax.set_mesh(run.mesh):
+      loop = Loop(run, os.path.join(workdir, name), config.to_dict())
+      steps = loop.steps()
+      lines = [next(steps)]
+      with mock.patch.dict(contexts.JUDGES, halves):
+        lines += [next(steps)]
+      next(steps)  # the end
+    out[name] = [
+      {
+        k: v
+        for k, v in line.items()
+        if k.startswith(('train/', 'rollout/')) and not k.endswith('_per_s')
+      }
+      for line in lines
+    ]
+  return out
+
+
+WORKS = replay, uneven, stopped, gather, refills, written, learned
 
 
 def main():

@@ -15,7 +15,11 @@ gain:
 Gains (last less first, means over seeds) are then regressed on the three, over
 all arms; how well that predicts is the error on an arm that was left out,
 beside that of the mean of the others. Writes `predictors.json`,
-`predicted.md` and copies of `summary.json`, `table.md` and `compare.png`.
+`predicted.md`, copies of `summary.json`, `table.md` and `compare.png`, and the
+README's figure and table, `answer.png` and `answer.md`. Those two alone, from a
+summary that is there:
+
+  python launch/reproduce/self_or_teacher.py --draw results/self_or_teacher
 """
 
 import argparse
@@ -26,6 +30,8 @@ import shutil
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import jaxdistill as jd
 from jaxdistill.config import read_comparison
@@ -37,6 +43,24 @@ from jaxdistill.types import Prompt
 
 CONFIG = 'configs/self_or_teacher_small.py'
 PROBLEMS, SAMPLES, LONGEST = 200, 8, 64
+# Arms without their coverage, and who it is that is learned from.
+TEACHERS = {
+  'vote': 'itself, by vote (no label)',
+  'answer': 'itself, told the answer',
+  'solution': 'itself, told a solution',
+  'past': 'itself, as it began',
+  'weaker': 'a weaker teacher',
+  'equal': 'an equal teacher',
+  'stronger': 'a stronger teacher',
+  'foreign': 'a stronger one, worded otherwise',
+  'truth': 'known answers (GRPO)',
+  'given': 'given solutions (SFT)',
+}
+COVERAGES = {
+  'matched': 'trained on kinds that it knew',
+  'narrow': 'on one of these',
+  'broad': 'on these and others',
+}
 MEASURED = ('misfit', 'right', 'covered')
 GAINS = tuple(
   f'eval/{split}/accuracy_{how}'
@@ -47,19 +71,93 @@ GAINS = tuple(
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('workdir', type=pathlib.Path)
-  parser.add_argument('out', type=pathlib.Path)
+  parser.add_argument('--draw', action='store_true')
+  parser.add_argument('folders', type=pathlib.Path, nargs='+')
   args = parser.parse_args()
-  args.out.mkdir(parents=True, exist_ok=True)
-  for name in ('summary.json', 'table.md', 'compare.png'):
-    shutil.copy(args.workdir / name, args.out / name)
-  arms = json.loads((args.out / 'summary.json').read_text())['arms']
+  out = args.folders[-1]
+  out.mkdir(parents=True, exist_ok=True)
+  if not args.draw:
+    for name in ('summary.json', 'table.md', 'compare.png'):
+      shutil.copy(args.folders[0] / name, out / name)
+  arms = json.loads((out / 'summary.json').read_text())['arms']
+  (out / 'answer.md').write_text(answer(arms))
+  draw(arms, out / 'answer.png')
+  print(answer(arms))
+  if args.draw:
+    return
   measured = predictors(read_comparison(CONFIG, ()), list(arms))
   fits = {name: regressed(arms, measured, name) for name in GAINS}
   record = {'measured': measured, 'regressions': fits}
-  (args.out / 'predictors.json').write_text(json.dumps(record, indent=1) + '\n')
-  (args.out / 'predicted.md').write_text(table(fits))
+  (out / 'predictors.json').write_text(json.dumps(record, indent=1) + '\n')
+  (out / 'predicted.md').write_text(table(fits))
   print(table(fits))
+
+
+def answer(arms):
+  """Who it learned from, on which problems, and where it ended: Markdown."""
+  shown = {
+    'test, sampled': 'eval/test/accuracy_sampled',
+    'ood, sampled': 'eval/ood/accuracy_sampled',
+    'ood, greedy': 'eval/ood/accuracy_greedy',
+  }
+  start = next(iter(arms.values()))
+  head = ['it learns from', *(f'{c}: {n}' for n in shown for c in COVERAGES)]
+  began = [
+    f'{start[m]["first"]:.2f}' for m in shown.values() for _ in COVERAGES
+  ]
+  lines = [head, ['---'] * len(head), ['(before)', *began]]
+  for name, said in TEACHERS.items():
+    cells = [said]
+    for metric in shown.values():
+      for coverage in COVERAGES:
+        found = arms.get(f'{coverage}_{name}', {}).get(metric)
+        cells.append('' if found is None else _ended(found))
+    lines.append(cells)
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _ended(found):
+  """A last value, and half of its interval."""
+  if not found['interval']:
+    return f'{found["mean"]:.2f}'
+  return f'{found["mean"]:.2f} ± {found["interval"][1] - found["mean"]:.2f}'
+
+
+def draw(arms, out):
+  """Where every arm ended, at home and abroad, with its 95% interval."""
+  panels = {
+    'eval/test/accuracy_sampled': 'problems of the kinds that it knew',
+    'eval/ood/accuracy_sampled': 'problems of other kinds',
+  }
+  figure = Figure(figsize=(10, 4.6), layout='constrained')
+  axes = figure.subplots(1, len(panels), sharey=True)
+  names = list(TEACHERS)
+  for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+    for i, (coverage, said) in enumerate(COVERAGES.items()):
+      for place, name in enumerate(names):
+        found = arms.get(f'{coverage}_{name}', {}).get(metric)
+        if found is None:
+          continue
+        at, tint = place + 0.22 * (i - 1), f'C{i}'
+        axis.plot(found['mean'], at, 'o', color=tint, ms=6, label=said)
+        if found['interval']:
+          axis.plot(found['interval'], [at, at], color=tint, lw=2)
+    axis.axvline(
+      next(iter(arms.values()))[metric]['first'], ls='--', color='.4'
+    )
+    axis.set_title(title, fontsize=11)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel('share of sampled answers that are right')
+    axis.grid(alpha=0.3)
+  axes[0].set_yticks(range(len(names)), TEACHERS.values())
+  axes[0].invert_yaxis()
+  handles, labels = axes[0].get_legend_handles_labels()
+  once = dict(zip(labels, handles, strict=True))
+  once['before training'] = Line2D([], [], ls='--', color='.4')
+  figure.legend(
+    once.values(), once, loc='outside lower center', ncols=4, fontsize=9
+  )
+  figure.savefig(out, dpi=110)
 
 
 def predictors(comparison, names):

@@ -2,9 +2,9 @@
 
   jaxdistill compare --config configs/compare_late.py --workdir runs/late
 
-320,000 generated tokens a run: 20 steps of the quickstart. About 80 s a run on
-two cores. The first arm is SQLM as the quickstart runs it, with five seeds; the
-others have three.
+450,000 tokens a run, generated or scored: 20 steps of the quickstart. About 80
+s a run on two cores. The first arm is SQLM as the quickstart runs it, with five
+seeds; the others have three.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from jaxdistill.config import CONTROLS, Comparison, read_config
 def get_config():
   here = pathlib.Path(__file__)
   base = read_config(str(here.with_name('sqlm_small.py')), ())
-  base.tokens = 320_000
+  base.tokens = 450_000
   base.steps = 40  # more than the tokens allow
   base.eval.splits = ('dev', 'test', 'ood')
   base.eval.problems = 400

@@ -2,8 +2,8 @@
 
   jaxdistill compare --config configs/compare_middle.py --workdir runs/middle
 
-320,000 generated tokens a run: 20 steps of the quickstart. About 65 s a run on
-two cores. The first arm is SQLM as the quickstart runs it.
+450,000 tokens a run, generated or scored: 20 steps of the quickstart. About 65
+s a run on two cores. The first arm is SQLM as the quickstart runs it.
 """
 
 import pathlib

@@ -14,9 +14,12 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +37,18 @@ GRPO = {'method.name': 'grpo'}
 SETTINGS = (  # of the real run, with known answers in place of self-play
   pathlib.Path(__file__).parents[1] / 'configs' / 'sqlm_qwen05_addition.py'
 )
+LONGEST = 8  # answer of the real run, whose batches are laid out for it
+AUTOMATIC = {'batch.length': '0', 'batch.sequences': '0'}
+DTYPES = {'cpu': 'float32', 'gpu': 'bfloat16'}
+RANDOM = pathlib.Path(__file__).with_name('random_task.py')
+MAKE = """
+import sys, torch, transformers
+shape, folder = sys.argv[1:]
+torch.manual_seed(0)
+config = transformers.AutoConfig.from_pretrained(shape)
+make = transformers.AutoModelForCausalLM.from_config
+make(config, dtype=torch.bfloat16).save_pretrained(folder)
+"""
 MODULES = [  # every linear map of a layer
   *('q_proj', 'k_proj', 'v_proj', 'o_proj'),
   *('gate_proj', 'up_proj', 'down_proj'),
@@ -53,7 +68,8 @@ def main() -> None:
       + ', '.join(SIDES)
     )
   pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
-  compare(args, sides.Sides.of(__file__, args, pythons), SIDES, make_job)
+  measured = sides.Sides.of(__file__, args, pythons, args.device)
+  compare(args, measured, SIDES, make_job)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +102,19 @@ def add_options(
     default=rows,
     help=f'of a microbatch of TRL ({rows})',
   )
+  add(
+    '--max_tokens',
+    type=int,
+    default=LONGEST,
+    help=f'of the longest answer ({LONGEST})',
+  )
+  add(
+    '--random',
+    action='store_true',
+    help='random weights in the shape of --model, which needs to have none;\n'
+    'what is right is decided by chance',
+  )
+  add('--device', choices=sides.DEVICES, default='cpu', help='(cpu)')
   add('--sides', default=names, help=f'({names})')
 
 
@@ -106,12 +135,36 @@ def compare(
     names: By side, what the table calls it.
     make: Makes the job of the options.
   """
-  runs = {side: [] for side in measured.pythons}
   script = pathlib.Path(measured.script).stem
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # here: a GPU is for the sides alone
   try:
     job = make(args)
   except ValueError as e:
     raise SystemExit(f'{script}: {e}') from None
+  with tempfile.TemporaryDirectory() as folder:
+    if args.random:
+      _make_random(args, folder)
+      job['config']['model'] = folder
+    runs = _run(args, measured, job)
+  head = ('median (min to max)', *[names.get(side, side) for side in runs])
+  print('\n' + sides.text([head, *table(runs, args.warmup)]))
+  print(f'\nall steps of all runs: {args.out}')
+
+
+def _make_random(args: argparse.Namespace, folder: str) -> None:
+  """A model in the shape of another, with the files that are not weights."""
+  subprocess.run([args.python, '-c', MAKE, args.model, folder], check=True)
+  for file in pathlib.Path(args.model).iterdir():
+    if file.suffix in ('.json', '.jinja', '.txt') and '.index' not in file.name:
+      shutil.copy(file, folder)
+
+
+def _run(
+  args: argparse.Namespace, measured: sides.Sides, job: dict
+) -> dict[str, list[dict]]:
+  """What was seen of each side's runs."""
+  runs = {side: [] for side in measured.pythons}
+  script = pathlib.Path(measured.script).stem
   for i, side in measured.in_turn(args.runs):
     found = measured.start(side, job)
     runs[side].append(found)
@@ -126,13 +179,14 @@ def compare(
     ends = {side: r[-1]['eos_ids'] for side, r in runs.items() if r}
     if len({*map(tuple, ends.values())}) > 1:
       raise SystemExit(f'{script}: the sides end answers otherwise: {ends}')
-  head = ('median (min to max)', *[names.get(side, side) for side in runs])
-  print('\n' + sides.text([head, *table(runs, args.warmup)]))
-  print(f'\nall steps of all runs: {args.out}')
+  return runs
 
 
 def _write(args: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
-  options = ('steps', 'warmup', 'runs', 'problems', 'threads', 'trl_rows')
+  options = (
+    *('steps', 'warmup', 'runs', 'problems', 'threads', 'trl_rows'),
+    *('max_tokens', 'random', 'device'),
+  )
   rows = table(runs, args.warmup) if all(runs.values()) else []
   record = {
     'model': pathlib.Path(args.model).resolve().name,
@@ -160,9 +214,15 @@ def make_job(
   overrides = {
     **method,
     'method.problems': str(args.problems),
+    'method.max_tokens': str(args.max_tokens),
     'optimizer.schedule': 'constant',
     'model': args.model,
+    'dtype': DTYPES[args.device],
   }
+  if args.random:
+    overrides['task'] = str(RANDOM)
+  if (args.device, args.max_tokens) != ('cpu', LONGEST):
+    overrides |= AUTOMATIC
   config = read_config(str(SETTINGS), overrides.items())
   answers = args.problems * config.method.samples
   if args.trl_rows < 1 or answers % args.trl_rows:
@@ -177,12 +237,17 @@ def make_job(
   for i in range(args.problems * (args.warmup + args.steps)):
     text = task.solver_prompt(problems[i])
     ids = list(tokenizer.prompt(text))
-    asked.append({'text': text, 'ids': ids, 'answer': problems[i].answer})
+    # Of a task that is paid by chance it is known before.
+    worth = task.reward(problems[i], [None] * config.method.samples)
+    known = {'answer': problems[i].answer, 'worth': worth}
+    asked.append({'text': text, 'ids': ids, **known})
   return {
     'config': config.to_dict(),
     'steps': args.warmup + args.steps,
     'threads': args.threads,
     'trl_rows': args.trl_rows,
+    'device': args.device,
+    'random': args.random,
     'asked': asked,
   }
 
@@ -219,6 +284,7 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
     middles = [statistics.median(steps(s, 'seconds')) for s in (side, ours[0])]
     return f'{middles[0] / middles[1]:.2f}'
 
+  on_gpu = all('gpu_gb' in run for side in runs for run in runs[side])
   wanted = {
     'seconds per step': spread(lambda side: steps(side, 'seconds')),
     '  times ours': ratio,
@@ -231,6 +297,7 @@ def table(runs: dict[str, list[dict]], warmup: int) -> list[tuple[str, ...]]:
     '  of these, in timed steps': compiled(slice(warmup, None)),
     'imports and loading, s': spread(each('loading')),
     'peak memory, GB': spread(each('peak_gb')),
+    **({'peak GPU memory, GB': spread(each('gpu_gb'))} if on_gpu else {}),
     'weights that move': lambda side: f'{runs[side][0]["trainable"]:,}',
     'tokens per answer': mean('tokens'),
     'different answers per problem': mean('different'),
@@ -266,6 +333,8 @@ def run_ours(job: dict, paid: str = 'train/reward') -> dict:
       compiling[0] += seconds
 
   jax.monitoring.register_event_duration_secs_listener(listen)
+  if jax.default_backend() != job['device']:  # JAX goes on without a GPU
+    raise SystemExit(f'JAX finds no {job["device"]}: {jax.devices()}')
   config = ConfigDict(job['config'], convert_dict=True)
   configs.check(config)
   run = configs.build(config)
@@ -299,7 +368,10 @@ def run_ours(job: dict, paid: str = 'train/reward') -> dict:
       )
     trainable = sum(x.size for x in jax.tree.leaves(loop.state.params))
     loop.checkpoints.close()
+  device = jax.devices()[0]
+  used = (device.memory_stats() or {}).get('peak_bytes_in_use', 0)
   return {
+    **_gpu(job, device.device_kind, used),
     'version': f'jax {jax.__version__}',
     'loading': loading,
     'steps': steps,
@@ -308,8 +380,15 @@ def run_ours(job: dict, paid: str = 'train/reward') -> dict:
   }
 
 
+def _gpu(job: dict, name: str, used: int) -> dict:
+  """What is said of a GPU, if one is measured."""
+  if job['device'] == 'cpu':
+    return {}
+  return {'gpu': name, 'gpu_gb': used / 1e9}
+
+
 def run_trl(job: dict, *, answers_only: bool) -> dict:
-  """The same with TRL, set up for speed on a CPU.
+  """The same with TRL, set up for speed.
 
   Args:
     job: What to do.
@@ -365,14 +444,17 @@ def train_trl(
   for x in job.get('others', ()):  # that are made on the way
     _prompt(tokenizer, x['text'], x['ids'])
   steps, marks = [], {}
+  pay = _by_place if job['random'] else _by_answer
 
-  def right(prompts, completions, completion_ids, answer, **_):
-    marks['generated'] = time.perf_counter()
+  def now():
+    if job['device'] == 'gpu':
+      torch.cuda.synchronize()
+    return time.perf_counter()
+
+  def right(prompts, completions, completion_ids, answer, worth, **_):
+    marks['generated'] = now()
     texts = [c[0]['content'] for c in completions]
-    rewards = [
-      float(re.findall(r'-?\d+', t.replace(',', ''))[-1:] == [a])
-      for t, a in zip(texts, answer, strict=True)
-    ]
+    rewards = pay(texts, answer, worth)
     by_problem = collections.defaultdict(set)
     for prompt, text in zip(prompts, texts, strict=True):
       by_problem[prompt[0]['content']].add(text)
@@ -385,10 +467,10 @@ def train_trl(
 
   class Clock(transformers.TrainerCallback):
     def on_train_begin(self, *args, **kwargs):
-      marks['before'] = marks['train'] = time.perf_counter()
+      marks['before'] = marks['train'] = now()
 
     def on_step_end(self, *args, **kwargs):
-      after = time.perf_counter()
+      after = now()
       steps.append(
         {
           'seconds': after - marks['before'],
@@ -406,7 +488,8 @@ def train_trl(
       reward_funcs=right,
       args=config_class(output_dir=folder, **_settings(job), **own),
       train_dataset=datasets.Dataset.from_dict(
-        {'prompt': prompts, 'answer': [x['answer'] for x in asked]}
+        {'prompt': prompts}
+        | {name: [x[name] for x in asked] for name in ('answer', 'worth')}
       ),
       processing_class=tokenizer,
       callbacks=[Clock()],
@@ -420,13 +503,32 @@ def train_trl(
     )
     trainer.train()
   moving = [p for p in trainer.model.parameters() if p.requires_grad]
+  found = {}
+  if job['device'] == 'gpu':
+    used = torch.cuda.max_memory_allocated()
+    found = _gpu(job, torch.cuda.get_device_name(), used)
   return {
+    **found,
     'version': f'trl {trl.__version__}, torch {torch.__version__}',
     'loading': marks['train'] - begin,
     'steps': steps,
     'trainable': sum(p.numel() for p in moving),
     'eos_ids': sorted(trainer.eos_token_ids),
   }
+
+
+def _by_answer(texts: list[str], answer: list[str], worth: list) -> list[float]:
+  del worth
+  return [
+    float(re.findall(r'-?\d+', t.replace(',', ''))[-1:] == [a])
+    for t, a in zip(texts, answer, strict=True)
+  ]
+
+
+def _by_place(texts: list[str], answer: list[str], worth: list) -> list[float]:
+  """What was decided before; a problem's answers stand side by side."""
+  del texts, answer
+  return [w[i % len(w)] for i, w in enumerate(worth)]
 
 
 def _prompt(tokenizer: Any, text: str, ids: list[int]) -> list[dict]:
@@ -445,9 +547,9 @@ def _settings(job: dict) -> dict:
   config, n, rows = job['config'], job['config']['method'], job['trl_rows']
   optimizer = config['optimizer']
   return {
-    'model_init_kwargs': {'dtype': 'float32'},
-    'bf16': False,
-    'use_cpu': True,
+    'model_init_kwargs': {'dtype': config['dtype']},
+    'bf16': config['dtype'] == 'bfloat16',
+    'use_cpu': job['device'] == 'cpu',
     'seed': config['seed'],
     # One generation and one optimizer step; as no log-prob is old then, none
     # is computed a second time.

@@ -20,6 +20,7 @@ NAMES = {'ours': 'jaxdistill', 'trl': 'TRL'}
 SDPO = {  # with the method's defaults: EMA .95, alpha .5, top 100, a tail
   'method.name': 'self_distill',
   'method.kl': '0.0',
+  'method.objective': 'grpo',  # the default: nothing reads it
 }
 SHOWN = '123'  # of the prompt that both sides must read alike
 
@@ -37,7 +38,7 @@ def main() -> None:
       + ', '.join(RUNS)
     )
   pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
-  measured = sides.Sides.of(__file__, args, pythons)
+  measured = sides.Sides.of(__file__, args, pythons, args.device)
   grpo_step.compare(args, measured, NAMES, make_job)
 
 

@@ -25,6 +25,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _MARK = ' of '  # of a side's name with a tree: `ours of before`
+DEVICES = {
+  'cpu': {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''},
+  'gpu': {
+    'JAX_PLATFORMS': 'cuda,cpu',
+    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # memory is to be seen
+  },
+}
 
 
 def parser(doc: str | None, runs: int, name: str) -> argparse.ArgumentParser:
@@ -74,16 +81,22 @@ class Sides:
     pythons: By side, the Python that has what it needs.
     trees: By name, directories whose jaxdistill is measured; may be empty.
     lock: A file that is locked while a run lasts; may be empty.
+    device: Which of `DEVICES` they compute on.
   """
 
   script: str
   pythons: Mapping[str, str]
   trees: Mapping[str, str]
   lock: str
+  device: str = 'cpu'
 
   @classmethod
   def of(
-    cls, script: str, args: argparse.Namespace, pythons: Mapping[str, str]
+    cls,
+    script: str,
+    args: argparse.Namespace,
+    pythons: Mapping[str, str],
+    device: str = 'cpu',
   ) -> 'Sides':
     """By the options; a side without a Python is left out."""
     trees = dict(tree.split('=', 1) for tree in args.tree)
@@ -93,7 +106,7 @@ class Sides:
         named |= {f'{side}{_MARK}{tree}': python for tree in trees}
       elif python:
         named[side] = python
-    return cls(script, named, trees, args.lock or '')
+    return cls(script, named, trees, args.lock or '', device)
 
   def in_turn(self, runs: int) -> Iterator[tuple[int, str]]:
     """Every side as often; each is first in turn."""
@@ -107,9 +120,8 @@ class Sides:
     """One run, and what else the machine did meanwhile."""
     kind, _, tree = side.partition(_MARK)
     environment = os.environ | {
-      'JAX_PLATFORMS': 'cpu',
+      **DEVICES[self.device],
       'JAX_ENABLE_COMPILATION_CACHE': 'false',  # compiling is to be seen
-      'CUDA_VISIBLE_DEVICES': '',
       'HF_HUB_OFFLINE': '1',
       'TOKENIZERS_PARALLELISM': 'false',
       'TF_CPP_MIN_LOG_LEVEL': '2',

@@ -21,10 +21,10 @@ settings, so they are one method; `SYSTEMS` has them by name:
 `judge=vote` needs no label: what the majority answers is told and learned from
 in one step. A sibling is another sample, if perhaps with the same text. What
 differs from the published code: its thinking is shown (`context=conclusion`
-strips it); equal responses are trained once, with their number as weight. SDFT's
-divergence is the forward KL, by which its authors say all its results were
-made, though its first text has the reverse one (`alpha=1`); that its code may
-leave out a response's first three tokens is not here.
+strips it); equal responses are trained once, with their number as weight. The
+divergence of SDFT is the forward KL, by which its authors say all its results
+were made, though its first text has the reverse one (`alpha=1`); that its code
+may leave out a response's first three tokens is not here.
 """
 
 import dataclasses

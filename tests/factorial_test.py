@@ -39,21 +39,29 @@ def test_effects_that_were_put_in_come_out(tmp_path, monkeypatch, capsys):
   found = effects['effects']['ood/accuracy_sampled']
   third = 0.01 / 3  # of the cells that are known
   wanted = {
-    'wording own': 0.5 + 0.04 + third / 2,
-    'coverage broad': 0.2 + 0.04 + third / 2,
-    'verifier vote': 0.03,
-    'verifier known': 0.05 + 0.01 / 4,
-    'wording own x coverage broad': 0.08 + third,
-    'wording own x verifier vote': 0.0,
-    'wording own x verifier known': 0.005,
-    'coverage broad x verifier known': 0.005,
-    'wording own x coverage broad x verifier known': 0.01,
-    'wording own x coverage broad x verifier vote': 0.0,
+    'wording_own': 0.5 + 0.04 + third / 2,
+    'coverage_broad': 0.2 + 0.04 + third / 2,
+    'verifier_vote': 0.03,
+    'verifier_known': 0.05 + 0.01 / 4,
+    'wording_own*coverage_broad': 0.08 + third,
+    'wording_own*verifier_vote': 0.0,
+    'wording_own*verifier_known': 0.005,
+    'coverage_broad*verifier_known': 0.005,
+    'wording_own*coverage_broad*verifier_known': 0.01,
+    'wording_own*coverage_broad*verifier_vote': 0.0,
   }
   for name, value in wanted.items():
     assert found[name]['mean'] == pytest.approx(value, abs=5e-4), name
     low, high = found[name]['interval']
     assert low < found[name]['mean'] < high < low + 2e-3
+  own = effects['within_own']['ood/accuracy_sampled']
+  assert not any('wording' in name for name in own)
+  for name, value in {
+    'coverage_broad': 0.2 + 0.08 + third,
+    'verifier_known': 0.05 + 0.005,
+    'coverage_broad*verifier_known': 0.01,
+  }.items():
+    assert own[name]['mean'] == pytest.approx(value, abs=5e-4), name
   assert '**+0.5' in capsys.readouterr().out
 
 

@@ -133,40 +133,54 @@ def ends(arms, first):
 
 def contexts(arms):
   """C4: doubts and accuracy abroad fall; C5: the more so the more is told."""
+  full, doubts = arms['full'], 'ood/markers_per_1k'
+  greedy, sampled = 'ood/accuracy_greedy', 'ood/accuracy_sampled'
   tests = {
-    'C4, doubts fall (full: last less first, a 1,000 tokens)': (
-      rise(arms['full'], 'ood/markers_per_1k'),
+    'doubts': (
+      'C4: doubts fall (full, last less first, a 1,000 tokens)',
+      rise(full, doubts),
       -1,
     ),
-    'C4, accuracy abroad falls (full: last less first, greedy)': (
-      rise(arms['full'], 'ood/accuracy_greedy'),
+    'greedy': (
+      'C4: accuracy abroad falls (full, last less first, greedy)',
+      rise(full, greedy),
       -1,
     ),
-    'the same, sampled': (rise(arms['full'], 'ood/accuracy_sampled'), -1),
+    'sampled': ('the same, sampled', rise(full, sampled), -1),
   }
   others = ('grpo', 'none', 'kept', 'kept_short', 'kept_undoubting', 'full_ema')
-  for other in others:
-    tests[f'full ends below {other} abroad, greedy'] = (
-      apart(arms['full'], arms[other], 'ood/accuracy_greedy'),
+  tests |= {
+    f'below_{other}': (
+      f'full ends below {other} abroad, greedy',
+      apart(full, arms[other], greedy),
       -1,
     )
-  controls = {
-    'length: kept_short below kept': ('kept_short', 'kept'),
-    'markers: kept_undoubting below kept': ('kept_undoubting', 'kept'),
+    for other in others
   }
-  for name, (arm, other) in controls.items():
-    tests[f'by {name} abroad, greedy'] = (
-      apart(arms[arm], arms[other], 'ood/accuracy_greedy'),
+  tests |= {
+    control: (
+      f'{title}: {control} below kept abroad, greedy',
+      apart(arms[control], arms['kept'], greedy),
       -1,
     )
+    for control, title in (
+      ('kept_short', 'length alone'),
+      ('kept_undoubting', 'doubts alone'),
+    )
+  }
   ladder = told_scores()
-  for how in ('greedy', 'sampled'):
-    tests[f'C5: the more right its teacher, the worse abroad ({how})'] = (
+  tests |= {
+    f'richer_{how}': (
+      f'C5: the more right when told, the worse abroad ({how}; rank '
+      'correlation over rungs)',
       ranked(arms, ladder, f'ood/accuracy_{how}'),
       -1,
     )
-  tests["another problem's solution does worse than its own, abroad"] = (
-    apart(arms['other'], arms['full'], 'ood/accuracy_greedy'),
+    for how in ('greedy', 'sampled')
+  }
+  tests['other'] = (
+    "another problem's solution below one's own, abroad, greedy",
+    apart(arms['other'], full, greedy),
     -1,
   )
   record, text = judged(tests)
@@ -207,11 +221,11 @@ def ranked(arms, scores, metric):
 def judged(tests):
   """Verdicts as a record and as a table."""
   record = {
-    name: found | {'verdict': verdict(found, sign)}
-    for name, (found, sign) in tests.items()
+    name: {'claim': title} | found | {'verdict': verdict(found, sign)}
+    for name, (title, found, sign) in tests.items()
   }
   lines = [
-    [name, cell(found), found['verdict']] for name, found in record.items()
+    [found['claim'], cell(found), found['verdict']] for found in record.values()
   ]
   return {'tests': record}, rows(['claim', 'difference', 'verdict'], lines)
 
@@ -260,37 +274,50 @@ def calibration(arms):
   abroad, sure = 'ood/accuracy_greedy', 'ood/brier'
   plain = arms['plain']
   primary = {
-    f'B1: {name} is better abroad than plain': (
+    f'B1_{name}': (
+      f'B1: {name} is better abroad than plain',
       apart(arms[name], plain, abroad),
       1,
     )
     for name in ('entropy', 'calibrated', 'markers')
   } | {
-    "B2: calibrated's Brier score is below plain's": (
+    'B2': (
+      "B2: calibrated's Brier score abroad is below plain's",
       apart(arms['calibrated'], plain, sure),
       -1,
     ),
-    'B3: markers is better abroad than random_mask': (
+    'B3': (
+      'B3: markers is better abroad than random_mask',
       apart(arms['markers'], arms['random_mask'], abroad),
       1,
     ),
   }
   others = {
-    'B0: plain loses against grpo abroad (at least .03)': (
+    'B0_grpo': (
+      'B0: plain ends below grpo abroad (by .03 or more)',
       apart(plain, arms['grpo'], abroad),
       -1,
     ),
-    "B0: plain's doubts fall (a 1,000 tokens; by half)": (
+    'B0_doubts': (
+      "B0: plain's doubts fall (a 1,000 tokens; by half)",
       rise(plain, 'ood/markers_per_1k'),
       -1,
     ),
-    'short loses against grpo abroad': (
+    'plain_first': (
+      'plain ends below where it began abroad',
+      rise(plain, abroad),
+      -1,
+    ),
+    'short': (
+      'short ends below grpo abroad',
       apart(arms['short'], arms['grpo'], abroad),
       -1,
     ),
   }
   record, text = judged(others | primary)
-  record['holm'] = holm({name: found for name, (found, _) in primary.items()})
+  record['holm'] = holm(
+    {name: found for name, (_, found, _) in primary.items()}
+  )
   lines = [
     [name, f'{found["p"]:.4f}', 'yes' if found['rejected'] else 'no']
     for name, found in record['holm'].items()

@@ -6,14 +6,16 @@ Reads the `summary.json` that `jaxdistill compare` wrote for
 `configs/compare_fit_coverage_verifier.py`, whose arms are named by their
 levels. Each effect is a contrast of cells, computed in each seed: of a factor
 the mean of the cells at one level minus that at the first, of two factors how
-much the one changes the other. Their 95% intervals are Student's t over seeds.
-Writes `effects.json` and `effects.md`.
+much the one changes the other. The same of the student's own wording alone
+follows. Their 95% intervals are Student's t over seeds. Writes `effects.json`,
+`effects.md` and copies of what `compare` wrote.
 """
 
 import argparse
 import itertools
 import json
 import pathlib
+import shutil
 
 import numpy as np
 
@@ -24,6 +26,7 @@ FACTORS = {
   'coverage': ('narrow', 'broad'),
   'verifier': ('none', 'vote', 'known'),
 }
+OWN = {'wording': 'own'}
 METRICS = (
   *('test/accuracy_greedy', 'test/accuracy_sampled'),
   *('ood/accuracy_greedy', 'ood/accuracy_sampled'),
@@ -41,27 +44,36 @@ def cells(arms, metric):
   return np.array(rows).reshape(*shape, -1)
 
 
-def contrasts():
-  """Effect -> weights of the cells, float[wording, coverage, verifier]."""
-  names = list(FACTORS)
+def contrasts(given=()):
+  """Effect -> weights of the cells, float[wording, coverage, verifier].
+
+  Args:
+    given: Factor -> the level that alone is looked at; its effects are left
+      out.
+  """
+  given = dict(given)
+  names = [name for name in FACTORS if name not in given]
   steps = {}  # of a factor: a level beside the first
-  for name, levels in FACTORS.items():
-    for i, level in enumerate(levels[1:], 1):
-      weights = np.zeros(len(levels))
+  for name in names:
+    for i, level in enumerate(FACTORS[name][1:], 1):
+      weights = np.zeros(len(FACTORS[name]))
       weights[[0, i]] = -1, 1
       steps[name, level] = weights
   out = {}
-  for many in (1, 2, 3):
+  for many in range(1, 1 + len(names)):
     for chosen in itertools.combinations(names, many):
       levels = ([k for k in steps if k[0] == name] for name in chosen)
       for keys in itertools.product(*levels):
         weights = np.ones(())
-        for name in names:
+        for name, every in FACTORS.items():
           own = next((k for k in keys if k[0] == name), None)
-          n = len(FACTORS[name])
-          part = steps[own] if own else np.full(n, 1 / n)
+          part = np.full(len(every), 1 / len(every))
+          if own:
+            part = steps[own]
+          elif name in given:
+            part = np.array([float(level == given[name]) for level in every])
           weights = np.multiply.outer(weights, part)
-        out[' x '.join(f'{name} {level}' for name, level in keys)] = weights
+        out['*'.join(f'{name}_{level}' for name, level in keys)] = weights
   return out
 
 
@@ -71,19 +83,30 @@ def main():
   parser.add_argument('out', type=pathlib.Path)
   args = parser.parse_args()
   summary = json.loads((args.workdir / 'summary.json').read_text())
-  found = {}
-  for metric in METRICS:
-    values = cells(summary['arms'], metric)
-    found[metric] = {}
-    for name, weights in contrasts().items():
-      by_seed = np.tensordot(weights, values, 3)
-      mean, interval = estimate(by_seed.tolist())
-      found[metric][name] = {'mean': mean, 'interval': interval}
+  values = {metric: cells(summary['arms'], metric) for metric in METRICS}
+  found = effects(values, contrasts())
+  own = effects(values, contrasts(OWN))
   args.out.mkdir(parents=True, exist_ok=True)
-  record = {'factors': FACTORS, 'effects': found}
+  for name in ('summary.json', 'table.md', 'compare.png'):
+    if (args.workdir / name).exists():
+      shutil.copy(args.workdir / name, args.out / name)
+  record = {'factors': FACTORS, 'effects': found, 'within_own': own}
+  text = f"{table(found)}\nOf the student's own wording alone:\n\n{table(own)}"
   (args.out / 'effects.json').write_text(json.dumps(record, indent=1) + '\n')
-  (args.out / 'effects.md').write_text(table(found))
-  print(table(found))
+  (args.out / 'effects.md').write_text(text)
+  print(text)
+
+
+def effects(values, weighed):
+  """Metric -> effect -> mean and interval over seeds."""
+  out = {}
+  for metric, cells_of in values.items():
+    out[metric] = {}
+    for name, weights in weighed.items():
+      by_seed = np.tensordot(weights, cells_of, 3)
+      mean, interval = estimate(by_seed.tolist())
+      out[metric][name] = {'mean': mean, 'interval': interval}
+  return out
 
 
 def table(found):
@@ -92,10 +115,10 @@ def table(found):
     '| effect | ' + ' | '.join(found) + ' |',
     '|' + '---|' * (1 + len(found)),
   ]
-  for name in contrasts():
+  for name in next(iter(found.values())):
     cells = []
-    for effects in found.values():
-      mean, interval = effects[name]['mean'], effects[name]['interval']
+    for of_metric in found.values():
+      mean, interval = of_metric[name]['mean'], of_metric[name]['interval']
       text = f'{mean:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})'
       clear = interval[0] * interval[1] > 0
       cells.append(f'**{text}**' if clear else text)

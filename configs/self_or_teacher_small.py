@@ -13,11 +13,12 @@ those that anybody generates, and those that a teacher scores. It learns from
 | `past` | itself: its own samples as it began, whatever they are |
 | `weaker`, `equal`, `stronger` | the samples of another base |
 | `foreign` | those of one as strong that words its working otherwise |
+| `on_policy` | its own, each token of which the stronger base judges (GKD) |
 | `truth`, `given` | known answers (GRPO); the given solutions (SFT) |
 
 on problems of three kinds: `matched` (those that it knows), `narrow` (additions
 of two digits), `broad` (those out of distribution as well). Five seeds. About
-half a minute a run on two cores, an hour and a quarter in all.
+half a minute a run on two cores, an hour and a half in all.
 """
 
 import pathlib
@@ -53,6 +54,8 @@ ARMS = {
   'stronger': taught_by('model:small-late'),
   'foreign': taught_by('model:small-foreign'),
   'truth': {'method.name': 'grpo', 'method.kl': 0.0},
+  'on_policy': system('gkd')
+  | {'method.on_policy': 1.0, 'method.teacher': 'model:small-late'},
   # As many steps as most: its texts cost nobody a token.
   'given': {'method.name': 'sft', 'method.problems': 640, 'steps': 14},
 }

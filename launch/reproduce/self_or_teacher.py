@@ -53,6 +53,7 @@ TEACHERS = {
   'equal': 'an equal teacher',
   'stronger': 'a stronger teacher',
   'foreign': 'a stronger one, worded otherwise',
+  'on_policy': 'a stronger teacher, token by token (GKD)',
   'truth': 'known answers (GRPO)',
   'given': 'given solutions (SFT)',
 }
@@ -61,6 +62,14 @@ COVERAGES = {
   'narrow': 'on one of these',
   'broad': 'on these and others',
 }
+# Columns of the README's table: title, coverage, metric.
+SHOWN = (
+  ('home, sampled', 'matched', 'eval/test/accuracy_sampled'),
+  ('abroad, sampled', 'matched', 'eval/ood/accuracy_sampled'),
+  ('abroad, greedy', 'matched', 'eval/ood/accuracy_greedy'),
+  ('narrow pool: abroad, sampled', 'narrow', 'eval/ood/accuracy_sampled'),
+  ('broad pool: abroad, sampled', 'broad', 'eval/ood/accuracy_sampled'),
+)
 MEASURED = ('misfit', 'right', 'covered')
 GAINS = tuple(
   f'eval/{split}/accuracy_{how}'
@@ -95,24 +104,16 @@ def main():
 
 def answer(arms):
   """Who it learned from, on which problems, and where it ended: Markdown."""
-  shown = {
-    'test, sampled': 'eval/test/accuracy_sampled',
-    'ood, sampled': 'eval/ood/accuracy_sampled',
-    'ood, greedy': 'eval/ood/accuracy_greedy',
-  }
+  head = ['it learns from', *(title for title, _, _ in SHOWN)]
   start = next(iter(arms.values()))
-  head = ['it learns from', *(f'{c}: {n}' for n in shown for c in COVERAGES)]
-  began = [
-    f'{start[m]["first"]:.2f}' for m in shown.values() for _ in COVERAGES
-  ]
+  began = [f'{start[metric]["first"]:.2f}' for _, _, metric in SHOWN]
   lines = [head, ['---'] * len(head), ['(before)', *began]]
   for name, said in TEACHERS.items():
-    cells = [said]
-    for metric in shown.values():
-      for coverage in COVERAGES:
-        found = arms.get(f'{coverage}_{name}', {}).get(metric)
-        cells.append('' if found is None else _ended(found))
-    lines.append(cells)
+    found = [
+      arms.get(f'{coverage}_{name}', {}).get(metric)
+      for _, coverage, metric in SHOWN
+    ]
+    lines.append([said, *((x and _ended(x)) or '' for x in found)])
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
@@ -207,7 +208,8 @@ def texts(student, problems, config):
     pairs = list(zip(*answered(student, problems, told), strict=True))
     return pairs, len(pairs)
   teacher = student
-  if method.name == 'teacher_distill' and method.teacher != 'frozen':
+  theirs = method.name == 'teacher_distill' and not method.on_policy
+  if theirs and method.teacher != 'frozen':
     teacher = jd.load(method.teacher.removeprefix('model:'))
   pairs = list(zip(*answered(teacher, problems), strict=True))
   judge = {'sqlm': 'vote', 'grpo': 'known'}.get(method.name, 'none')

@@ -7,8 +7,9 @@ The first stage of protocol b in docs/questions.md on the middle small base: a
 frozen self-teacher that reads a clean solution; weights by its entropy; a
 policy gradient on the Brier score of an answer's confidence; words of doubt
 left out, or as many tokens at random. `short` is GRPO with a penalty from the
-length of the self-taught on: brevity without a teacher. 240,000 tokens a run,
-ten seeds (`--seeds 0,1,2,3,4` for half of them); half a minute a run.
+length of the self-taught on: brevity without a teacher. Twelve steps a run:
+what is scored is not made equal, see the protocol. Ten seeds (`--seeds
+0,1,2,3,4` for half of them); half a minute a run.
 """
 
 import pathlib
@@ -21,6 +22,7 @@ def get_config():
   other = read_comparison(str(here.with_name('self_or_teacher_small.py')), ())
   base = other.base
   base.eval.markers = ('wait',)
+  base.steps, base.tokens = 12, 10_000_000  # more tokens than the steps take
   plain = system('sdft') | {
     'method.teacher': 'frozen',
     'method.alpha': 0.5,

@@ -110,7 +110,7 @@ def test_every_rung_of_the_small_world(rung, told):
 
 def test_another_problem_is_the_next_one_whichever_host_has_it(monkeypatch):
   texts = [[WRONG, DOUBT], ['9-4-0=05;5', '9-4-0=05;5']]
-  together = cases(texts, problems=(SUM, OTHER))
+  together = contexts.with_others(cases(texts, problems=(SUM, OTHER)))
   assert together[1][0].other == DOUBT
   said = []
 
@@ -119,8 +119,8 @@ def test_another_problem_is_the_next_one_whichever_host_has_it(monkeypatch):
     return said
 
   monkeypatch.setattr(contexts, 'gather_texts', gathered)
-  cases(texts[1:], problems=(OTHER,))  # what the other host says of its own
-  (alone_G,) = cases(texts[:1], problems=(SUM,))
+  contexts.with_others(cases(texts[1:], problems=(OTHER,)))  # another host
+  (alone_G,) = contexts.with_others(cases(texts[:1], problems=(SUM,)))
   others = [c.other for c in together[0]]
   assert [c.other for c in alone_G] == others == ['9-4-0=05;5'] * 2
 

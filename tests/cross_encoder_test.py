@@ -155,6 +155,8 @@ def test_it_learns_grades_from_a_model_that_writes(trained):  # noqa: F811
   assert last['eval/test/margin_mse'] < 0.7 * first['eval/test/margin_mse']
   assert 'eval/test/teacher_order_accuracy' not in last  # it has not moved
   assert first['train/targets_order_accuracy'] > 0.9
+  # The teacher reads five symbols for each grade.
+  assert first['rollout/scored'] == 16 * 8 * 5
   assert loop.run.loaded.model.config.grades
 
 

@@ -79,6 +79,13 @@ def test_what_is_measured_by_hand():
   # Of four votes two have a majority: all say 2, and half of them say 4.
   assert found['brier'] == [0, 0.25]
   assert found['calibration_error'] == [(0 + 0.5) / 2]
+  # Of each sample: all agree and are right; one is right and alone, two agree
+  # and are wrong; nobody agrees; two agree and are right, two and are wrong.
+  by_problem = np.reshape(found['brier_sampled'], (4, 4))
+  np.testing.assert_allclose(
+    np.sort(by_problem),
+    np.array([[0] * 4, [0, 1, 1, 9], [0] * 4, [1, 1, 4, 4]]) / 9,
+  )
   assert found['cut'] == [0] * 11 + [1] + [0] * 4
   assert found['length'] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 2, 4, 5, 2, 2, 2, 2]
 

@@ -73,8 +73,9 @@ def test_what_predicts_the_gain_is_told_from_what_does_not():
     misfit, right, covered = draw.random(3)
     gain = 0.3 - 0.2 * misfit + 0.05 * right
     name = 'eval/ood/accuracy_sampled'
-    arms[str(i)] = {name: {'rise': {'mean': gain}}}
-    measured[str(i)] = {
+    arm = f'{i % 3}_{i // 3}'
+    arms[arm] = {name: {'rise': {'mean': gain}}}
+    measured[arm] = {
       'misfit': misfit,
       'right': right,
       'covered': {'ood': covered},
@@ -120,16 +121,95 @@ def test_verdicts_and_differences_by_hand():
     ((-0.1, 0.1), 1, 'inconclusive'),
   ):
     assert claims.verdict({'interval': [*bounds]}, sign) == said
+  beyond = {'interval': [-0.2, -0.04]}
+  assert claims.verdict(beyond, -1, 0.03) == 'holds'
+  assert claims.verdict(beyond, -1, 0.1) == 'inconclusive'
+  assert claims.verdict(beyond, -1, 0.3) == 'does not hold'
+  assert claims.verdict(beyond, 0) == ''
 
 
 def test_the_richer_the_worse_is_a_rank_correlation():
   claims = script('claims')
-  scores = {name: i for i, name in enumerate(claims.RUNGS)}
+  order = [3, 0, 6, 1, 5, 2, 4]  # not that of the names
+  scores = dict(zip(claims.RUNGS, order, strict=True))
   arms = {
-    name: {'eval/ood/x': of_seeds(1 - 0.1 * i, 1 - 0.1 * i + 0.01 * (i == 1))}
-    for i, name in enumerate(claims.RUNGS)
+    name: {'eval/ood/x': of_seeds(1 - 0.1 * score, 1 - 0.2 * score)}
+    for name, score in scores.items()
   }
-  assert claims.ranked(arms, scores, 'ood/x')['mean'] == pytest.approx(-1)
+  found = claims.ranked(arms, scores, 'ood/x')
+  assert found['mean'] == pytest.approx(-1) and found['seeds'] == 2
+  turned = {name: -score for name, score in scores.items()}
+  assert claims.ranked(arms, turned, 'ood/x')['mean'] == pytest.approx(1)
+
+
+def an_arm(claims, **values):
+  """Three seeds near some values, all else at .5 and begun at .4."""
+  arm = {'seeds': [0, 1, 2]}
+  for column in (*claims.COLUMNS, 'ood/brier_sampled'):
+    value = values.get(column.replace('/', '_'), 0.5)
+    arm[f'eval/{column}'] = of_seeds(value, value + 0.001, value - 0.001)
+    arm[f'eval/{column}']['last'] = value
+  return arm
+
+
+def test_contexts_are_judged_on_the_side_of_the_claim(monkeypatch):
+  claims = script('claims')
+  ladder = {name: i / 10 for i, name in enumerate(claims.RUNGS)}
+  monkeypatch.setattr(claims, 'told_scores', lambda: ladder)
+  ends = {'full': 0.2, 'grpo': 0.5, 'none': 0.1, 'kept': 0.4}
+  ends |= {'kept_short': 0.3, 'kept_undoubting': 0.45, 'full_ema': 0.2}
+  ends |= {'other': 0.1, 'wrong': 0.1}
+  ends |= {n: 0.6 - x for n, x in ladder.items() if n not in ends}
+  ends['none'] = 0.7
+  arms = {
+    name: an_arm(
+      claims,
+      ood_accuracy_greedy=value,
+      ood_accuracy_sampled=0.5 + ladder.get(name, 0),
+    )
+    for name, value in ends.items()
+  }
+  tests = claims.contexts(arms)[0]['tests']
+  assert {k: v['verdict'] for k, v in tests.items()} == {
+    **{'doubts': 'does not hold', 'greedy': 'holds'},
+    **{'sampled': 'does not hold', 'below_grpo': 'holds'},
+    **{'below_none': 'holds', 'below_kept': 'holds'},
+    **{'below_kept_short': 'holds', 'below_kept_undoubting': 'holds'},
+    **{'below_full_ema': 'inconclusive', 'kept_short': 'holds'},
+    **{'kept_undoubting': 'does not hold', 'other': 'holds'},
+    **{'richer_greedy': 'holds', 'richer_sampled': 'does not hold'},
+  }
+
+
+@pytest.mark.parametrize('met', [True, False])
+def test_calibration_is_tested_where_its_condition_holds(met):
+  claims = script('claims')
+  names = 'grpo', 'entropy', 'calibrated', 'markers', 'random_mask', 'short'
+  arms = {
+    'plain': an_arm(
+      claims,
+      ood_accuracy_greedy=0.4 if met else 0.49,
+      ood_markers_per_1k=0.1,
+      ood_brier_sampled=0.3,
+    )
+  } | {name: an_arm(claims) for name in names}
+  arms['calibrated'] = an_arm(claims, ood_brier_sampled=0.2)
+  arms['random_mask'] = an_arm(claims, ood_accuracy_greedy=0.6)
+  record, text = claims.calibration(arms)
+  found = {k: v['verdict'] for k, v in record['tests'].items()}
+  assert found['B0_grpo'] == ('holds' if met else 'does not hold')
+  assert found['B0_doubts'] == 'holds'  # .1 is below half of .4
+  assert found['short'] == found['plain_first'] == ''
+  primary = {k: v for k, v in found.items() if k[:2] in ('B1', 'B2', 'B3')}
+  assert primary == {
+    'B1_entropy': 'holds' if met else '',
+    'B1_calibrated': 'holds' if met else '',
+    'B1_markers': 'holds' if met else '',
+    'B2': 'holds' if met else '',
+    'B3': 'does not hold' if met else '',
+  }
+  assert record['holm']['B3']['sign'] == record['holm']['B2']['sign'] == -1
+  assert ('is not tested' in text) == (not met)
 
 
 def test_holm_stops_at_the_first_that_is_not_clear():
@@ -141,18 +221,36 @@ def test_holm_stops_at_the_first_that_is_not_clear():
   found = claims.holm(tests)
   p = [found[name]['p'] for name in 'abc']
   assert p[0] < 0.05 / 3 and 0.05 / 2 < p[1] < p[2] < 0.05
-  assert [found[name]['rejected'] for name in 'abc'] == [True, False, False]
+  assert [found[name]['clear'] for name in 'abc'] == [True, False, False]
+  nothing = {'mean': 0.0, 'interval': [0.0, 0.0], 'seeds': 5}
+  assert claims.holm({'d': nothing})['d'] == {'p': 1, 'sign': 0, 'clear': False}
+  down = {'mean': -0.3, 'interval': [-0.4, -0.2], 'seeds': 5}
+  assert claims.holm({'e': down})['e']['sign'] == -1
+  with pytest.raises(SystemExit, match='e has one seed'):
+    claims.holm({'e': {'mean': 0.1, 'interval': None, 'seeds': 1}})
 
 
 def test_a_student_passes_whom_it_ends_above():
   claims = script('claims')
   metrics = 'test/order_accuracy', 'ood/order_accuracy'
   arm = {f'eval/{m}': of_seeds(0.9, 0.91, 0.92) for m in metrics}
+  arm['seeds'] = [0, 1, 2]
   for split, worth in (('test', 0.8), ('ood', 0.95)):
     arm[f'eval/{split}/teacher_order_accuracy'] = {'first': worth}
-  record, text = claims.cross_encoder({'broad_64_soft': arm})
-  found = record['arms']['broad_64_soft']
+  names = 'matched_64_soft', 'matched_512_soft', 'broad_512_soft'
+  record, text = claims.cross_encoder(dict.fromkeys(names, arm))
+  found = record['arms']['broad_512_soft']
   assert found[metrics[0]]['mean'] == pytest.approx(0.11)
-  assert found[metrics[0]]['verdict'] == 'holds'
-  assert found[metrics[1]]['verdict'] == 'does not hold'
+  assert found[metrics[1]]['mean'] == pytest.approx(-0.04)
+  (claim,) = record['tests'].values()
+  assert claim['verdict'] == 'holds' and 'matched_512_soft' in claim['claim']
   assert '**+0.110**' in text
+
+
+def test_the_readme_shows_the_table_that_is_drawn():
+  study = script('self_or_teacher')
+  root = pathlib.Path(__file__).parents[1]
+  summary = root / 'results' / 'self_or_teacher' / 'summary.json'
+  drawn = study.answer(json.loads(summary.read_text())['arms'])
+  assert len(drawn.splitlines()) == 3 + len(study.TEACHERS)
+  assert drawn in (root / 'README.md').read_text()

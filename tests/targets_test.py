@@ -186,6 +186,24 @@ def test_a_teacher_answers_the_pool(written, mesh, monkeypatch, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['again']
 
 
+def test_a_problem_that_a_pool_has_twice_is_asked_once(
+  mesh, monkeypatch, tmp_path
+):
+  pool = [jd.task('small').problems('train')[i] for i in (0, 1, 0)]
+  monkeypatch.setattr(teaching, 'pool_of', lambda task, problems: pool)
+  found = jd.targets('small-late', tmp_path / 'x', **FEW | {'problems': 3})
+  assert [len(found[p.text]) for p in pool] == [3, 3, 3]
+  of = found.manifest
+  assert (of['problems'], of['different'], of['responses']) == (3, 2, 6)
+
+
+def test_a_disk_that_fails_is_said_like_any_other(tmp_path):
+  with pytest.raises(OSError, match=r'open|No such file'):
+    shard = targets.Shard(tmp_path / 'missing', 0, 1)
+    shard.write(made_up('1+1', 0, 3))
+    shard.close()
+
+
 class Recorded(Player):
   """A teacher that says again what it has said."""
 

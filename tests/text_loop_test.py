@@ -21,6 +21,7 @@ from jaxdistill.run.loop import Loop
 
 COMPARISONS = [p for p in TEXT if compares(p)]
 RUNS = [p for p in TEXT if p not in COMPARISONS]
+VOTING = 'vote', 'u_opsd', 'rft_vote'
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {
   'dtype': 'float32',
@@ -183,8 +184,9 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
   for arm in comparison.arms:
     (first, *_) = lines(tmp_path / f'{arm}/0/metrics.jsonl')
     assert first['rollout/tokens'] > 0
-    # Where no answers of a random model agree, nothing is learned.
-    assert math.isfinite(first.get('train/loss', 0.0))
+    if arm in VOTING and 'train/loss' not in first:
+      continue  # no answers of a random model agree
+    assert math.isfinite(first['train/loss'])
 
 
 @pytest.mark.parametrize('config', RUNS, ids=lambda p: p.stem)

@@ -121,8 +121,10 @@ def _write(
   )
   at_once = max(1, RESPONSES // sampling.samples)
   tokens = responses = 0
-  for start in range(0, len(pool), at_once):
-    part = range(start, min(start + at_once, len(pool)))
+  first = {pool[i].text: i for i in reversed(range(len(pool)))}
+  places = sorted(first.values())  # a pool may have a problem more than once
+  for start in range(0, len(places), at_once):
+    part = places[start : start + at_once]
     found = _ask(model, pool, part, sampling, k)
     dist.together(lambda found=found: [*map(shard.write, found)])
     tokens += sum(len(t.tokens_T) for t in found)
@@ -146,6 +148,7 @@ def _write(
     'max_tokens': sampling.max_tokens,
     'seed': model.run.seed,
     'problems': len(pool),
+    'different': len(places),
     'samples': sampling.samples,
     'responses': responses,
     'tokens': tokens,

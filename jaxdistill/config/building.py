@@ -22,7 +22,7 @@ from jaxdistill.config.parts import (
 from jaxdistill.data.tasks import JsonlTask, load_task
 from jaxdistill.data.text.tokenizer import SymbolTokenizer, TextTokenizer
 from jaxdistill.eval import parse_alarm
-from jaxdistill.methods.method import anchors_of
+from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import Deltas, load, store
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
@@ -55,8 +55,9 @@ def prepare(config: Any) -> None:
     check_pool(config.pool, task)
     method = method_of(config)
     method.check(task)
-    vocabulary = store.tokenizer_of(config.model).vocabulary
-    method.check_given(pool_of(task, config.pool), vocabulary)
+    if type(method).check_given is not Method.check_given:
+      vocabulary = store.tokenizer_of(config.model).vocabulary
+      method.check_given(pool_of(task, config.pool), vocabulary)
 
 
 def build(config: Any) -> Run:

@@ -7,7 +7,7 @@ SHA-256 of each shard. A record is one response, in the layout of safetensors:
 | array     | type          | what                                            |
 |-----------|---------------|-------------------------------------------------|
 | `problem` | uint8[...]    | the problem's text, as UTF-8                    |
-| `tokens`  | int32[T]      | the response, the end mark included             |
+| `tokens`  | int32[T]      | the response, with its end mark if it has ended |
 | `logp`    | float32[T]    | its log-probs, by which it was sampled          |
 | `ids`     | int32[T, k]   | the teacher's k likeliest tokens in each place  |
 | `top`     | float32[T, k] | their log-probs, of the full softmax            |
@@ -93,14 +93,26 @@ class Shard:
     name = f'targets-{host:05d}-of-{hosts:05d}.array_record'
     self.path = epath.Path(folder) / name
     # Alone each, so that any can be read by itself.
-    self._writer = ArrayRecordWriter(str(self.path), 'group_size:1')
+    with _on_disk():
+      self._writer = ArrayRecordWriter(str(self.path), 'group_size:1')
 
   def write(self, target: Target) -> None:
-    self._writer.write(to_bytes(target))
+    with _on_disk():
+      self._writer.write(to_bytes(target))
 
   def close(self) -> None:
     """Ends the file; without it, it cannot be read."""
-    self._writer.close()
+    with _on_disk():
+      self._writer.close()
+
+
+@contextlib.contextmanager
+def _on_disk() -> Iterator[None]:
+  """What ArrayRecord says of a disk, as everybody says it."""
+  try:
+    yield
+  except RuntimeError as e:
+    raise OSError(str(e)) from None
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -16,7 +16,15 @@ from jaxdistill.types import Problem, Prompt
 # and the verdict go by that.
 METRICS = (
   *('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy'),
-  *('agreement', 'vote_share', 'calibration_error', 'brier', 'length', 'cut'),
+  *(
+    'agreement',
+    'vote_share',
+    'calibration_error',
+    'brier',
+    'brier_sampled',
+    'length',
+    'cut',
+  ),
   *('markers', 'markers_words', 'markers_per_1k', 'markers_words_per_1k'),
 )
 BINS = 10  # of a vote's confidence
@@ -47,6 +55,8 @@ def accuracy(
     samples that give the most frequent answer), `vote_share` (the same, 0 where
     no answer has a majority), `calibration_error` and `brier` (of the votes
     that have one, where the answer is known: see `calibration_error`),
+    `brier_sampled` (of every sample, whose confidence is the share of the other
+    samples that agree with it),
     `length` (tokens), `cut`, `markers` and its kin (see `doubts`) of the
     samples, and `pass_at/K` for every K (whether any of K samples is right).
   """
@@ -68,6 +78,9 @@ def accuracy(
     if problem.answer is not None:
       out['accuracy_greedy'].append(first_right)
       out['accuracy_sampled'] += right_G
+      sure_G = rewards.confidences(sampled)
+      pairs = zip(sure_G, right_G, strict=True)
+      out['brier_sampled'] += [(sure - right) ** 2 for sure, right in pairs]
       out['vote_accuracy'].append(vote_right)
       if vote.answer is not None:
         counts.append(vote.count)

@@ -10,7 +10,8 @@ from typing import Any
 from jaxdistill.models.encoder import EncoderConfig
 from jaxdistill.models.families import Attributes
 
-# What changes nothing, as dropout is never in force.
+# Dropout, which is never in force; what is read below; and what says who wrote
+# the file.
 _HARMLESS = (
   *('attention_probs_dropout_prob', 'hidden_dropout_prob', 'problem_type'),
   *('classifier_dropout', 'gradient_checkpointing', 'layer_norm_eps'),

@@ -91,7 +91,7 @@ class Case:
     solution: A right solution; None if there is none but perhaps its own.
     wrongs: Wrong responses of siblings.
     critique: What the judge says of it, or None.
-    other: A solution of another problem, or None.
+    other: A solution of another problem, see `with_others`, or None.
   """
 
   problem: Problem
@@ -150,8 +150,7 @@ def cases(
     solution: Whose solutions are shown: `sibling` or `reference`.
 
   Returns:
-    By problem and response. The other problem is the next one of the step that
-    has a solution, whichever host has it.
+    By problem and response, without another problem's solution.
   """
   out: list[list[Case]] = []
   for problem, rollouts_G in zip(problems, rollouts_PG, strict=True):
@@ -173,7 +172,16 @@ def cases(
         for g, rollout in enumerate(rollouts_G)
       ]
     )
-  firsts = [next((c for c in cases_G if c.solution), None) for cases_G in out]
+  return out
+
+
+def with_others(cases_PG: Sequence[Sequence[Case]]) -> list[list[Case]]:
+  """Cases with another problem's solution; every host calls it together.
+
+  It is that of the next problem of the step that has one, whichever host has
+  it.
+  """
+  firsts = [next((c for c in g if c.solution), None) for g in cases_PG]
   solved = [json.dumps([c.problem.address, c.solution]) for c in firsts if c]
   everyones = sorted((*json.loads(text),) for text in gather_texts(solved))
   return [
@@ -181,7 +189,7 @@ def cases(
       dataclasses.replace(c, other=_next(everyones, c.problem.address))
       for c in cases_G
     ]
-    for cases_G in out
+    for cases_G in cases_PG
   ]
 
 
@@ -293,6 +301,8 @@ def prompts(
   """
   if rung == 'none':
     return [[_plain(c) for c in cases_G] for cases_G in cases_PG], 0
+  if rung == 'other':
+    cases_PG = with_others(cases_PG)
   found = {c.address: hinted(rung, c) for g in cases_PG for c in g}
   generated = 0
   if write := RUNGS[rung].written:

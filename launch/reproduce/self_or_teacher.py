@@ -7,14 +7,15 @@ Reads what `jaxdistill compare --config configs/self_or_teacher_small.py` left,
 and measures of each arm, before any training, what might tell how much it will
 gain:
 
-  misfit    how much less likely the student finds the texts that the arm learns
-            from than its own: nats per token
-  right     how often these texts are right: what the verifier lets through
+  misfit    how much less likely the student finds the texts of whom it learns
+            from (a teacher; itself, where it is told something; or what a
+            verifier keeps of its own) than its own: nats per token
+  right     how often these texts are right
   covered   how much of the held-out mix of kinds the pool has, 0 to 1
 
 Gains (last less first, means over seeds) are then regressed on the three, over
-all arms; how well that predicts is the error on an arm that was left out,
-beside that of the mean of the others. Writes `predictors.json`,
+all arms; how well that predicts is the error on a teacher whose arms were left
+out, beside that of the mean of the others. Writes `predictors.json`,
 `predicted.md`, copies of `summary.json`, `table.md` and `compare.png`, and the
 README's figure and table, `answer.png` and `answer.md`. Those two alone, from a
 summary that is there:
@@ -86,8 +87,10 @@ def main():
   out = args.folders[-1]
   out.mkdir(parents=True, exist_ok=True)
   if not args.draw:
-    for name in ('summary.json', 'table.md', 'compare.png'):
+    for name in ('table.md', 'compare.png'):
       shutil.copy(args.folders[0] / name, out / name)
+    summary = json.loads((args.folders[0] / 'summary.json').read_text())
+    (out / 'summary.json').write_text(json.dumps(summary) + '\n')  # less long
   arms = json.loads((out / 'summary.json').read_text())['arms']
   (out / 'answer.md').write_text(answer(arms))
   draw(arms, out / 'answer.png')
@@ -208,8 +211,7 @@ def texts(student, problems, config):
     pairs = list(zip(*answered(student, problems, told), strict=True))
     return pairs, len(pairs)
   teacher = student
-  theirs = method.name == 'teacher_distill' and not method.on_policy
-  if theirs and method.teacher != 'frozen':
+  if method.name == 'teacher_distill' and method.teacher != 'frozen':
     teacher = jd.load(method.teacher.removeprefix('model:'))
   pairs = list(zip(*answered(teacher, problems), strict=True))
   judge = {'sqlm': 'vote', 'grpo': 'known'}.get(method.name, 'none')
@@ -254,8 +256,13 @@ def covered(task, split):
 
 
 def regressed(arms, measured, metric):
-  """Least squares of the gain on the three, and its error on arms left out."""
+  """Least squares of the gain on the three, and its error on teachers left out.
+
+  All arms of a teacher are left out at once: of two that differ in the pool
+  alone, the one would tell of the other.
+  """
   names = [n for n in arms if metric in arms[n]]
+  teachers = [n.partition('_')[2] for n in names]
   split = metric.split('/')[1]
   gain = np.array([arms[n][metric]['rise']['mean'] for n in names])
   x = np.array(
@@ -274,12 +281,12 @@ def regressed(arms, measured, metric):
 
   def left_out(columns):
     errors = []
-    for i in range(len(gain)):
-      rest = np.arange(len(gain)) != i
+    for teacher in dict.fromkeys(teachers):
+      rest = np.array([x != teacher for x in teachers])
       weights, *_ = np.linalg.lstsq(
         design[rest][:, columns], gain[rest], rcond=None
       )
-      errors.append(design[i, columns] @ weights - gain[i])
+      errors += (design[~rest][:, columns] @ weights - gain[~rest]).tolist()
     return float(np.sqrt(np.mean(np.square(errors))))
 
   weights, *_ = np.linalg.lstsq(design, gain, rcond=None)
@@ -297,8 +304,8 @@ def regressed(arms, measured, metric):
 def table(fits):
   """What predicts the gain, as Markdown."""
   lines = [
-    '| gain in | misfit | right | covered | error on an arm left out | of the '
-    'mean of the others | misfit alone | right alone | covered alone |',
+    '| gain in | misfit | right | covered | error on a teacher left out | of '
+    'the mean of the others | misfit alone | right alone | covered alone |',
     '|' + '---|' * 9,
   ]
   for name, fit in fits.items():

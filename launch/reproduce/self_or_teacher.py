@@ -17,8 +17,8 @@ Gains (last less first, means over seeds) are then regressed on the three, over
 all arms; how well that predicts is the error on a teacher whose arms were left
 out, beside that of the mean of the others. Writes `predictors.json`,
 `predicted.md`, copies of `summary.json`, `table.md` and `compare.png`, and the
-README's figure and table, `answer.png` and `answer.md`. Those two alone, from a
-summary that is there:
+README's figure and table, `answer.png` and `answer.md`. All of it again, from
+what is there:
 
   python launch/reproduce/self_or_teacher.py --draw results/self_or_teacher
 """
@@ -95,14 +95,21 @@ def main():
   (out / 'answer.md').write_text(answer(arms))
   draw(arms, out / 'answer.png')
   print(answer(arms))
+  found = out / 'predictors.json'
   if args.draw:
-    return
-  measured = predictors(read_comparison(CONFIG, ()), list(arms))
-  fits = {name: regressed(arms, measured, name) for name in GAINS}
+    measured = json.loads(found.read_text())['measured']
+  else:
+    measured = predictors(read_comparison(CONFIG, ()), list(arms))
+  near = {n: arm for n, arm in arms.items() if not n.endswith('_foreign')}
+  fits = {
+    title: {name: regressed(some, measured, name) for name in GAINS}
+    for title, some in (('all', arms), ('without_foreign', near))
+  }
   record = {'measured': measured, 'regressions': fits}
-  (out / 'predictors.json').write_text(json.dumps(record, indent=1) + '\n')
-  (out / 'predicted.md').write_text(table(fits))
-  print(table(fits))
+  found.write_text(json.dumps(record, indent=1) + '\n')
+  text = '\n'.join(f'{title}:\n\n{table(fit)}' for title, fit in fits.items())
+  (out / 'predicted.md').write_text(text)
+  print(text)
 
 
 def answer(arms):

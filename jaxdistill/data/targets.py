@@ -214,7 +214,10 @@ def read(folder: epath.PathLike) -> Targets:
   """
   folder = epath.Path(folder)
   if not folder.is_dir():
-    raise ValueError(f'there is no folder of targets {str(folder)!r}')
+    raise ValueError(
+      f'there is no folder of targets {str(folder)!r}; jaxdistill targets '
+      'makes one'
+    )
   file = folder / MANIFEST
   if not file.exists():
     raise ValueError(

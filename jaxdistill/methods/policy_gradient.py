@@ -146,7 +146,8 @@ class PolicyGradient:
       value, unread = getattr(self, name), UNREAD[f'method.{name}']
       if value != unread:
         raise ValueError(
-          f'method.{name} is {value!r}; it must be {unread!r}: {why}'
+          f'method.{name} is {value!r}, which nothing reads here: {why}; '
+          f'leave it at {unread!r}'
         )
 
   @property

@@ -56,21 +56,23 @@ TEACHERS = {
   'foreign': 'a stronger one, worded otherwise',
   'on_policy': 'a stronger teacher, token by token (GKD)',
   'truth': 'known answers (GRPO)',
-  'given': 'given solutions (SFT)',
+  'given': 'given solutions (SFT; costs no tokens)',
 }
 COVERAGES = {
-  'matched': 'trained on kinds that it knew',
-  'narrow': 'on one of these',
-  'broad': 'on these and others',
+  'matched': 'trained on home problems',
+  'narrow': 'on a narrow pool',
+  'broad': 'on a broad pool',
 }
 # Columns of the README's table: title, coverage, metric.
 SHOWN = (
   ('home, sampled', 'matched', 'eval/test/accuracy_sampled'),
+  ('home, greedy', 'matched', 'eval/test/accuracy_greedy'),
   ('abroad, sampled', 'matched', 'eval/ood/accuracy_sampled'),
   ('abroad, greedy', 'matched', 'eval/ood/accuracy_greedy'),
-  ('narrow pool: abroad, sampled', 'narrow', 'eval/ood/accuracy_sampled'),
-  ('broad pool: abroad, sampled', 'broad', 'eval/ood/accuracy_sampled'),
+  ('narrow pool: abroad, greedy', 'narrow', 'eval/ood/accuracy_greedy'),
+  ('broad pool: abroad, greedy', 'broad', 'eval/ood/accuracy_greedy'),
 )
+LEAST = 6  # arms that a regression wants
 MEASURED = ('misfit', 'right', 'covered')
 GAINS = tuple(
   f'eval/{split}/accuracy_{how}'
@@ -80,11 +82,25 @@ GAINS = tuple(
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--draw', action='store_true')
-  parser.add_argument('folders', type=pathlib.Path, nargs='+')
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument(
+    '--draw', action='store_true', help='again, from what OUT has'
+  )
+  parser.add_argument(
+    'folders',
+    type=pathlib.Path,
+    nargs='+',
+    metavar='RUNS OUT',
+    help='of the comparison, and to write to; OUT alone with --draw',
+  )
   args = parser.parse_args()
+  if len(args.folders) != 2 - args.draw:
+    parser.error('RUNS and OUT are needed, or OUT alone with --draw')
   out = args.folders[-1]
+  if not (args.folders[0] / 'summary.json').exists():
+    parser.error(f'there is no {args.folders[0] / "summary.json"}')
   out.mkdir(parents=True, exist_ok=True)
   if not args.draw:
     for name in ('table.md', 'compare.png'):
@@ -95,6 +111,9 @@ def main():
   (out / 'answer.md').write_text(answer(arms))
   draw(arms, out / 'answer.png')
   print(answer(arms))
+  if len(arms) < LEAST:
+    print(f'{len(arms)} arms are too few to say what predicts the gain')
+    return
   found = out / 'predictors.json'
   if args.draw:
     measured = json.loads(found.read_text())['measured']
@@ -137,10 +156,11 @@ def _ended(found):
 def draw(arms, out):
   """Where every arm ended, at home and abroad, with its 95% interval."""
   panels = {
-    'eval/test/accuracy_sampled': 'problems of the kinds that it knew',
-    'eval/ood/accuracy_sampled': 'problems of other kinds',
+    'eval/test/accuracy_sampled': 'home, sampled',
+    'eval/ood/accuracy_sampled': 'abroad, sampled',
+    'eval/ood/accuracy_greedy': 'abroad, greedy',
   }
-  figure = Figure(figsize=(10, 4.6), layout='constrained')
+  figure = Figure(figsize=(12.5, 4.6), layout='constrained')
   axes = figure.subplots(1, len(panels), sharey=True)
   names = list(TEACHERS)
   for axis, (metric, title) in zip(axes, panels.items(), strict=True):
@@ -158,7 +178,7 @@ def draw(arms, out):
     )
     axis.set_title(title, fontsize=11)
     axis.set_xlim(-0.02, 1.02)
-    axis.set_xlabel('share of sampled answers that are right')
+    axis.set_xlabel('share of answers that are right')
     axis.grid(alpha=0.3)
   axes[0].set_yticks(range(len(names)), TEACHERS.values())
   axes[0].invert_yaxis()

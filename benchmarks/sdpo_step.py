@@ -17,11 +17,6 @@ import grpo_step
 import sides
 
 NAMES = {'ours': 'jaxdistill', 'trl': 'TRL'}
-SDPO = {  # with the method's defaults: EMA .95, alpha .5, top 100, a tail
-  'method.name': 'self_distill',
-  'method.kl': '0.0',
-  'method.objective': 'grpo',  # the default: nothing reads it
-}
 SHOWN = '123'  # of the prompt that both sides must read alike
 
 
@@ -50,12 +45,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def make_job(args: argparse.Namespace) -> dict:
   """What both sides are to do, and how a teacher is asked."""
+  from jaxdistill.config import system
   from jaxdistill.data.tasks.load import load_task
   from jaxdistill.data.text.tokenizer import TextTokenizer
   from jaxdistill.rollout.contexts import SOLVED
   from jaxdistill.types import Hint
 
-  job = grpo_step.make_job(args, SDPO)
+  # With the method's defaults: EMA .95, alpha .5, top 100, a tail.
+  job = grpo_step.make_job(args, system('sdpo'))
   task = load_task(job['config']['task'])
   problem = task.problems('train')[0]
   text = task.hinted_prompt(problem, Hint(SOLVED, SHOWN))

@@ -64,6 +64,19 @@ SUPPORTS: dict[str, Distance] = {
 }
 
 
+def check_alpha(alpha: float) -> None:
+  """Finds a mixture of the two KLs that cannot be.
+
+  Raises:
+    ValueError: It is none.
+  """
+  if not 0 <= alpha <= 1:
+    raise ValueError(
+      f'method.alpha is {alpha}; it must be from 0 (forward KL) to 1 '
+      '(reverse KL)'
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Distillation:
   """How a student is drawn towards its teacher.
@@ -103,11 +116,7 @@ class Distillation:
         f'method.support {self.support!r} is none of {", ".join(SUPPORTS)}; '
         f'the nearest is {nearest(self.support, SUPPORTS)!r}'
       )
-    if not 0 <= self.alpha <= 1:
-      raise ValueError(
-        f'method.alpha is {self.alpha}; it must be from 0 (forward KL) to 1 '
-        '(reverse KL)'
-      )
+    check_alpha(self.alpha)
     if self.support == 'sampled' and self.alpha != 1:
       raise ValueError(
         f'method.alpha is {self.alpha}; from the sampled token alone only the '

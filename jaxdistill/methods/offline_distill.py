@@ -17,6 +17,7 @@ import numpy as np
 from jaxdistill import losses
 from jaxdistill.data.targets import Target, Targets, read
 from jaxdistill.dist.hosts import together
+from jaxdistill.methods.distillation import check_alpha
 from jaxdistill.methods.method import Method, check_minibatches
 from jaxdistill.rollout import merged
 from jaxdistill.types import Collected, Field, Prompt, Row, RowSet, Update
@@ -53,11 +54,7 @@ class OfflineDistill(Method):
   minibatches: int = 1
 
   def __post_init__(self):
-    if not 0 <= self.alpha <= 1:
-      raise ValueError(
-        f'method.alpha is {self.alpha}; it must be from 0 (forward KL) to 1 '
-        '(reverse KL)'
-      )
+    check_alpha(self.alpha)
 
   @property
   def written(self) -> Targets:

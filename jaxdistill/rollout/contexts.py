@@ -196,8 +196,8 @@ def with_others(cases_PG: Sequence[Sequence[Case]]) -> list[list[Case]]:
 def _next(solved: Sequence[tuple[int, str]], address: int) -> str | None:
   """The solution of the problem that follows, in a circle."""
   others = [pair for pair in solved if pair[0] != address]
-  after = [text for place, text in others if place > address]
-  return next(iter([*after, *[text for _, text in others]]), None)
+  after = [pair for pair in others if pair[0] > address]
+  return next((text for _, text in (*after, *others)), None)
 
 
 class Rung(NamedTuple):

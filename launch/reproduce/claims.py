@@ -27,6 +27,7 @@ import numpy as np
 from scipy import stats
 
 from jaxdistill.plots.intervals import estimate
+from jaxdistill.rollout.contexts import NAMES
 
 COLUMNS = {
   'test/accuracy_greedy': 'test, greedy',
@@ -39,10 +40,8 @@ COLUMNS = {
   'ood/calibration_error': 'ood, calibration error',
   'ood/brier': 'ood, Brier',
 }
-RUNGS = (  # told one response's worth of the problem, with a frozen teacher
-  *('none', 'answer', 'verdict', 'critique'),
-  *('conclusion', 'regenerated', 'full'),
-)
+# Those that tell something of the problem itself, and nothing.
+RUNGS = tuple(name for name in NAMES if name not in ('other', 'wrong'))
 PROBLEMS, SAMPLES = 256, 8  # of the ladder
 
 
@@ -218,6 +217,7 @@ def told_scores():
     'small',
     problems=PROBLEMS,
     samples=SAMPLES,
+    rungs=RUNGS,
     solution='reference',
   )
   rungs = found.figures['rungs']
@@ -328,8 +328,10 @@ def calibration(arms):
       -1,
     ),
   }
-  record, _ = judged(condition)
-  met = all(x['verdict'] == 'holds' for x in record['tests'].values())
+  met = all(
+    verdict(found, *claimed) == 'holds'
+    for _, found, *claimed in condition.values()
+  )
   better, lower = (1, -1) if met else (0, 0)
   primary = {
     f'B1_{name}': (

@@ -247,6 +247,34 @@ def test_a_student_passes_whom_it_ends_above():
   assert '**+0.110**' in text
 
 
+def test_who_ends_where_known_answers_end():
+  claims = script('claims')
+
+  def arm(**values):
+    kinds = ('first', 'best', 'last')
+    return {'seeds': [0, 1]} | {
+      f'eval/test/accuracy_{how}': {
+        'by_seed': {
+          kind: dict(zip('01', (first, second), strict=True))
+          for kind, first, second in zip(kinds, *of_both, strict=True)
+        }
+      }
+      for how, of_both in values.items()
+    }
+
+  vote = arm(
+    greedy=([0.7, 0.9, 0.88], [0.7, 0.9, 0.9]),
+    sampled=([0.5, 0.9, 0.84], [0.5, 0.85, 0.83]),
+  )
+  found, text = claims.real({'vote': vote})
+  reached = {seed: x['reached'] for seed, x in found['arms']['vote'].items()}
+  assert reached == {
+    '0': {'best': True, 'last': True},
+    '1': {'best': True, 'last': False},
+  }
+  assert '| vote | 0 | 0.700 | 0.900 | 0.880 |' in text
+
+
 def test_the_readme_shows_the_table_that_is_drawn():
   study = script('self_or_teacher')
   root = pathlib.Path(__file__).parents[1]

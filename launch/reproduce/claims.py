@@ -5,12 +5,14 @@
   python launch/reproduce/claims.py cross_encoder runs/ce results/cross_encoder
   python launch/reproduce/claims.py calibration runs/calibration \\
     results/calibration
+  python launch/reproduce/claims.py real runs/qwen05_teacher \\
+    results/qwen05_teacher
 
 Reads what `jaxdistill compare` left for `configs/compare_contexts.py` (C4 and
 C5 of docs/evidence.md), `compare_pool.py` and `compare_cross_encoder.py` (C6),
-or `compare_calibration.py` (C15). Differences are taken in each seed; intervals
-are Student's t over seeds, at 95%: the problems are the same for all, and what
-others would have given is not in them. A claim `holds` where its interval lies
+`compare_calibration.py` (C15), or `compare_qwen05_teacher.py`. Differences are
+taken in each seed; intervals are Student's t over seeds, at 95%: the problems
+are the same for all, and what others would have given is not in them. A claim `holds` where its interval lies
 beyond its margin (0, if none is said) on the claim's side, `does not hold`
 where it lies on the other side of the margin, and is `inconclusive` elsewhere;
 what is there to be looked at only has no verdict. Writes `claim.json`,
@@ -43,6 +45,8 @@ COLUMNS = {
 # Those that tell something of the problem itself, and nothing.
 RUNGS = tuple(name for name in NAMES if name not in ('other', 'wrong'))
 PROBLEMS, SAMPLES = 256, 8  # of the ladder
+KNOWN = {'greedy': 0.88, 'sampled': 0.84}  # of Qwen2.5-Coder-0.5B
+KINDS = ('first', 'best', 'last')
 
 
 def main():
@@ -373,6 +377,35 @@ def calibration(arms):
   return record | {'B0': met, 'holm': tested}, f'{ends(arms)}\n{text}'
 
 
+def real(arms):
+  """Whether an arm of a real model ends where known answers took it.
+
+  Those took it to `KNOWN` in 15 steps (one seed). Of every seed alone: two are
+  too few for an interval.
+  """
+  record, lines = {}, []
+  for name, arm in arms.items():
+    for seed in map(str, arm['seeds']):
+      found = {
+        how: {
+          kind: by_seed(arm, f'test/accuracy_{how}', kind)[seed]
+          for kind in KINDS
+        }
+        for how in KNOWN
+      }
+      at = {
+        kind: all(found[how][kind] >= least for how, least in KNOWN.items())
+        for kind in ('best', 'last')
+      }
+      record.setdefault(name, {})[seed] = found | {'reached': at}
+      cells = [f'{found[h][k]:.3f}' for h in KNOWN for k in found[h]]
+      lines.append([name, seed, *cells, 'yes' if at['last'] else 'no'])
+  head = [f'{how}, {kind}' for how in KNOWN for kind in KINDS]
+  least = ', '.join(f'{how} {value}' for how, value in KNOWN.items())
+  text = rows(['arm', 'seed', *head, 'ends there'], lines)
+  return {'arms': record}, f'There: {least}.\n\n{text}'
+
+
 def holm(tests, level=0.05):
   """Which of several differences are clear together, at a level."""
   p = {}
@@ -397,6 +430,7 @@ CLAIMS = {
   'pool': pool,
   'cross_encoder': cross_encoder,
   'calibration': calibration,
+  'real': real,
 }
 
 

@@ -12,11 +12,11 @@ Reads what `jaxdistill compare` left for `configs/compare_contexts.py` (C4 and
 C5 of docs/evidence.md), `compare_pool.py` and `compare_cross_encoder.py` (C6),
 `compare_calibration.py` (C15), or `compare_qwen05_teacher.py`. Differences are
 taken in each seed; intervals are Student's t over seeds, at 95%: the problems
-are the same for all, and what others would have given is not in them. A claim `holds` where its interval lies
-beyond its margin (0, if none is said) on the claim's side, `does not hold`
-where it lies on the other side of the margin, and is `inconclusive` elsewhere;
-what is there to be looked at only has no verdict. Writes `claim.json`,
-`claim.md` and copies of what `compare` wrote.
+are the same for all, and what others would have given is not in them. A claim
+`holds` where its interval lies beyond its margin (0, if none is said) on the
+claim's side, `does not hold` where it lies on the other side of the margin, and
+is `inconclusive` elsewhere; what is there to be looked at only has no verdict.
+Writes `claim.json`, `claim.md` and copies of what `compare` wrote.
 """
 
 import argparse

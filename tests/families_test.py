@@ -5,6 +5,7 @@ import functools
 import pathlib
 
 import checkpoints
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -253,6 +254,16 @@ def test_scaling_by_its_oldest_name(folder_of, tmp_path, kind):
   checkpoints.write_config(older, written)
   read_config = hub.read_config
   assert read_config(epath.Path(older)) == read_config(epath.Path(folder))
+
+
+def test_what_the_hub_does_not_give(monkeypatch):
+  def fails(*_, **__):
+    raise OSError('no route\nto host')
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', fails)
+  said = r'hf:a/b cannot be fetched \(OSError: no route\); check .* directory'
+  with pytest.raises(ValueError, match=said):
+    hub.fetch('a/b')
 
 
 @pytest.mark.parametrize('case', ['qwen2', 'llama-tied', 'gemma3_text'])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdistill as jd
+from jaxdistill.api import ladders
 from jaxdistill.cli.main import main
 from jaxdistill.rollout import contexts
 
@@ -47,6 +48,12 @@ def test_what_is_shown(ladder, tmp_path):
   assert [row['context'] for row in ladder.rows] == list(RUNGS)
   ladder.figure.save(tmp_path / 'ladder.png')
   assert (tmp_path / 'ladder.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_every_column_is_explained():
+  for title, _ in ladders.COLUMNS.values():
+    assert title in ladders.LEGEND
+  assert all(len(line) <= 80 for line in ladders.LEGEND.splitlines())
 
 
 def test_the_command(tmp_path, capsys):

@@ -30,6 +30,12 @@ COLUMNS = {
   'overlap': ('overlap', '{:.2f}'),
   'told': ('told', '{:.2f}'),
 }
+LEGEND = """\
+right: share of its answers, when told; tokens: their length; doubts: words of
+doubt in each, and per 1k of their tokens. KL, forks: how far what it would say
+when told is from what it says untold, in nats a token, at the fifth of tokens
+where it is least sure; KL, others: at the rest; overlap: share of its 16
+likeliest tokens that stay. told: share of answers with something to tell."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -66,7 +72,8 @@ class Ladder:
         for key, (_, form) in COLUMNS.items()
       ]
       lines.append(f'{row["context"]:18}' + ''.join(f'{c:>11}' for c in cells))
-    return '\n'.join([*lines, f'({self.figures["seconds"]:.0f} s)'])
+    took = f'({self.figures["seconds"]:.0f} s)'
+    return '\n'.join([*lines, LEGEND, took])
 
   __repr__ = __str__
 

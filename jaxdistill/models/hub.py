@@ -67,7 +67,10 @@ def fetch(name: str) -> str:
       )
     except Exception as e:  # network, name, licence: the library says which
       why = str(e).split('\n')[0]
-      raise ValueError(f'hf:{name}: {type(e).__name__}: {why}') from None
+      raise ValueError(
+        f'hf:{name} cannot be fetched ({type(e).__name__}: {why}); check its '
+        'name and the network, or give a directory that has it'
+      ) from None
 
   texts = '*.json', '*.jinja'
   read_config(epath.Path(download(*texts)))  # before gigabytes are fetched

@@ -26,8 +26,6 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-IN_OWN_WORDS = 'Now answer the question above by yourself, in your own words.'
-
 
 @runtime_checkable
 class Problems(Protocol):
@@ -85,9 +83,13 @@ class Task(Protocol):
     )
 
   def hinted_prompt(self, problem: 'Problem', hint: 'Hint') -> str:
-    """The text that asks for an answer and tells something beside."""
+    """The text that asks for an answer and tells something beside.
+
+    The question comes last once more, word for word: so told, a model answers
+    in the form that it asks for.
+    """
     asked = self.solver_prompt(problem)
-    return f'{asked}\n\n{hint.lead}\n{hint.text}\n\n{IN_OWN_WORDS}'
+    return f'{asked}\n\n{hint.lead}\n{hint.text}\n\n{asked}'
 
   def critique(self, problem: 'Problem', response: str) -> str | None:
     """What is wrong with a response, if the task can say; else a model does.

@@ -10,7 +10,7 @@ from jaxdistill.data.tasks import load_task
 from jaxdistill.data.tasks.arithmetic import ArithmeticTask
 from jaxdistill.data.tasks.small import SmallTask
 from jaxdistill.rollout import contexts
-from jaxdistill.types import IN_OWN_WORDS, Hint, Problem, Prompt
+from jaxdistill.types import Hint, Problem, Prompt
 
 SMALL = SmallTask()
 WORDS = ArithmeticTask('add', (2, 2))
@@ -157,7 +157,7 @@ def test_a_critique_is_written_where_the_task_has_none():
   assert [p.text for p in writer.asked[0][0]] == [asked]
   lead = 'A correction of your earlier answer:\n132, not 131'
   question = 'What is 47 + 85? Answer with the number only.'
-  assert told == [[f'{question}\n\n{lead}\n\n{IN_OWN_WORDS}', None]]
+  assert told == [[f'{question}\n\n{lead}\n\n{question}', None]]
   assert tokens == len('132, not 131')
 
 

@@ -90,6 +90,23 @@ def test_what_is_measured_by_hand():
   assert found['length'] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 2, 4, 5, 2, 2, 2, 2]
 
 
+def test_one_sample_has_nobody_to_agree_with():
+  words = {asked: said[:2] for asked, said in WORDS.items()}
+  found = accuracy(
+    Scripted(words),
+    PROBLEMS,
+    samples=1,
+    max_tokens=8,
+    key=jax.random.key(0),
+  )
+  empty = {name for name, values in found.items() if not len(values)}
+  assert empty == {
+    *('vote_accuracy', 'agreement', 'vote_share'),
+    *('brier', 'brier_sampled', 'calibration_error'),
+  }
+  assert found['accuracy_sampled'] == [1, 1, 0, 1]
+
+
 def test_within_k_by_hand():
   found = measure(pass_k=(1, 2, 4))
   names = {'pass_at/1', 'pass_at/2', 'pass_at/4'}

@@ -27,6 +27,7 @@ METRICS = (
   ),
   *('markers', 'markers_words', 'markers_per_1k', 'markers_words_per_1k'),
 )
+OF_SEVERAL = ('vote_accuracy', 'agreement', 'vote_share', 'brier_sampled')
 BINS = 10  # of a vote's confidence
 
 
@@ -59,6 +60,7 @@ def accuracy(
     samples that agree with it),
     `length` (tokens), `cut`, `markers` and its kin (see `doubts`) of the
     samples, and `pass_at/K` for every K (whether any of K samples is right).
+    There are none of `OF_SEVERAL` where `samples` is 1.
   """
   prompts = [Prompt.solve(p) for p in problems]
   # Prompts are read once for both: the first response is the greedy one.
@@ -93,6 +95,8 @@ def accuracy(
     out['vote_share'].append(vote.share)
     out['length'] += [len(r.tokens_T) for r in sampled_G]
     out['cut'] += [float(r.finish == 'length') for r in sampled_G]
+  if samples == 1:
+    out |= {name: [] for name in OF_SEVERAL}
   out['calibration_error'] = calibration_error(counts, rights, samples)
   return out | doubts([r for _, *rest in responses_PG for r in rest])
 

@@ -275,6 +275,35 @@ def test_who_ends_where_known_answers_end():
   assert '| vote | 0 | 0.700 | 0.900 | 0.880 |' in text
 
 
+def test_votes_that_teach_and_votes_that_are_lost():
+  votes = script('votes')
+  said = {
+    'unanimous, wrong': (['7', '7', '7', '7'], '8'),
+    'unanimous, right': (['8', '8', '08', '8'], '8'),
+    'in the band, right': (['8', '8', '8', '1'], '8'),
+    'below the band': (['8', '8', '1', '2'], '8'),
+    'a tie': (['8', '8', '1', '1'], '8'),
+    'none': ([None, None, None, None], '8'),
+  }
+  records = [
+    {'step': step, 'answers': answers, 'known': known}
+    for step, (answers, known) in zip(
+      (0, 4, 0, 1, 1, 4), said.values(), strict=True
+    )
+  ]
+  later = {'step': 5, 'answers': ['1', '1', '1', '2'], 'known': '2'}
+  first, second = votes.by_steps([*records, later], 0.6, 0.99)
+  assert first == {
+    'steps': 0,
+    'problems': 6,
+    'all': {'votes': 6, 'right': 3 / 6},
+    'in_band': {'votes': 1, 'right': 1.0},
+    'unanimous': {'votes': 2, 'right': 1 / 2},
+  }
+  assert second['in_band'] == {'votes': 1, 'right': 0.0}
+  assert second['unanimous'] == {'votes': 0, 'right': None}
+
+
 def test_the_readme_shows_the_table_that_is_drawn():
   study = script('self_or_teacher')
   root = pathlib.Path(__file__).parents[1]

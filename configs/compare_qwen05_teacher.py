@@ -27,7 +27,7 @@ def get_config(teacher='hf:Qwen/Qwen2.5-Coder-1.5B-Instruct'):
   top = {'method.support': 'student', 'method.support_k': 100}
   arms = {
     'vote': CONTROLS['given_problems'] | common,
-    'u_opsd': system('u_opsd') | common | top | {'method.context': 'answer'},
+    'u_opsd': system('u_opsd') | common | top,
     'rft_vote': system('rft_vote') | {'method.problems': 32},
     'teacher': system('gkd')
     | common

@@ -1,14 +1,16 @@
 """What a teacher is told, rung by rung, in the words of several tasks."""
 
 import dataclasses
+import json
 
 import pytest
 from scripted import CUT, KEY, Teacher, said
 
 from jaxdistill.data.small import world
-from jaxdistill.data.tasks import load_task
+from jaxdistill.data.tasks import JsonlTask, load_task
 from jaxdistill.data.tasks.arithmetic import ArithmeticTask
 from jaxdistill.data.tasks.small import SmallTask
+from jaxdistill.methods.self_distill import SelfDistill
 from jaxdistill.rollout import contexts
 from jaxdistill.types import Hint, Problem, Prompt
 
@@ -191,3 +193,18 @@ def test_thinking_is_left_out_of_a_text():
   said = 'Hmm.</think>\nSo 3.</think>\n\nIt is 4. '
   assert WORDS.without_thinking(said) == 'It is 4.'
   assert WORDS.without_thinking('It is 4.') == 'It is 4.'
+
+
+def test_what_a_context_needs_is_asked_of_the_task(tmp_path):
+  sums = load_task('arithmetic:add:2,2')  # answers, no solutions
+  SelfDistill(context='answer', solution='reference').check(sums)
+  SelfDistill(context='wrong', solution='reference').check(sums)
+  for rung in contexts.OF_SOLUTIONS:
+    with pytest.raises(ValueError, match="solution is 'reference'; task arith"):
+      SelfDistill(context=rung, solution='reference').check(sums)
+  path = tmp_path / 'asked.jsonl'
+  path.write_text(json.dumps({'text': 'Name a colour.'}))
+  paid = JsonlTask(str(path), pays=lambda problem, answers: [1.0] * len(answers))
+  SelfDistill(context='full').check(paid)
+  with pytest.raises(ValueError, match='pays for answers and knows none'):
+    SelfDistill(context='answer').check(paid)

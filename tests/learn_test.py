@@ -238,14 +238,14 @@ def test_words_of_doubt_are_spared():
   assert not plain.metrics['train/spared'].any()
 
 
-def test_confidence_is_paid_by_whether_it_is_right():
+def test_right_answers_are_paid_less_their_brier_score():
   sure = rewards.confidences(['7', '8', '8.0', None, '7'])
   assert sure == [0.25, 0.25, 0.25, 0.0, 0.25]
-  found = collect(SelfDistill, calibration=0.5)
+  found = collect(SelfDistill, rewarded=0.5, calibration=1.0)
   taught, sets = found.updates[0].sets
-  assert (taught.kind, sets.kind) == ('', 'calibration')
+  assert (taught.kind, sets.kind) == ('', 'rewarded')
   # 7, 8, 8, 7: each agrees with one of three others.
-  paid = [-((1 / 3 - 1) ** 2), -((1 / 3) ** 2)]
+  paid = [1 - (1 / 3 - 1) ** 2, -((1 / 3) ** 2)]
   advantage = rewards.group_normalised(np.array([paid[0], paid[1]] * 2))
   rows = {words(row): row for row in sets.rows}
   for text, a in (('a=7', advantage[0]), ('bb=8', advantage[1])):
@@ -253,8 +253,29 @@ def test_confidence_is_paid_by_whether_it_is_right():
     np.testing.assert_allclose(row.fields['advantage'], a, rtol=1e-5)
     count = 2 if text == 'bb=8' else 1
     np.testing.assert_allclose(row.weight_R, 0.5 * count / len(text))
-  with pytest.raises(ValueError, match='agrees with itself'):
-    collect(SelfDistill, calibration=0.5, judge='vote')
+
+
+def test_being_right_never_pays_less_than_being_alone_and_wrong():
+  script = {
+    'solve 1+6': ['a=7', 'b=7', 'c=9', 'd', 'e=8', 'f=8'],
+    'solve 2+3': ['a=6'] * 6,
+  }
+
+  def advantages(**changes):
+    (_, sets) = (
+      collect(SelfDistill, script=script, samples=6, rewarded=1.0, **changes)
+      .updates[0]
+      .sets
+    )
+    return {
+      words(r).partition('|')[2]: r.fields['advantage'][0]
+      for r in sets.rows
+      if 'solve 1+6' in words(r)
+    }
+
+  plain, sure = advantages(), advantages(calibration=1.0)
+  assert plain['a=7'] > plain['c=9'] == plain['e=8'] == plain['d']
+  assert sure['a=7'] > sure['c=9'] == sure['d'] > sure['e=8']
 
 
 def test_late_tokens_count_more():
@@ -381,20 +402,28 @@ def test_rlcsd_by_hand():
 
 def test_rlcsd_weighs_a_right_hint_against_wrong_ones():
   teacher = Teacher()
-  script = SCRIPT | {'solve 1+6': ['a=7', 'bb=8', 'ccc=9', 'd=7']}
-  found = collect(Rlcsd, teacher, script=script, scale=1.0, threshold=0.0)
+  # The third says what the second does, which is no hint to either.
+  script = {
+    'solve 1+6': ['a=7', 'bb=8', 'bb=8', 'ccc=9', 'd=7'],
+    'solve 2+3': ['a=6'] * 5,
+  }
+  found = collect(
+    Rlcsd, teacher, script=script, samples=5, scale=1.0, threshold=0.0
+  )
   ((scored, _),) = teacher.scored
+  told = [(r.text, r.prompt.text) for r in scored]
+  assert not any(said in asked for said, asked in told)
   lengths = [len(r.prompt_T) for r in scored]
-  # Of the first answer: a right sibling, then two wrong ones.
-  right, *wrong = (np.exp(-0.01 * n) for n in lengths[:3])
+  # Of the first answer: a right sibling, then three wrong ones.
+  right, *wrong = (np.exp(-0.01 * n) for n in lengths[:4])
   contrast = np.log(right) - np.log(np.mean(wrong))
-  a = rewards.group_normalised(np.array([1.0, 0, 0, 1]))[0]
+  a = rewards.group_normalised(np.array([1.0, 0, 0, 0, 1]))[0]
   row = rows_of(found)['solve 1+6|a=7~None']
   np.testing.assert_allclose(
     row.fields['advantage'], a + 0.5 * np.tanh(contrast), rtol=1e-5
   )
   # The other sum has none right.
-  assert found.metrics['train/hinted'] == [1] * 4 + [0] * 4
+  assert found.metrics['train/hinted'] == [1] * 5 + [0] * 5
   assert found.scored == sum(len(r.tokens_T) for r in scored)
 
 

@@ -1,5 +1,6 @@
 """Models, rows and train states for tests of a gradient step."""
 
+import dataclasses
 import functools
 
 import jax
@@ -49,9 +50,10 @@ NOTHING = nnx.State({})  # is frozen where the trunk moves
 both_losses = pytest.mark.parametrize('kind', METHODS)
 
 
-def make_model(deltas, sharpness=1.0):
+def make_model(deltas, sharpness=1.0, **changes):
   """Values from numpy; second factors of deltas are 0, as in a new model."""
-  empty = nnx.eval_shape(lambda: Decoder(TINY, deltas, rngs=nnx.Rngs(0)))
+  config = dataclasses.replace(TINY, **changes)
+  empty = nnx.eval_shape(lambda: Decoder(config, deltas, rngs=nnx.Rngs(0)))
   graphdef, state = nnx.split(empty)
   draw = np.random.default_rng(0)
   for path, variable in nnx.to_flat_state(state):

@@ -137,7 +137,8 @@ def context(
   if solution == 'reference':
     if judge == 'vote':
       raise ConfigError('judge vote knows no reference: solution sibling')
-    if any(p.demonstration is None for p in asked):
+    told = {*(rungs or contexts.NAMES)} & {*contexts.OF_SOLUTIONS}
+    if told and any(p.demonstration is None for p in asked):
       raise ConfigError(
         f'{model.task.name} has problems without a solution to refer to: '
         'solution sibling'

@@ -94,15 +94,13 @@ def summed(
   return jnp.sum(contributions, -1)
 
 
-def of_both(
-  student: Float[Array, '*Z V'], teacher: Float[Array, '*Z C']
-) -> tuple[Array, Array]:
-  """The logits of the tokens that both have room for.
+def in_common(*logits: Float[Array, '*Z V']) -> list[Array]:
+  """The logits of the tokens that all models have room for.
 
   Models of one tokenizer may have different room for what it lacks.
   """
-  size = min(student.shape[-1], teacher.shape[-1])
-  return student[..., :size], teacher[..., :size]
+  size = min(x.shape[-1] for x in logits)
+  return [x[..., :size] for x in logits]
 
 
 def over_all(

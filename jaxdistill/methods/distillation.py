@@ -152,7 +152,8 @@ class Distillation:
     def distance(student, *others):
       *others, targets = others
       logp = losses.token_logp(student / temperature, targets)
-      student, teacher = losses.of_both(student, mix(*others))
+      student, *others = losses.in_common(student, *others)
+      teacher = mix(*others)
       value, kl = SUPPORTS[self.support](
         student / temperature, teacher / temperature, targets, self
       )

@@ -58,6 +58,7 @@ class Minillm(Method):
     self.policy.check_unread(
       'no reward is paid by whole answers', 'objective', 'overlong'
     )
+    self.policy.check_whole()
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   @property
@@ -107,7 +108,7 @@ class Minillm(Method):
 
     def next_token(student, teacher, targets):
       logp = losses.token_logp(student / temperature, targets)
-      student, teacher = losses.of_both(student, teacher)
+      student, teacher = losses.in_common(student, teacher)
       pair = losses.over_all(student / temperature, teacher / temperature)
       return losses.summed(losses.reverse_kl(*pair)), logp
 

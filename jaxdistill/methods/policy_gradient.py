@@ -150,6 +150,19 @@ class PolicyGradient:
           f'leave it at {unread!r}'
         )
 
+  def check_whole(self) -> None:
+    """Finds tokens that are not drawn from the whole distribution.
+
+    Raises:
+      ValueError: They are not, and so estimate no reverse KL.
+    """
+    if self.top_k or self.top_p < 1:
+      raise ValueError(
+        f'method.top_k is {self.top_k} and method.top_p {self.top_p}; sampled '
+        'tokens estimate the reverse KL only where they are drawn from the '
+        'whole distribution: leave them at 0 and 1.0'
+      )
+
   @property
   def anchors(self) -> Mapping[str, str]:
     """The anchor that the divergence is measured from, if there is one."""

@@ -12,8 +12,9 @@ the answer (GRPO's), token by token and without turning its sign:
   r = strength tanh(e / scale), if |r| > threshold;  A + r, cut at 0 by A's side
 
 Tokens with `|r| > threshold` are averaged apart from the others. Hints are
-siblings: the first right one, and wrong ones; an answer without both is left
-out.
+siblings with another text (one's own would be copied, which tells nothing of
+right and wrong): the first right one, and wrong ones; an answer without both is
+left out.
 """
 
 import dataclasses
@@ -103,15 +104,16 @@ class Rlcsd(Method):
     cases = [c for cases_G in cases_PG for c in cases_G]
     paid = np.array([float(bool(c.right)) for c in cases])
     advantages = self.policy.advantages(paid.reshape(-1, self.samples)).ravel()
-    both = [i for i, c in enumerate(cases) if c.solution and c.wrongs]
+    hints = [texts for cases_G in cases_PG for texts in self._hints(cases_G)]
+    both = [i for i, texts in enumerate(hints) if texts]
     contrasts, scored = self._contrasts(
-      [cases[i] for i in both], players['teacher']
+      [cases[i] for i in both], [hints[i] for i in both], players['teacher']
     )
     rows = self._rows([cases[i] for i in both], advantages[both], contrasts)
     flat = np.concatenate([np.zeros(0), *contrasts])
     metrics: dict[str, Any] = {
       'train/right': paid,
-      'train/hinted': [float(bool(c.solution and c.wrongs)) for c in cases],
+      'train/hinted': [float(bool(texts)) for texts in hints],
       'train/contrast': np.abs(flat),
     }
     told = [
@@ -136,11 +138,22 @@ class Rlcsd(Method):
     del anchors
     return self.policy.loss(model, batch)
 
+  def _hints(self, cases_G: Sequence[Case]) -> list[list[str]]:
+    """For each response a right text and wrong ones; none without both."""
+    out = []
+    for case in cases_G:
+      own = ('', case.rollout.text)
+      others = [c for c in cases_G if c.rollout.text not in own]
+      rights = [c.rollout.text for c in others if c.right is True]
+      wrongs = [c.rollout.text for c in others if c.right is False]
+      hints = [*rights[:1], *wrongs[: self.wrong_hints]]
+      out.append(hints if rights and wrongs else [])
+    return out
+
   def _contrasts(
-    self, cases: Sequence[Case], teacher: Any
+    self, cases: Sequence[Case], hints: Sequence[Sequence[str]], teacher: Any
   ) -> tuple[list[np.ndarray], int]:
     """What tells a right hint from wrong ones, by token; and tokens scored."""
-    hints = [[c.solution, *c.wrongs[: self.wrong_hints]] for c in cases]
     asked = together(
       lambda: [
         teacher.asked(c.rollout, contexts.hinted('full', c, text))

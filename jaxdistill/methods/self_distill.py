@@ -10,13 +10,13 @@ to read are left out.
 SDPO, OPSD, SDFT and what has been made of them differ in nothing but these
 settings, so they are one method; `SYSTEMS` has them by name:
 
-| | context | whose solution | who is taught | teacher | divergence |
+| | context | whose | who is taught | teacher | divergence |
 |---|---|---|---|---|---|
 | SDPO (2601.20802) | a right sibling | own | all | EMA | JSD, top 100, tail |
 | OPSD (2601.18734) | the solution | given | all | frozen | forward, clipped |
 | SDFT (2601.19897) | a demonstration | given | all | EMA | forward |
 | SRPO (2604.02288) | as SDPO | own | wrong; others: GRPO | EMA | as SDPO |
-| U-OPSD (2608.06296) | the vote's | own | who disagrees | frozen | forward |
+| U-OPSD (2608.06296) | the answer | vote's | who disagrees | frozen | forward |
 
 `judge=vote` needs no label: what the majority answers is told and learned from
 in one step. A sibling is another sample, if perhaps with the same text. What
@@ -76,6 +76,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
   },
   'u_opsd': {
     **(_NAME | _WRONG | _FORWARD),
+    'method.context': 'answer',
     'method.judge': 'vote',
     'method.teacher': 'frozen',
   },
@@ -110,9 +111,13 @@ class SelfDistill(Method):
     spare: Which tokens are left out: words of doubt (`markers`: those that were
       drawn, and those that the student found likeliest), or as many at `random`
       (a control); empty: none.
-    calibration: Weight of a policy gradient, for all answers, on minus the
-      squared difference between an answer's confidence (the share of its
-      siblings that agree) and its being right, by the judge. 0: none.
+    rewarded: Weight of a policy gradient, for all answers, on their being
+      right, by the judge. 0: none.
+    calibration: What is taken from that reward for being sure and wrong, or
+      right and unsure: so many times the squared difference between an answer's
+      confidence (the share of its siblings that agree) and its being right
+      (RLCR, arXiv 2507.16806, where the confidence is spoken). At most 1: a
+      right answer then never earns less than a wrong one.
     trust: How far the teacher's logits are pulled to those of the student with
       the same context: 0 is the teacher itself, 1 the student (SDPO's trust
       region, with `teacher=frozen`).
@@ -130,6 +135,7 @@ class SelfDistill(Method):
   others: bool = False
   teacher: str = 'ema:0.95'
   spare: str = ''
+  rewarded: float = 0.0
   calibration: float = 0.0
   trust: float = 0.0
   distillation: Distillation = Distillation()
@@ -152,16 +158,27 @@ class SelfDistill(Method):
     if not 0 <= self.trust < 1:
       raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
     self.policy.check_unread('no length is paid for', 'overlong')
-    if not (self.others or self.calibration):
+    if not (self.others or self.rewarded):
       self.policy.check_unread(
-        'there is a policy gradient with method.others or calibration only',
+        'there is a policy gradient with method.others or rewarded only',
         *('kl', 'reference', *REWARDS),
+      )
+    if not 0 <= self.calibration <= 1:
+      raise ValueError(
+        f'method.calibration is {self.calibration}; it must be in [0, 1]'
+      )
+    if self.calibration and not self.rewarded:
+      raise ValueError(
+        f'method.calibration is {self.calibration}, of a reward that is not '
+        'paid: method.rewarded must be above 0'
       )
     if self.calibration and self.judge == 'vote':
       raise ValueError(
         f'method.calibration is {self.calibration}; a vote agrees with itself: '
         "method.judge must be 'known'"
       )
+    if self.distillation.support == 'sampled':
+      self.policy.check_whole()
     if self.others and self.taught == 'all':
       raise ValueError(
         "method.taught is 'all': with method.others it must leave some over, "
@@ -172,7 +189,7 @@ class SelfDistill(Method):
         "method.judge is 'vote', which knows no reference: method.solution "
         "must be 'sibling'"
       )
-    needs_two = self.judge == 'vote' or self.others or self.calibration
+    needs_two = self.judge == 'vote' or self.others or self.rewarded
     if self.samples < 1 + (needs_two or self.solution == 'sibling'):
       raise ValueError(
         f'method.samples is {self.samples}; siblings and votes need at least 2'
@@ -185,8 +202,12 @@ class SelfDistill(Method):
     return {**self.policy.anchors, 'teacher': teacher}
 
   def check(self, task):
-    if self.solution == 'reference' and any(
-      p.demonstration is None for p in glimpse(task)
+    seen = glimpse(task)
+    of_solutions = self.context in contexts.OF_SOLUTIONS
+    if (
+      of_solutions
+      and self.solution == 'reference'
+      and any(p.demonstration is None for p in seen)
     ):
       raise ValueError(
         f"method.solution is 'reference'; task {task.name} has none (a "
@@ -194,6 +215,11 @@ class SelfDistill(Method):
       )
     if self.judge == 'known':
       check_paid(task, "method.judge='known'")
+      if self.context == 'answer' and all(p.answer is None for p in seen):
+        raise ValueError(
+          f"method.context is 'answer'; task {task.name} pays for answers and "
+          'knows none'
+        )
 
   def collect(self, players, problems, state, step, key):
     del step
@@ -231,10 +257,10 @@ class SelfDistill(Method):
       sets = by_share((rows, rest), tokens)
     made = [drawn_set(sets[0], self.policy.importance_cap, taught=True)]
     made += [self.policy.row_set(rest, kind='other') for rest in sets[1:]]
-    if self.calibration:
-      sure = self._calibration_rows(cases, players.get('base'))
-      scored += scored_tokens(sure) if self.policy.kl else 0
-      made.append(self.policy.row_set(sure, kind='calibration'))
+    if self.rewarded:
+      paid = self._rewarded_rows(cases, players.get('base'))
+      scored += scored_tokens(paid) if self.policy.kl else 0
+      made.append(self.policy.row_set(paid, kind='rewarded'))
     metrics = {
       'train/taught': taught.astype(float),
       'train/right': [float(bool(c.right)) for c in cases],
@@ -254,7 +280,7 @@ class SelfDistill(Method):
     )
 
   def loss(self, model, anchors, batch):
-    if batch.kind in ('other', 'calibration'):
+    if batch.kind in ('other', 'rewarded'):
       return self.policy.loss(model, batch)
     teachers = [anchors['teacher'], *[model] * (self.trust > 0)]
 
@@ -311,10 +337,10 @@ class SelfDistill(Method):
       out.append(doubt_T)
     return out
 
-  def _calibration_rows(
+  def _rewarded_rows(
     self, cases: Sequence[Case], base: Player | None
   ) -> list[Row]:
-    """Rows of a policy gradient on the Brier score of one's own siblings."""
+    """Rows of a policy gradient on being right, less a Brier score."""
     paid = []
     for g in range(0, len(cases), self.samples):
       group = cases[g : g + self.samples]
@@ -322,9 +348,10 @@ class SelfDistill(Method):
         group[0].problem.task, [c.rollout for c in group]
       )
       sure_G = rewards.confidences(answers_G)
+      right_G = [float(bool(c.right)) for c in group]
       paid += [
-        -((sure - bool(c.right)) ** 2)
-        for sure, c in zip(sure_G, group, strict=True)
+        right - self.calibration * (sure - right) ** 2
+        for sure, right in zip(sure_G, right_G, strict=True)
       ]
     paid_PG = np.array(paid, float).reshape(-1, self.samples)
     rows = self.policy.rows(
@@ -334,7 +361,7 @@ class SelfDistill(Method):
       base,
       self.max_tokens,
     )
-    weight = np.float32(self.calibration)
+    weight = np.float32(self.rewarded)
     return [
       dataclasses.replace(row, weight_R=weight * row.weight_R) for row in rows
     ]

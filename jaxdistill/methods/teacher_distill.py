@@ -108,6 +108,8 @@ class TeacherDistill(Method):
       )
     self.policy.check_unread('the teacher holds it', 'kl', 'reference')
     self.policy.check_unread('there is no policy gradient', *REWARDS)
+    if self.distillation.support == 'sampled':
+      self.policy.check_whole()
     if self.judge == 'vote' and self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a vote needs 2')
     check_minibatches(self.policy.minibatches, self.problems * self.samples)

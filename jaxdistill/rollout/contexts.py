@@ -256,6 +256,8 @@ RUNGS = {
   ),
 }
 NAMES = ('none', *RUNGS)
+# The rungs that tell, or ask for, something of a solution.
+OF_SOLUTIONS = ('critique', 'conclusion', 'regenerated', 'full', 'other')
 
 
 def hinted(rung: str, case: Case, text: str | None = None) -> Prompt | None:

@@ -52,6 +52,7 @@ ARMS = {
   'weaker': taught_by('model:small-early'),
   'equal': taught_by('model:small-peer'),
   'stronger': taught_by('model:small-late'),
+  'voted': taught_by('model:small-late') | {'method.judge': 'vote'},
   'foreign': taught_by('model:small-foreign'),
   'truth': {'method.name': 'grpo', 'method.kl': 0.0},
   'on_policy': system('gkd')

@@ -204,7 +204,9 @@ def test_what_a_context_needs_is_asked_of_the_task(tmp_path):
       SelfDistill(context=rung, solution='reference').check(sums)
   path = tmp_path / 'asked.jsonl'
   path.write_text(json.dumps({'text': 'Name a colour.'}))
-  paid = JsonlTask(str(path), pays=lambda problem, answers: [1.0] * len(answers))
+  paid = JsonlTask(
+    str(path), pays=lambda problem, answers: [1.0] * len(answers)
+  )
   SelfDistill(context='full').check(paid)
   with pytest.raises(ValueError, match='pays for answers and knows none'):
     SelfDistill(context='answer').check(paid)

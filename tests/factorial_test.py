@@ -192,40 +192,86 @@ def test_calibration_is_tested_where_its_condition_holds(met):
       ood_markers_per_1k=0.1,
       ood_brier_sampled=0.3,
     )
-  } | {name: an_arm(claims) for name in names}
+  } | {name: an_arm(claims) for name in (*names, 'rewarded')}
   arms['calibrated'] = an_arm(claims, ood_brier_sampled=0.2)
   arms['random_mask'] = an_arm(claims, ood_accuracy_greedy=0.6)
   record, text = claims.calibration(arms)
   found = {k: v['verdict'] for k, v in record['tests'].items()}
   assert found['B0_grpo'] == ('holds' if met else 'does not hold')
   assert found['B0_doubts'] == 'holds'  # .1 is below half of .4
-  assert found['short'] == found['plain_first'] == ''
+  assert found['short'] == found['plain_first'] == found['rewarded'] == ''
   primary = {k: v for k, v in found.items() if k[:2] in ('B1', 'B2', 'B3')}
   assert primary == {
     'B1_entropy': 'holds' if met else '',
     'B1_calibrated': 'holds' if met else '',
     'B1_markers': 'holds' if met else '',
     'B2': 'holds' if met else '',
-    'B3': 'does not hold' if met else '',
+    'B3': 'refuted' if met else '',
   }
-  assert record['holm']['B3']['sign'] == record['holm']['B2']['sign'] == -1
-  assert ('is not tested' in text) == (not met)
+  assert ('nothing that follows is tested' in text) == (not met)
+  assert ('Holm' in text) == met
+
+
+def difference(low, high, seeds=5):
+  return {'mean': (low + high) / 2, 'interval': [low, high], 'seeds': seeds}
+
+
+def test_words_of_a_protocol():
+  claims = script('claims')
+  for bounds, said in (
+    ((0.01, 0.09), 'holds'),
+    ((0.005, 0.02), 'too small to matter'),
+    ((-0.01, 0.02), 'refuted'),
+    ((-0.05, -0.01), 'refuted'),
+    ((-0.01, 0.05), 'inconclusive'),
+  ):
+    found = difference(*bounds)
+    record, _ = claims.registered({'a': ('it is better', found, 1, 0.03)})
+    assert record['a']['verdict'] == said
+    turned = difference(*(-x for x in reversed(bounds)))
+    record, _ = claims.registered({'a': ('it is less', turned, -1, 0.03)})
+    assert record['a']['verdict'] == said
+  # At 95% the second would hold: at Holm's first step it is too wide.
+  two = {
+    'a': ('a', difference(-0.1, 0.1), 1, 0.03),
+    'b': ('b', difference(0.001, 0.2), 1, 0.03),
+  }
+  record, text = claims.registered(two)
+  assert record['b']['verdict'] == 'inconclusive'
+  low, high = record['b']['interval']
+  # Student's t with 4 degrees of freedom: 2.776 at 95%, 3.495 at 97.5%.
+  assert high - low == pytest.approx(0.199 * 3.4954 / 2.7764, rel=1e-4)
+  assert '| inconclusive |' in text
+
+
+def test_rungs_are_scored_on_the_same_answers():
+  claims = script('claims')
+  found = {
+    'none': {'told': np.ones(4), 'right': np.array([0.0, 1, 0, 1])},
+    'full': {'told': np.array([0.0, 1, 1, 1]), 'right': np.array([1.0, 0, 1])},
+    'answer': {
+      'told': np.array([1.0, 1, 0, 1]),
+      'right': np.array([1.0, 0, 0]),
+    },
+  }
+  # The second and the fourth.
+  assert claims.of_all_rungs(found) == {'none': 1, 'full': 1, 'answer': 0}
 
 
 def test_holm_stops_at_the_first_that_is_not_clear():
   claims = script('claims')
   tests = {
-    name: {'mean': mean, 'interval': [mean - 0.1, mean + 0.1], 'seeds': 5}
+    name: difference(mean - 0.1, mean + 0.1)
     for name, mean in (('a', 0.3), ('b', 0.118), ('c', 0.108))
   }
   found = claims.holm(tests)
   p = [found[name]['p'] for name in 'abc']
   assert p[0] < 0.05 / 3 and 0.05 / 2 < p[1] < p[2] < 0.05
   assert [found[name]['clear'] for name in 'abc'] == [True, False, False]
-  nothing = {'mean': 0.0, 'interval': [0.0, 0.0], 'seeds': 5}
-  assert claims.holm({'d': nothing})['d'] == {'p': 1, 'sign': 0, 'clear': False}
-  down = {'mean': -0.3, 'interval': [-0.4, -0.2], 'seeds': 5}
-  assert claims.holm({'e': down})['e']['sign'] == -1
+  levels = [found[name]['level'] for name in 'abc']
+  assert levels == pytest.approx([0.05 / 3, 0.05 / 2, 0.05])
+  nothing = claims.holm({'d': difference(0.0, 0.0)})['d']
+  assert nothing['p'] == 1 and not nothing['clear']
   with pytest.raises(SystemExit, match='e has one seed'):
     claims.holm({'e': {'mean': 0.1, 'interval': None, 'seeds': 1}})
 
@@ -244,7 +290,7 @@ def test_a_student_passes_whom_it_ends_above():
   assert found[metrics[1]]['mean'] == pytest.approx(-0.04)
   (claim,) = record['tests'].values()
   assert claim['verdict'] == 'holds' and 'matched_512_soft' in claim['claim']
-  assert '**+0.110**' in text
+  assert '0.800 **+0.110**' in text and '0.950 **-0.040**' in text
 
 
 def test_who_ends_where_known_answers_end():
@@ -268,10 +314,7 @@ def test_who_ends_where_known_answers_end():
   )
   found, text = claims.real({'vote': vote})
   reached = {seed: x['reached'] for seed, x in found['arms']['vote'].items()}
-  assert reached == {
-    '0': {'best': True, 'last': True},
-    '1': {'best': True, 'last': False},
-  }
+  assert reached == {'0': True, '1': False}
   assert '| vote | 0 | 0.700 | 0.900 | 0.880 |' in text
 
 
@@ -292,14 +335,17 @@ def test_votes_that_teach_and_votes_that_are_lost():
     )
   ]
   later = {'step': 5, 'answers': ['1', '1', '1', '2'], 'known': '2'}
-  first, second = votes.by_steps([*records, later], 0.6, 0.99)
+  refused = {'step': 5, 'problem': '1+'}
+  first, second = votes.by_steps([*records, later, refused], 0.6, 0.99)
   assert first == {
     'steps': 0,
     'problems': 6,
-    'all': {'votes': 6, 'right': 3 / 6},
+    'all': {'votes': 4, 'right': 3 / 4},  # a tie and silence are none
     'in_band': {'votes': 1, 'right': 1.0},
     'unanimous': {'votes': 2, 'right': 1 / 2},
   }
+  assert votes.by_steps(records, 0.4, 0.6)[0]['in_band']['votes'] == 1
+  assert second['problems'] == 1
   assert second['in_band'] == {'votes': 1, 'right': 0.0}
   assert second['unanimous'] == {'votes': 0, 'right': None}
 

@@ -211,21 +211,34 @@ def contexts(arms):
 def told_scores():
   """How often the student is right where it has read each rung.
 
-  Solutions are those that come with the problems: a right sibling's are there
-  for problems only that it solves.
+  Of the same answers on every rung, as its teacher reads it: those that there
+  is something to tell of on all.
   """
-  import jaxdistill as jd
+  import jax
 
-  found = jd.context(
-    'small-middle',
-    'small',
-    problems=PROBLEMS,
-    samples=SAMPLES,
-    rungs=RUNGS,
-    solution='reference',
-  )
-  rungs = found.figures['rungs']
-  return {name: rungs[name]['right'] for name in RUNGS}
+  import jaxdistill as jd
+  from jaxdistill.eval.ladder import ladder
+
+  model = jd.load('small-middle')
+  with jax.set_mesh(model.run.mesh):
+    found = ladder(
+      model.player,
+      [model.task.problems('dev')[i] for i in range(PROBLEMS)],
+      rungs=RUNGS,
+      samples=SAMPLES,
+      max_tokens=model.run.eval.max_tokens,
+      key=jax.random.key(0),
+    )
+  return of_all_rungs(found)
+
+
+def of_all_rungs(found):
+  """Means of `right` over what was told on every rung."""
+  everywhere = np.all([rung['told'] > 0 for rung in found.values()], 0)
+  return {
+    name: float(np.mean(rung['right'][everywhere[rung['told'] > 0]]))
+    for name, rung in found.items()
+  }
 
 
 def ranked(arms, scores, metric):
@@ -294,28 +307,22 @@ def passed(arms, metrics, worth):
       gap = interval([x - than for x in by_seed(arm, metric).values()])
       found[metric] = gap | {'teacher': than}
     record[name] = found
-    lines.append([name, len(arm['seeds']), *(cell(found[m]) for m in metrics)])
-  head = ['arm', 'seeds', *(f'{m}, student less teacher' for m in metrics)]
-  first = record[next(iter(record))]
-  told = ', '.join(f'{m} {first[m]["teacher"]:.3f}' for m in metrics)
+    cells = [f'{found[m]["teacher"]:.3f} {cell(found[m])}' for m in metrics]
+    lines.append([name, len(arm['seeds']), *cells])
+  head = ['arm', 'seeds', *(f'{m}: teacher, student less it' for m in metrics)]
   last = claimed[-1]
   title = f'C6: {last} passes its teacher, {metrics[0]}'
   judgement, text = judged({'passes': (title, record[last][metrics[0]], 1)})
-  return (
-    judgement | {'arms': record},
-    f'Teacher: {told}\n\n{rows(head, lines)}\n{text}',
-  )
+  return judgement | {'arms': record}, f'{rows(head, lines)}\n{text}'
 
 
 def calibration(arms):
-  """C15: the contrasts of protocol b of docs/questions.md.
+  """C15: the contrasts of protocol b of docs/questions.md, in its words.
 
   Those of B1 to B3 are tested where both conditions of B0 hold, and only looked
   at elsewhere. Not here: the bootstrap over problems and the share recovered.
   """
   abroad, sure = 'ood/accuracy_greedy', 'ood/brier_sampled'
-  if not all(f'eval/{sure}' in arm for arm in arms.values()):
-    sure = 'ood/brier'  # of votes that have a winner: not the protocol's
   plain = arms['plain']
   doubts = by_seed(plain, 'ood/markers_per_1k')
   begun = by_seed(plain, 'ood/markers_per_1k', 'first')
@@ -336,45 +343,81 @@ def calibration(arms):
     verdict(found, *claimed) == 'holds'
     for _, found, *claimed in condition.values()
   )
-  better, lower = (1, -1) if met else (0, 0)
   primary = {
     f'B1_{name}': (
       f'B1: {name} is better abroad than plain',
       apart(arms[name], plain, abroad),
-      better,
+      1,
+      0.03,
     )
     for name in ('entropy', 'calibrated', 'markers')
   } | {
     'B2': (
       f"B2: calibrated's {sure} is below plain's",
       apart(arms['calibrated'], plain, sure),
-      lower,
+      -1,
+      0.01,
     ),
     'B3': (
       'B3: markers is better abroad than random_mask',
       apart(arms['markers'], arms['random_mask'], abroad),
-      better,
+      1,
+      0.03,
     ),
   }
-  seen = {
-    'plain_first': ('plain, last less first abroad', rise(plain, abroad), 0),
-    'short': (
-      'short less grpo abroad',
-      apart(arms['short'], arms['grpo'], abroad),
-      0,
-    ),
+  pairs = {
+    'rewarded': ('rewarded', 'plain', abroad),
+    'calibrated_rewarded': ('calibrated', 'rewarded', abroad),
+    'calibrated_rewarded_brier': ('calibrated', 'rewarded', sure),
+    'short': ('short', 'grpo', abroad),
   }
-  record, text = judged(condition | primary | seen)
-  tested = holm({k: found for k, (_, found, *_) in primary.items()})
-  lines = [
-    [name, f'{found["sign"]:+d}', f'{found["p"]:.4f}', found['clear']]
-    for name, found in tested.items()
-  ]
-  said = 'holds' if met else 'does not hold: what follows is not tested'
-  text += f'\nB0 {said}.\n\n' + rows(
-    ['contrast', 'sign', 'p, two-sided', 'clear among the five (Holm)'], lines
-  )
-  return record | {'B0': met, 'holm': tested}, f'{ends(arms)}\n{text}'
+  seen = {'plain_first': ('plain, last less first abroad', rise(plain, abroad))}
+  seen |= {
+    key: (f'{one} less {two}, {metric}', apart(arms[one], arms[two], metric))
+    for key, (one, two, metric) in pairs.items()
+  }
+  if not met:
+    seen = {name: (title, f) for name, (title, f, *_) in primary.items()} | seen
+  record, text = judged(condition)
+  if met:
+    tested, more = registered(primary)
+    record['tests'] |= tested
+    text += f'\nB0 holds. Together, by Holm:\n\n{more}'
+  else:
+    text += '\nB0 does not hold: nothing that follows is tested.\n'
+  looked, more = judged({name: (*found, 0) for name, found in seen.items()})
+  record['tests'] |= looked['tests']
+  return record | {'B0': met}, f'{ends(arms)}\n{text}\n{more}'
+
+
+def registered(tests, level=0.05):
+  """Several claims together, in the words of the protocols.
+
+  Each gets the interval of its step in Holm's procedure. It `holds` where that
+  lies on the claim's side of 0, is `refuted` where it lies below the smallest
+  effect that matters, is `too small to matter` where both are so, and else
+  `inconclusive`.
+
+  Args:
+    tests: By a short name the claim, its interval, its sign, and the smallest
+      effect that matters.
+  """
+  record, lines = {}, []
+  steps = holm({name: found for name, (_, found, *_) in tests.items()}, level)
+  for name, (title, found, sign, effect) in tests.items():
+    low, high = at_level(found, steps[name]['level'])
+    near, far = sorted((sign * low, sign * high))
+    holds, small = near > 0 and steps[name]['clear'], far < effect
+    said = {
+      (True, True): 'too small to matter',
+      (True, False): 'holds',
+      (False, True): 'refuted',
+    }.get((holds, small), 'inconclusive')
+    wide = found | {'interval': [low, high]}
+    record[name] = {'claim': title} | wide | steps[name] | {'verdict': said}
+    lines.append([title, cell(wide), f'{steps[name]["p"]:.4f}', said])
+  head = ['claim', "difference, its interval at Holm's level", 'p', 'verdict']
+  return record, rows(head, lines)
 
 
 def real(arms):
@@ -386,42 +429,53 @@ def real(arms):
   record, lines = {}, []
   for name, arm in arms.items():
     for seed in map(str, arm['seeds']):
-      found = {
+      found: dict[str, Any] = {
         how: {
           kind: by_seed(arm, f'test/accuracy_{how}', kind)[seed]
           for kind in KINDS
         }
         for how in KNOWN
       }
-      at = {
-        kind: all(found[how][kind] >= least for how, least in KNOWN.items())
-        for kind in ('best', 'last')
-      }
-      record.setdefault(name, {})[seed] = found | {'reached': at}
-      cells = [f'{found[h][k]:.3f}' for h in KNOWN for k in found[h]]
-      lines.append([name, seed, *cells, 'yes' if at['last'] else 'no'])
+      cells = [f'{found[h][k]:.3f}' for h in KNOWN for k in KINDS]
+      there = all(found[how]['last'] >= least for how, least in KNOWN.items())
+      record.setdefault(name, {})[seed] = found | {'reached': there}
+      lines.append([name, seed, *cells, 'yes' if there else 'no'])
   head = [f'{how}, {kind}' for how in KNOWN for kind in KINDS]
   least = ', '.join(f'{how} {value}' for how, value in KNOWN.items())
   text = rows(['arm', 'seed', *head, 'ends there'], lines)
   return {'arms': record}, f'There: {least}.\n\n{text}'
 
 
+def error_of(found):
+  """Standard error of a mean, from its 95% interval."""
+  low, high = found['interval']
+  return (high - low) / 2 / stats.t.ppf(0.975, found['seeds'] - 1)
+
+
+def at_level(found, level):
+  """Bounds of a mean that miss it with probability `level`."""
+  half = error_of(found) * stats.t.ppf(1 - level / 2, found['seeds'] - 1)
+  return [found['mean'] - half, found['mean'] + half]
+
+
 def holm(tests, level=0.05):
-  """Which of several differences are clear together, at a level."""
+  """Which of several differences are clear together, at a level.
+
+  Returns:
+    By name: `p`, two-sided; the `level` of its step; whether it is `clear`.
+  """
   p = {}
   for name, found in tests.items():
     if found['interval'] is None:
       raise SystemExit(f'claims: {name} has one seed, and no interval')
-    n, (low, high) = found['seeds'], found['interval']
-    error = (high - low) / 2 / stats.t.ppf(0.975, n - 1)
-    mean = abs(found['mean'])
+    error, mean = error_of(found), abs(found['mean'])
     t = mean / error if error else np.inf if mean else 0.0
-    p[name] = float(2 * stats.t.sf(t, n - 1))
+    p[name] = float(2 * stats.t.sf(t, found['seeds'] - 1))
   out, clear = {}, True
   for i, name in enumerate(sorted(p, key=lambda name: p[name])):
-    clear = clear and p[name] <= level / (len(p) - i)
-    sign = int(np.sign(tests[name]['mean']))
-    out[name] = {'p': p[name], 'sign': sign, 'clear': bool(clear)}
+    step = level / (len(p) - i)
+    clear = clear and p[name] <= step
+    out[name] = {'p': p[name], 'level': step, 'clear': bool(clear)}
   return out
 
 

@@ -35,13 +35,20 @@ METRICS = (
 
 
 def cells(arms, metric):
-  """Last values, float[wording, coverage, verifier, seed]."""
+  """Last values, float[wording, coverage, verifier, seed], of seeds of all.
+
+  Raises:
+    SystemExit: An arm is missing, or there are not two such seeds.
+  """
+  names = ['_'.join(levels) for levels in itertools.product(*FACTORS.values())]
+  if missing := [name for name in names if name not in arms]:
+    raise SystemExit(f'factorial: no finished runs of {", ".join(missing)}')
+  values = [arms[name][f'eval/{metric}']['by_seed']['last'] for name in names]
+  seeds = sorted(set.intersection(*map(set, values)))
+  if len(seeds) < 2:
+    raise SystemExit(f'factorial: {len(seeds)} seeds are in all arms; 2 needed')
   shape = [len(levels) for levels in FACTORS.values()]
-  rows = []
-  for levels in itertools.product(*FACTORS.values()):
-    last = arms['_'.join(levels)][f'eval/{metric}']['by_seed']['last']
-    rows.append([last[seed] for seed in sorted(last)])
-  return np.array(rows).reshape(*shape, -1)
+  return np.array([[x[s] for s in seeds] for x in values]).reshape(*shape, -1)
 
 
 def contrasts(given=()):

@@ -14,8 +14,9 @@ gain:
   covered   how much of the held-out mix of kinds the pool has, 0 to 1
 
 Gains (last less first, means over seeds) are then regressed on the three, over
-all arms; how well that predicts is the error on a teacher whose arms were left
-out, beside that of the mean of the others. Writes `predictors.json`,
+all arms; how well that predicts is the error on arms of whose writer all were
+left out (the student itself, however its texts are chosen, is one), beside that
+of the mean of the others. Writes `predictors.json`,
 `predicted.md`, copies of `summary.json`, `table.md` and `compare.png`, and the
 README's figure and table, `answer.png` and `answer.md`. All of it again, from
 what is there:
@@ -58,6 +59,9 @@ TEACHERS = {
   'truth': 'known answers (GRPO)',
   'given': 'given solutions (SFT; costs no tokens)',
 }
+# Whose the texts are, however they are chosen.
+WRITERS = dict.fromkeys(('vote', 'answer', 'solution', 'past', 'truth'), 'self')
+WRITERS |= dict.fromkeys(('stronger', 'voted', 'on_policy'), 'stronger')
 COVERAGES = {
   'matched': 'trained on home problems',
   'narrow': 'on a narrow pool',
@@ -241,7 +245,8 @@ def texts(student, problems, config):
   if method.name == 'teacher_distill' and method.teacher != 'frozen':
     teacher = jd.load(method.teacher.removeprefix('model:'))
   pairs = list(zip(*answered(teacher, problems), strict=True))
-  judge = {'sqlm': 'vote', 'grpo': 'known'}.get(method.name, 'none')
+  judges = {'sqlm': 'vote', 'grpo': 'known'}
+  judge = judges.get(method.name) or method.get('judge', 'none')
   if judge == 'none':
     return pairs, len(pairs)
   kept = []
@@ -283,13 +288,14 @@ def covered(task, split):
 
 
 def regressed(arms, measured, metric):
-  """Least squares of the gain on the three, and its error on teachers left out.
+  """Least squares of the gain on the three, and its error on writers left out.
 
-  All arms of a teacher are left out at once: of two that differ in the pool
-  alone, the one would tell of the other.
+  All arms of a writer are left out at once: of two that differ in the pool
+  alone, or in what is kept, the one would tell of the other.
   """
   names = [n for n in arms if metric in arms[n]]
   teachers = [n.partition('_')[2] for n in names]
+  writers = [WRITERS.get(name, name) for name in teachers]
   split = metric.split('/')[1]
   gain = np.array([arms[n][metric]['rise']['mean'] for n in names])
   x = np.array(
@@ -308,8 +314,8 @@ def regressed(arms, measured, metric):
 
   def left_out(columns):
     errors = []
-    for teacher in dict.fromkeys(teachers):
-      rest = np.array([x != teacher for x in teachers])
+    for writer in dict.fromkeys(writers):
+      rest = np.array([x != writer for x in writers])
       weights, *_ = np.linalg.lstsq(
         design[rest][:, columns], gain[rest], rcond=None
       )
@@ -331,7 +337,7 @@ def regressed(arms, measured, metric):
 def table(fits):
   """What predicts the gain, as Markdown."""
   lines = [
-    '| gain in | misfit | right | covered | error on a teacher left out | of '
+    '| gain in | misfit | right | covered | error on a writer left out | of '
     'the mean of the others | misfit alone | right alone | covered alone |',
     '|' + '---|' * 9,
   ]

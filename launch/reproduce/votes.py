@@ -37,37 +37,30 @@ def by_steps(records, low, high):
   """Of `EVERY` steps each: how many votes there were, and how many were right.
 
   Args:
-    records: Transcripts, with their `step`.
+    records: Transcripts, with their `step`; a proposal that nobody was asked
+      has no answers, and counts in nothing.
     low: Least agreement of a vote that teaches.
     high: Most.
   """
+  asked = [r for r in records if 'answers' in r]
   out = []
-  for first in sorted({r['step'] // EVERY * EVERY for r in records}):
-    seen = [r for r in records if r['step'] // EVERY * EVERY == first]
+  for first in sorted({r['step'] // EVERY * EVERY for r in asked}):
+    seen = [r for r in asked if r['step'] // EVERY * EVERY == first]
     votes = [(rewards.majority(r['answers']), r['known']) for r in seen]
+    won = [(v, known) for v, known in votes if v.answer is not None]
     groups = {
-      'all': votes,
-      'in_band': [v for v in votes if low <= _agreement(v) <= high],
-      'unanimous': [v for v in votes if _agreement(v) == 1],
+      'all': won,
+      'in_band': [pair for pair in won if low <= pair[0].share <= high],
+      'unanimous': [pair for pair in won if pair[0].share == 1],
     }
-    out.append(
-      {'steps': first, 'problems': len(seen)}
-      | {name: _counted(group) for name, group in groups.items()}
-    )
+    counted = {name: _counted(pairs) for name, pairs in groups.items()}
+    out.append({'steps': first, 'problems': len(seen)} | counted)
   return out
 
 
-def _agreement(pair):
-  vote, _ = pair
-  return vote.count / len(vote.agrees_G)
-
-
-def _counted(group):
-  right = sum(rewards.is_right(vote.answer, known) for vote, known in group)
-  return {
-    'votes': len(group),
-    'right': right / len(group) if group else None,
-  }
+def _counted(pairs):
+  right = sum(rewards.is_right(vote.answer, known) for vote, known in pairs)
+  return {'votes': len(pairs), 'right': right / len(pairs) if pairs else None}
 
 
 if __name__ == '__main__':

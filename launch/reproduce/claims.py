@@ -217,13 +217,14 @@ def told_scores():
   import jax
 
   import jaxdistill as jd
+  from jaxdistill.api.gaps import chosen
   from jaxdistill.eval.ladder import ladder
 
   model = jd.load('small-middle')
   with jax.set_mesh(model.run.mesh):
     found = ladder(
       model.player,
-      [model.task.problems('dev')[i] for i in range(PROBLEMS)],
+      chosen(model.task, 'dev', PROBLEMS),
       rungs=RUNGS,
       samples=SAMPLES,
       max_tokens=model.run.eval.max_tokens,

@@ -54,6 +54,7 @@ TEACHERS = {
   'weaker': 'a weaker teacher',
   'equal': 'an equal teacher',
   'stronger': 'a stronger teacher',
+  'voted': 'a stronger teacher, by its vote',
   'foreign': 'a stronger one, worded otherwise',
   'on_policy': 'a stronger teacher, token by token (GKD)',
   'truth': 'known answers (GRPO)',

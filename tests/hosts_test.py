@@ -173,7 +173,7 @@ def test_systems_learn_on_two_hosts_what_they_do_on_one(
   ('name', 'share'),
   [
     ('srpo', 'train/taught'),
-    ('rlcsd', 'train/hinted'),
+    ('rlcsd', 'train/right'),
     ('u_opsd', 'train/taught'),
   ],
 )

@@ -422,7 +422,12 @@ def test_rlcsd_weighs_a_right_hint_against_wrong_ones():
   np.testing.assert_allclose(
     row.fields['advantage'], a + 0.5 * np.tanh(contrast), rtol=1e-5
   )
-  # The other sum has none right.
+  # Alone in being right, it has no right hint.
+  alone = {'solve 1+6': ['a=7', 'b=8', 'c=8'], 'solve 2+3': ['a=6'] * 3}
+  rows = rows_of(collect(Rlcsd, script=alone, samples=3))
+  a = rewards.group_normalised(np.array([1.0, 0, 0]))[0]
+  np.testing.assert_allclose(rows['solve 1+6|a=7~None'].fields['advantage'], a)
+  assert len(rows) == 3  # of the other sum none is right, and none is learned
   assert found.metrics['train/hinted'] == [1] * 5 + [0] * 5
   assert found.scored == sum(len(r.tokens_T) for r in scored)
 

@@ -94,7 +94,7 @@ def summed(
   return jnp.sum(contributions, -1)
 
 
-def in_common(*logits: Float[Array, '*Z V']) -> list[Array]:
+def in_common(*logits: Float[Array, '...']) -> list[Array]:
   """The logits of the tokens that all models have room for.
 
   Models of one tokenizer may have different room for what it lacks.

@@ -13,8 +13,9 @@ the answer (GRPO's), token by token and without turning its sign:
 
 Tokens with `|r| > threshold` are averaged apart from the others. Hints are
 siblings with another text (one's own would be copied, which tells nothing of
-right and wrong): the first right one, and wrong ones; an answer without both is
-left out.
+right and wrong): the first right one, and wrong ones. An answer without both
+keeps its advantage as it is; groups that are all right or all wrong are left
+out.
 """
 
 import dataclasses
@@ -105,11 +106,16 @@ class Rlcsd(Method):
     paid = np.array([float(bool(c.right)) for c in cases])
     advantages = self.policy.advantages(paid.reshape(-1, self.samples)).ravel()
     hints = [texts for cases_G in cases_PG for texts in self._hints(cases_G)]
-    both = [i for i, texts in enumerate(hints) if texts]
+    mixed = [
+      len({c.right for c in cases_G} & {True, False}) == 2
+      for cases_G in cases_PG
+      for _ in cases_G
+    ]
+    kept = np.flatnonzero(mixed).tolist()
     contrasts, scored = self._contrasts(
-      [cases[i] for i in both], [hints[i] for i in both], players['teacher']
+      [cases[i] for i in kept], [hints[i] for i in kept], players['teacher']
     )
-    rows = self._rows([cases[i] for i in both], advantages[both], contrasts)
+    rows = self._rows([cases[i] for i in kept], advantages[kept], contrasts)
     flat = np.concatenate([np.zeros(0), *contrasts])
     metrics: dict[str, Any] = {
       'train/right': paid,
@@ -153,7 +159,10 @@ class Rlcsd(Method):
   def _contrasts(
     self, cases: Sequence[Case], hints: Sequence[Sequence[str]], teacher: Any
   ) -> tuple[list[np.ndarray], int]:
-    """What tells a right hint from wrong ones, by token; and tokens scored."""
+    """What tells a right hint from wrong ones, by token; and tokens scored.
+
+    It is 0 where there are no hints.
+    """
     asked = together(
       lambda: [
         teacher.asked(c.rollout, contexts.hinted('full', c, text))
@@ -163,7 +172,10 @@ class Rlcsd(Method):
     )
     logps = iter(teacher.logprobs(asked, self.policy.temperature))
     out = []
-    for texts in hints:
+    for case, texts in zip(cases, hints, strict=True):
+      if not texts:
+        out.append(np.zeros(len(case.rollout.tokens_T)))
+        continue
       right_T, *wrong_KT = (next(logps) for _ in texts)
       out.append(right_T - logsumexp(wrong_KT, 0) + np.log(len(wrong_KT)))
     return out, sum(len(r.tokens_T) for r in asked)

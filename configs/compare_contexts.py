@@ -8,10 +8,10 @@ the more so the more its teacher is told (arXiv 2603.24472)? The middle small
 base, 240,000 tokens a run. `grpo` has no teacher. Arms with the name of a
 context (`none` to `wrong`) are `self_distill` whose frozen teacher is told so
 much, where it is a solution that of a right sibling; `full_ema` has a teacher
-that follows. `kept` learns right answers by heart, `kept_short` the two shortest of
-a problem (a control for length), `kept_undoubting` all of them with their
-doubts taken out (a control for markers). Five seeds; half a minute a run on two
-cores, forty minutes in all.
+that follows. `kept` learns right answers by heart, `kept_short` the two
+shortest of a problem (a control for length), `kept_undoubting` all of them with
+their doubts taken out (a control for markers). Five seeds; half a minute a run
+on two cores, forty minutes in all.
 """
 
 import pathlib

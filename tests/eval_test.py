@@ -52,11 +52,12 @@ WORDS = {
 PROBLEMS = [Problem(f'1+{i}', SmallTask(), str(1 + i)) for i in range(1, 5)]
 
 
-def measure(pass_k=()):
+def measure(pass_k=(), samples=4):
+  words = {asked: said[: 1 + samples] for asked, said in WORDS.items()}
   found = accuracy(
-    Scripted(WORDS),
+    Scripted(words),
     PROBLEMS,
-    samples=4,
+    samples=samples,
     max_tokens=8,
     key=jax.random.key(0),
     pass_k=pass_k,
@@ -91,14 +92,7 @@ def test_what_is_measured_by_hand():
 
 
 def test_one_sample_has_nobody_to_agree_with():
-  words = {asked: said[:2] for asked, said in WORDS.items()}
-  found = accuracy(
-    Scripted(words),
-    PROBLEMS,
-    samples=1,
-    max_tokens=8,
-    key=jax.random.key(0),
-  )
+  found = measure(samples=1)
   empty = {name for name, values in found.items() if not len(values)}
   assert empty == {
     *('vote_accuracy', 'agreement', 'vote_share'),

@@ -14,7 +14,7 @@ from jaxdistill.api.gaps import chosen
 from jaxdistill.api.model import Model, find_task, load
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
-from jaxdistill.eval.ladder import ladder
+from jaxdistill.eval.ladder import TOP, ladder
 from jaxdistill.plots import notebook
 from jaxdistill.rollout import contexts
 from jaxdistill.run.ask import reduce_metrics
@@ -30,11 +30,11 @@ COLUMNS = {
   'overlap': ('overlap', '{:.2f}'),
   'told': ('told', '{:.2f}'),
 }
-LEGEND = """\
+LEGEND = f"""\
 right: share of its answers, when told; tokens: their length; doubts: words of
 doubt in each, and per 1k of their tokens. KL, forks: how far what it would say
 when told is from what it says untold, in nats a token, at the fifth of tokens
-where it is least sure; KL, others: at the rest; overlap: share of its 16
+where it is least sure; KL, others: at the rest; overlap: share of its {TOP}
 likeliest tokens that stay. told: share of answers with something to tell."""
 
 

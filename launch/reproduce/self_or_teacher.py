@@ -16,10 +16,9 @@ gain:
 Gains (last less first, means over seeds) are then regressed on the three, over
 all arms; how well that predicts is the error on arms of whose writer all were
 left out (the student itself, however its texts are chosen, is one), beside that
-of the mean of the others. Writes `predictors.json`,
-`predicted.md`, copies of `summary.json`, `table.md` and `compare.png`, and the
-README's figure and table, `answer.png` and `answer.md`. All of it again, from
-what is there:
+of the mean of the others. Writes `predictors.json`, `predicted.md`, copies of
+`summary.json`, `table.md` and `compare.png`, and the README's figure and table,
+`answer.png` and `answer.md`. All of it again, from what is there:
 
   python launch/reproduce/self_or_teacher.py --draw results/self_or_teacher
 """

@@ -424,10 +424,13 @@ def test_rlcsd_weighs_a_right_hint_against_wrong_ones():
   )
   # Alone in being right, it has no right hint.
   alone = {'solve 1+6': ['a=7', 'b=8', 'c=8'], 'solve 2+3': ['a=6'] * 3}
-  rows = rows_of(collect(Rlcsd, script=alone, samples=3))
+  lonely = collect(Rlcsd, script=alone, samples=3)
+  rows = rows_of(lonely)
   a = rewards.group_normalised(np.array([1.0, 0, 0]))[0]
   np.testing.assert_allclose(rows['solve 1+6|a=7~None'].fields['advantage'], a)
   assert len(rows) == 3  # of the other sum none is right, and none is learned
+  hinted = [len(rows[f'solve 1+6|{t}~None'].weight_R) for t in ('b=8', 'c=8')]
+  assert len(lonely.metrics['train/contrast']) == sum(hinted)
   assert found.metrics['train/hinted'] == [1] * 5 + [0] * 5
   assert found.scored == sum(len(r.tokens_T) for r in scored)
 

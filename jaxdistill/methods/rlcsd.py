@@ -116,7 +116,8 @@ class Rlcsd(Method):
       [cases[i] for i in kept], [hints[i] for i in kept], players['teacher']
     )
     rows = self._rows([cases[i] for i in kept], advantages[kept], contrasts)
-    flat = np.concatenate([np.zeros(0), *contrasts])
+    seen = [c for i, c in zip(kept, contrasts, strict=True) if hints[i]]
+    flat = np.concatenate([np.zeros(0), *seen])
     metrics: dict[str, Any] = {
       'train/right': paid,
       'train/hinted': [float(bool(texts)) for texts in hints],

@@ -14,7 +14,9 @@ def nearest(name: str, known: Iterable[str], least: float = 0) -> str:
     known: What there is.
     least: How like it must be, from 0 to 1.
   """
-  found = difflib.get_close_matches(name, list(known), 1, least)
+  known = list(known)
+  swapped = [k for k in known if sorted(k) == sorted(name)]
+  found = swapped or difflib.get_close_matches(name, known, 1, least)
   return found[0] if found else ''
 
 

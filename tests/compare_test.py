@@ -133,6 +133,16 @@ def test_the_table_marks_what_is_beyond_its_interval(comparison, tmp_path):
   assert low < -0.199 < high < 0
 
 
+def test_a_last_step_far_beyond_the_budget_is_told(comparison, tmp_path):
+  comparison.base.tokens = 100
+  fake(tmp_path, 'base', 0, [evaluated(0.5, 0), evaluated(0.6, 0)])
+  table = compare.table(compare.summarise(comparison, tmp_path))
+  assert 'beyond the budget' not in table
+  fake(tmp_path, 'other', 0, [evaluated(0.5, 0), {}, evaluated(0.6, 0)])
+  table = compare.table(compare.summarise(comparison, tmp_path))
+  assert 'took other more than 10% beyond the budget of 100 tokens' in table
+
+
 def test_the_first_seed_of_every_arm_comes_first(comparison, tmp_path):
   order = [(arm, seed) for arm, seed, _ in compare.runs(comparison, tmp_path)]
   assert order[:3] == [('base', 0), ('other', 0), ('base', 1)]

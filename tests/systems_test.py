@@ -114,6 +114,8 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
 def test_a_name_behind_a_config(capsys):
   with pytest.raises(configs.ConfigError, match=r"no system 'sdpoo'.*'sdpo'"):
     configs.read_config(f'{CONFIG}:sdpoo', ())
+  with pytest.raises(configs.ConfigError, match="nearest is 'sdpo'"):
+    configs.read_config(f'{CONFIG}:spdo', ())  # its letters, not srpo's
   grpo = CONFIG.with_name('grpo_small.py')
   with pytest.raises(configs.ConfigError, match="takes no 'sdpo'"):
     configs.read_config(f'{grpo}:sdpo', ())

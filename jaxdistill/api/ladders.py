@@ -130,19 +130,7 @@ def context(
   elif task is not None:
     model = model.on(task)
   asked = chosen(model.task, split, problems)
-  if judge == 'known' and any(p.answer is None for p in asked):
-    raise ConfigError(
-      f'{model.task.name} has problems without a known answer: judge vote'
-    )
-  if solution == 'reference':
-    if judge == 'vote':
-      raise ConfigError('judge vote knows no reference: solution sibling')
-    told = {*(rungs or contexts.NAMES)} & {*contexts.OF_SOLUTIONS}
-    if told and any(p.demonstration is None for p in asked):
-      raise ConfigError(
-        f'{model.task.name} has problems without a solution to refer to: '
-        'solution sibling'
-      )
+  _check_told(model.task.name, asked, rungs, judge, solution)
   begin = time.perf_counter()
   with jax.set_mesh(model.run.mesh), in_one_line():
     found = ladder(
@@ -166,3 +154,23 @@ def context(
     'seconds': round(time.perf_counter() - begin, 1),
   }
   return Ladder(model.name, model.task.name, figures)
+
+
+def _check_told(
+  task: str,
+  problems: Sequence[Problem],
+  rungs: Sequence[str],
+  judge: str,
+  solution: str,
+) -> None:
+  """Whether there is what is to be told; see `context`."""
+  if judge == 'known' and any(p.answer is None for p in problems):
+    raise ConfigError(f'{task} has problems without a known answer: judge vote')
+  if solution == 'reference':
+    if judge == 'vote':
+      raise ConfigError('judge vote knows no reference: solution sibling')
+    told = {*(rungs or contexts.NAMES)} & {*contexts.OF_SOLUTIONS}
+    if told and any(p.demonstration is None for p in problems):
+      raise ConfigError(
+        f'{task} has problems without a solution to refer to: solution sibling'
+      )

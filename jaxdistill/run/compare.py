@@ -21,6 +21,7 @@ from jaxdistill.plots.intervals import estimate
 from jaxdistill.run.workdir import Workdir
 
 GRID = 21  # points of a curve
+SLACK = 0.1  # of a budget, that a last step may go beyond it
 
 
 @runtime_checkable
@@ -272,6 +273,18 @@ def table(summary: Mapping[str, Any]) -> str:
     )
     rows.append('| ' + ' | '.join(cells) + ' |')
   blocks.append('\n'.join(rows))
+  budget = summary['base']['tokens']
+  beyond = [
+    arm
+    for arm, found in arms.items()
+    if found['tokens'] + found['scored'] > (1 + SLACK) * budget
+  ]
+  if beyond:
+    blocks.append(
+      f'Steps are taken whole: the last one took {", ".join(beyond)} more than '
+      f'{SLACK:.0%} beyond the budget of {budget:,} tokens, so arms differ in '
+      'what they spent. With a larger budget they differ less.'
+    )
   return '\n\n'.join(blocks) + '\n'
 
 

@@ -1,6 +1,7 @@
 """Divergences against float64, in their limits, and as bounds of each other."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from jaxdistill import losses
+from jaxdistill import losses, rewards
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import Weights
 from jaxdistill.models.scoring import Hidden
@@ -215,3 +216,49 @@ def test_a_chunk_at_a_time_takes_a_quarter_of_the_memory():
   plain = loss(lambda s, t: distance(s.logits(s.states), t.logits(t.states)))
   chunked = loss(lambda s, t: s.over(distance, t))
   assert chunked <= plain / 4
+
+
+def test_minillm_is_the_gradient_of_the_reverse_kl_of_whole_responses():
+  size, length = 3, 3
+  draw = np.random.default_rng(0)
+  # Logits after every prefix, by its last token and its length.
+  student = jnp.float32(draw.normal(0, 1, (length, size + 1, size)))
+  teacher = jnp.float32(draw.normal(0, 1, (length, size + 1, size)))
+
+  def logp(logits, y):
+    last = [size, *y[:-1]]
+    table = jax.nn.log_softmax(logits)
+    return jnp.stack([table[t, last[t], y[t]] for t in range(length)])
+
+  every = list(itertools.product(range(size), repeat=length))
+
+  def exact(student):
+    total = 0.0
+    for y in every:
+      s, t = logp(student, y).sum(), logp(teacher, y).sum()
+      total += jnp.exp(s) * (s - t)
+    return total
+
+  def surrogate(own_student, y):
+    own = logp(own_student, y)
+    reward = np.asarray(logp(teacher, y) - logp(student, y))
+    advantage = jnp.asarray(rewards.after(reward))
+    value = losses.clipped_policy(
+      own - jax.lax.stop_gradient(own), advantage, 0.2, 0.2
+    )
+    last = [size, *y[:-1]]
+    one_step = [
+      losses.summed(
+        losses.reverse_kl(
+          *losses.over_all(own_student[t, last[t]], teacher[t, last[t]])
+        )
+      )
+      for t in range(length)
+    ]
+    return (value + jnp.stack(one_step)).sum()
+
+  found = sum(
+    float(jnp.exp(logp(student, y).sum())) * jax.grad(surrogate)(student, y)
+    for y in every
+  )
+  np.testing.assert_allclose(found, jax.grad(exact)(student), atol=1e-5)

@@ -1,15 +1,12 @@
 """What the methods that learn from themselves or from teachers collect."""
 
-import itertools
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
 
-from jaxdistill import losses, rewards
+from jaxdistill import rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks.small import SmallTask
 from jaxdistill.data.text.tokenizer import SymbolTokenizer
@@ -452,16 +449,6 @@ def test_rlcsd_averages_two_kinds_of_tokens_apart():
   np.testing.assert_allclose(sums, [1, 0.5])
 
 
-def test_what_comes_after_a_token():
-  values = np.array([1.0, 2.0, 4.0])
-  np.testing.assert_allclose(rewards.after(values), [6, 4, 0])
-  np.testing.assert_allclose(rewards.after(values, 0.5), [4, 4, 0])
-  np.testing.assert_allclose(rewards.after(values, 1.0, True), [3, 4, 0])
-  np.testing.assert_allclose(rewards.after(values, 0.5, True), [4 / 1.5, 4, 0])
-  np.testing.assert_allclose(rewards.after(values, 0.0), [2, 4, 0])
-  assert rewards.after(np.zeros(0)).shape == (0,)
-
-
 def test_minillm_rewards_what_follows():
   rows = rows_of(collect(Minillm, Teacher(), gamma=1.0, normalised=False))
   row = rows['solve 1+6|bb=8~None']
@@ -469,49 +456,3 @@ def test_minillm_rewards_what_follows():
   np.testing.assert_allclose(
     row.fields['advantage'], each * np.array([3, 2, 1, 0]), rtol=1e-5
   )
-
-
-def test_minillm_is_the_gradient_of_the_reverse_kl_of_whole_responses():
-  size, length = 3, 3
-  draw = np.random.default_rng(0)
-  # Logits after every prefix, by its last token and its length.
-  student = jnp.float32(draw.normal(0, 1, (length, size + 1, size)))
-  teacher = jnp.float32(draw.normal(0, 1, (length, size + 1, size)))
-
-  def logp(logits, y):
-    last = [size, *y[:-1]]
-    table = jax.nn.log_softmax(logits)
-    return jnp.stack([table[t, last[t], y[t]] for t in range(length)])
-
-  every = list(itertools.product(range(size), repeat=length))
-
-  def exact(student):
-    total = 0.0
-    for y in every:
-      s, t = logp(student, y).sum(), logp(teacher, y).sum()
-      total += jnp.exp(s) * (s - t)
-    return total
-
-  def surrogate(own_student, y):
-    own = logp(own_student, y)
-    reward = np.asarray(logp(teacher, y) - logp(student, y))
-    advantage = jnp.asarray(rewards.after(reward))
-    value = losses.clipped_policy(
-      own - jax.lax.stop_gradient(own), advantage, 0.2, 0.2
-    )
-    last = [size, *y[:-1]]
-    one_step = [
-      losses.summed(
-        losses.reverse_kl(
-          *losses.over_all(own_student[t, last[t]], teacher[t, last[t]])
-        )
-      )
-      for t in range(length)
-    ]
-    return (value + jnp.stack(one_step)).sum()
-
-  found = sum(
-    float(jnp.exp(logp(student, y).sum())) * jax.grad(surrogate)(student, y)
-    for y in every
-  )
-  np.testing.assert_allclose(found, jax.grad(exact)(student), atol=1e-5)

@@ -332,3 +332,13 @@ def test_overlong_without_a_margin_costs_nothing():
   # A margin of one token is for those that were cut or just made it.
   assert rewards.overlong(lengths, 20, 1).tolist() == [0] * 20 + [-1]
   assert rewards.overlong(np.zeros((0, 4), int), 20, 5).shape == (0, 4)
+
+
+def test_what_comes_after_a_token():
+  values = np.array([1.0, 2.0, 4.0])
+  np.testing.assert_allclose(rewards.after(values), [6, 4, 0])
+  np.testing.assert_allclose(rewards.after(values, 0.5), [4, 4, 0])
+  np.testing.assert_allclose(rewards.after(values, 1.0, True), [3, 4, 0])
+  np.testing.assert_allclose(rewards.after(values, 0.5, True), [4 / 1.5, 4, 0])
+  np.testing.assert_allclose(rewards.after(values, 0.0), [2, 4, 0])
+  assert rewards.after(np.zeros(0)).shape == (0,)

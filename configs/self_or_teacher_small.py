@@ -8,17 +8,21 @@ those that anybody generates, and those that a teacher scores. It learns from
 
 | | |
 |---|---|
-| `vote` | itself: what most of its samples agree on (no label) |
+| `vote` | itself: paid for agreeing with most of its samples (no label) |
+| `by_heart` | itself: its samples that agree with most, by heart (no label) |
 | `answer`, `solution` | itself, where it has read the answer, or a solution |
 | `past` | itself: its own samples as it began, whatever they are |
-| `weaker`, `equal`, `stronger` | the samples of another base |
+| `weaker`, `equal`, `stronger` | the samples of another base, by heart |
+| `voted` | those of the stronger one that agree with most of them |
 | `foreign` | those of one as strong that words its working otherwise |
 | `on_policy` | its own, each token of which the stronger base judges (GKD) |
-| `truth`, `given` | known answers (GRPO); the given solutions (SFT) |
+| `truth`, `kept` | paid for right answers (GRPO); its right ones by heart |
+| `given` | the given solutions (SFT) |
 
-on problems of three kinds: `matched` (those that it knows), `narrow` (additions
-of two digits), `broad` (those out of distribution as well). Five seeds. About
-half a minute a run on two cores, an hour and a half in all.
+on problems of three kinds: `matched` (the mix that it was pretrained on),
+`narrow` (additions of two digits), `broad` (what is rare or absent in that mix
+as well). A run ends with the step that reaches its budget. Five seeds; about
+half a minute a run on two cores, two hours in all.
 """
 
 import pathlib
@@ -46,6 +50,7 @@ def taught_by(teacher):
 ARMS = {
   'vote': {'method.name': 'sqlm', 'method.kl': 0.0}
   | CONTROLS['given_problems'],
+  'by_heart': system('rft_vote'),
   'answer': system('sdft') | {'method.context': 'answer'},
   'solution': system('sdft'),
   'past': taught_by('frozen'),
@@ -55,6 +60,7 @@ ARMS = {
   'voted': taught_by('model:small-late') | {'method.judge': 'vote'},
   'foreign': taught_by('model:small-foreign'),
   'truth': {'method.name': 'grpo', 'method.kl': 0.0},
+  'kept': system('rft'),
   'on_policy': system('gkd')
   | {'method.on_policy': 1.0, 'method.teacher': 'model:small-late'},
   # As many steps as most: its texts cost nobody a token.

@@ -140,7 +140,7 @@ def test_a_last_step_far_beyond_the_budget_is_told(comparison, tmp_path):
   assert 'beyond the budget' not in table
   fake(tmp_path, 'other', 0, [evaluated(0.5, 0), {}, evaluated(0.6, 0)])
   table = compare.table(compare.summarise(comparison, tmp_path))
-  assert 'took other more than 10% beyond the budget of 100 tokens' in table
+  assert 'took other more than 5% beyond the budget of 100 tokens' in table
 
 
 def test_the_first_seed_of_every_arm_comes_first(comparison, tmp_path):

@@ -170,15 +170,16 @@ def test_contexts_are_judged_on_the_side_of_the_claim(monkeypatch):
     for name, value in ends.items()
   }
   tests = claims.contexts(arms)[0]['tests']
-  assert {k: v['verdict'] for k, v in tests.items()} == {
-    **{'doubts': 'does not hold', 'greedy': 'holds'},
-    **{'sampled': 'does not hold', 'below_grpo': 'holds'},
-    **{'below_none': 'holds', 'below_kept': 'holds'},
-    **{'below_kept_short': 'holds', 'below_kept_undoubting': 'holds'},
-    **{'below_full_ema': 'inconclusive', 'kept_short': 'holds'},
-    **{'kept_undoubting': 'does not hold', 'other': 'holds'},
+  assert {k: v['verdict'] for k, v in tests.items() if v['verdict']} == {
+    **{'doubts': 'does not hold', 'greedy': 'holds', 'below_grpo': 'holds'},
     **{'richer_greedy': 'holds', 'richer_sampled': 'does not hold'},
   }
+  # Looked at: one less the other, as they are named.
+  for name, wanted in (
+    *(('below_none', -0.5), ('below_kept', -0.2), ('below_full_ema', 0)),
+    *(('kept_short', -0.1), ('kept_undoubting', 0.05), ('other', -0.1)),
+  ):
+    assert tests[name]['mean'] == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize('met', [True, False])
@@ -267,11 +268,10 @@ def test_holm_stops_at_the_first_that_is_not_clear():
   found = claims.holm(tests)
   p = [found[name]['p'] for name in 'abc']
   assert p[0] < 0.05 / 3 and 0.05 / 2 < p[1] < p[2] < 0.05
-  assert [found[name]['clear'] for name in 'abc'] == [True, False, False]
   levels = [found[name]['level'] for name in 'abc']
-  assert levels == pytest.approx([0.05 / 3, 0.05 / 2, 0.05])
+  assert levels == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2])
   nothing = claims.holm({'d': difference(0.0, 0.0)})['d']
-  assert nothing['p'] == 1 and not nothing['clear']
+  assert nothing == {'p': 1, 'level': 0.05}
   with pytest.raises(SystemExit, match='e has one seed'):
     claims.holm({'e': {'mean': 0.1, 'interval': None, 'seeds': 1}})
 
@@ -310,7 +310,7 @@ def test_who_ends_where_known_answers_end():
 
   vote = arm(
     greedy=([0.7, 0.9, 0.88], [0.7, 0.9, 0.9]),
-    sampled=([0.5, 0.9, 0.84], [0.5, 0.85, 0.83]),
+    sampled=([0.5, 0.9, 0.85], [0.5, 0.85, 0.84]),
   )
   found, text = claims.real({'vote': vote})
   reached = {seed: x['reached'] for seed, x in found['arms']['vote'].items()}

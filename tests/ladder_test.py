@@ -3,12 +3,15 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 import jaxdistill as jd
 from jaxdistill.api import ladders
+from jaxdistill.api.gaps import chosen
 from jaxdistill.cli.main import main
+from jaxdistill.eval.ladder import ladder as ladder_of
 from jaxdistill.rollout import contexts
 
 RUNGS = ('none', 'answer', 'other')
@@ -35,8 +38,27 @@ def test_untold_is_as_it_was(ladder):
   for found in rungs.values():
     assert found['told'] == 1
     assert 0 <= found['right'] <= 1 and found['length'] > 5
+    assert found['untold'] == rungs['none']['right']
+    assert found['untold'] == rungs['none']['right']
   # Told the answer it would go on otherwise, most where it is unsure.
   assert rungs['answer']['kl_fork'] > 5 * rungs['answer']['kl_other'] > 0
+
+
+def test_a_rung_is_held_against_its_own_places_untold():
+  model = jd.load('small-middle')
+  with jax.set_mesh(model.run.mesh):
+    found = ladder_of(
+      model.player,
+      chosen(model.task, 'dev', 8),
+      rungs=('none', 'full'),
+      samples=2,
+      max_tokens=40,
+      key=jax.random.key(0),
+    )
+  told = found['full']['told'] > 0  # where the sibling is right
+  assert 0 < told.sum() < len(told) == 16
+  untold = found['full']['untold']
+  np.testing.assert_array_equal(untold, found['none']['right'][told])
 
 
 def test_what_is_shown(ladder, tmp_path):

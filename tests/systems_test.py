@@ -165,6 +165,11 @@ def test_a_name_behind_a_config(capsys):
     ('sdft', {'clip_high': 0.28}, 'clip_high is 0.28.*method.others'),
     ('srpo', {'overlong': 8}, 'no length is paid for'),
     ('gkd', {'kl': 0.1}, 'kl is 0.1.*the teacher holds it'),
+    ('gkd', {'entropy': 1.0}, 'entropy is 1.0.*weighs no token by it'),
+    ('sequence_kd', {'alpha': 1.0}, "alpha is 1.0.*learn is 'text'"),
+    ('sequence_kd', {'entry_clip': 0.1}, "entry_clip is 0.1.*is 'text'"),
+    ('sequence_kd', {'importance_cap': 3.0}, "cap is 3.0.*is 'text'"),
+    ('rlcsd', {'objective': 'gspo'}, "'gspo'.*by token"),
   ],
 )
 def test_what_cannot_be_is_said_in_one_line(name, changes, said):

@@ -22,6 +22,7 @@ from jaxdistill.types import Problem, Task
 
 COLUMNS = {
   'right': ('right', '{:.3f}'),
+  'untold': ('untold', '{:.3f}'),
   'length': ('tokens', '{:.1f}'),
   'markers': ('doubts', '{:.2f}'),
   'markers_per_1k': ('per 1k', '{:.1f}'),
@@ -31,11 +32,13 @@ COLUMNS = {
   'told': ('told', '{:.2f}'),
 }
 LEGEND = f"""\
-right: share of its answers, when told; tokens: their length; doubts: words of
-doubt in each, and per 1k of their tokens. KL, forks: how far what it would say
-when told is from what it says untold, in nats a token, at the fifth of tokens
-where it is least sure; KL, others: at the rest; overlap: share of its {TOP}
-likeliest tokens that stay. told: share of answers with something to tell."""
+right: share of its answers, when told; untold: the same of what it says untold
+in the places where there is something to tell; tokens: length of its answers;
+doubts: words of doubt in each, and per 1k of their tokens. KL, forks: how far
+what it would say when told is from what it says untold, in nats a token, at the
+fifth of tokens where it is least sure; KL, others: at the rest; overlap: share
+of its {TOP} likeliest tokens that stay. told: share of answers with something
+to tell."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

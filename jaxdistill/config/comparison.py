@@ -14,7 +14,8 @@ class Comparison:
   """Arms to be compared under one budget; what `jaxdistill compare` runs.
 
   Attributes:
-    base: A run's config, with `tokens` set: what each run may generate.
+    base: A run's config, with `tokens` set: a run ends with the step in which
+      so many are generated, or scored by others than the policy.
     arms: Name -> the keys that it changes (`{'method.samples': 4}`); the first
       is the one that the others are held against.
     seeds: For each arm, or by arm where they differ: `{'a': (0, 1), ...}`.

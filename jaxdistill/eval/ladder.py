@@ -55,7 +55,9 @@ def ladder(
     `markers_words` and their density; and per token of the untold answers
     `kl_fork` and `kl_other`, KL(untold || told) in nats where the model is
     least sure (a fifth of each answer) and elsewhere, and `overlap` of the 16
-    likeliest tokens.
+    likeliest tokens. If `none` is a rung and all answers are known, `untold`:
+    whether `none` is right in the places where the rung has something to tell,
+    for a rung is of those alone.
   """
   keys = [jax.random.fold_in(key, i) for i in range(3)]
   answered_PG = player.generate(
@@ -64,13 +66,13 @@ def ladder(
   cases_PG = contexts.cases(problems, answered_PG, judge, solution)
   cases = [c for cases_G in cases_PG for c in cases_G]
   forks = _forks(player, [c.rollout for c in cases])
-  out = {}
+  out, places = {}, {}
   for rung in rungs:
     prompts_PG, _ = contexts.prompts(
       rung, cases_PG, player, max_tokens, keys[1]
     )
     prompts = [p for prompts_G in prompts_PG for p in prompts_G]
-    told = [i for i, prompt in enumerate(prompts) if prompt]
+    told = places[rung] = [i for i, prompt in enumerate(prompts) if prompt]
     asked: Any = [prompts[i] for i in told]
     said = player.generate(asked, Sampling(1, max_tokens), keys[2])
     rollouts = [r for (r,) in said]
@@ -86,6 +88,9 @@ def ladder(
       'kl_other': kl[~at],
       'overlap': np.concatenate([np.zeros(0), *overlap]),
     }
+  if 'none' in out and len(out['none']['right']) == len(cases):
+    for rung, told in places.items():
+      out[rung]['untold'] = out['none']['right'][told]
   return out
 
 

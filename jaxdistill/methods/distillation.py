@@ -175,6 +175,11 @@ class Distillation:
     return (weight_R / weight_R.mean()).astype(np.float32)
 
 
+# As it is where nobody sets it; and what says how far student and teacher are.
+UNTAUGHT = Distillation()
+DISTANCE = ('alpha', 'rescaled', 'support', 'support_k', 'tail', 'entry_clip')
+
+
 def taught_rows(
   rollouts: Sequence[Rollout],
   weights: Sequence[np.ndarray],

@@ -163,6 +163,27 @@ def check_paid(task: Task, by: str) -> None:
       )
 
 
+def check_unread(settings: Any, unread: Any, why: str, *names: str) -> None:
+  """Finds a setting that is given and that nothing reads.
+
+  Args:
+    settings: A dataclass whose fields are keys of a method.
+    unread: One of the same kind, as it is where nobody sets it.
+    why: Nothing reads it.
+    names: Of the fields.
+
+  Raises:
+    ValueError: The line names it and says why.
+  """
+  for name in names:
+    value, left = getattr(settings, name), getattr(unread, name)
+    if value != left:
+      raise ValueError(
+        f'method.{name} is {value!r}, which nothing reads here: {why}; leave '
+        f'it at {left!r}'
+      )
+
+
 def check_minibatches(count: int, rows: int) -> None:
   """Refuses more optimizer steps per pass than there can be rows.
 

@@ -18,8 +18,8 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import losses, rewards
-from jaxdistill.methods.method import Method, check_minibatches
-from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
+from jaxdistill.methods.method import Method, check_minibatches, check_unread
+from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged, scored_tokens
 from jaxdistill.types import Anchor, Collected, Prompt, response_row
 
@@ -54,10 +54,10 @@ class Minillm(Method):
   def __post_init__(self):
     if not 0 <= self.gamma <= 1:
       raise ValueError(f'method.gamma is {self.gamma}; it must be 0 to 1')
-    self.policy.check_unread('the teacher holds it', 'kl', 'reference')
-    self.policy.check_unread(
-      'no reward is paid by whole answers', 'objective', 'overlong'
-    )
+    why = 'the teacher holds it'
+    check_unread(self.policy, UNPAID, why, 'kl', 'reference')
+    why = 'no reward is paid by whole answers'
+    check_unread(self.policy, UNPAID, why, 'objective', 'overlong')
     self.policy.check_whole()
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 

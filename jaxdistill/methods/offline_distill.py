@@ -61,11 +61,6 @@ class OfflineDistill(Method):
     """The folder, found to be whole."""
     return read(self.targets)
 
-  @property
-  def k(self) -> int:
-    """How many tokens are learned from in each place."""
-    return self.support_k or self.written.manifest['k']
-
   def check(self, task):
     del task
     if not self.targets:
@@ -96,9 +91,8 @@ class OfflineDistill(Method):
 
   def collect(self, players, problems, state, step, key):
     del step, key
-    if state != self.init():
-      raise ValueError(f'{self.targets} is not what the run began with')
-    policy, written, k = players['policy'], self.written, self.k
+    policy, written = players['policy'], together(lambda: self._same(state))
+    k = self.support_k or written.manifest['k']
     size, tokenizer = policy.config.vocab_size, policy.tokenizer
     prompts = together(
       lambda: [policy.encode(Prompt.solve(p)) for p in problems]
@@ -127,6 +121,12 @@ class OfflineDistill(Method):
     ]
     paid = {'train/targets_tokens': [written.manifest['tokens']]}
     return Collected([update], state, paid, told)
+
+  def _same(self, state: Any) -> Targets:
+    """The folder, found to be what the run began with."""
+    if state != self.init():
+      raise ValueError(f'{self.targets} is not what the run began with')
+    return self.written
 
   def loss(self, model, anchors, batch):
     del anchors

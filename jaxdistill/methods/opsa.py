@@ -19,8 +19,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxdistill.methods.method import Method, check_minibatches
-from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
+from jaxdistill.methods.method import Method, check_minibatches, check_unread
+from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged
 from jaxdistill.types import Collected, Prompt, response_row
 
@@ -55,9 +55,9 @@ class Opsa(Method):
   def __post_init__(self):
     if not 0 < self.part <= 1:
       raise ValueError(f'method.part is {self.part}; it must be in (0, 1]')
-    self.policy.check_unread(
-      'nothing is paid or held', 'kl', 'reference', 'objective', 'overlong'
-    )
+    why = 'nothing is paid or held'
+    names = 'kl', 'reference', 'objective', 'overlong'
+    check_unread(self.policy, UNPAID, why, *names)
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   def collect(self, players, problems, state, step, key):

@@ -136,20 +136,6 @@ class PolicyGradient:
       )
     self.sampling(samples=1, max_tokens=1)
 
-  def check_unread(self, why: str, *names: str) -> None:
-    """Finds a setting of these that is not as in `UNREAD`.
-
-    Raises:
-      ValueError: The line names it and says why nobody reads it.
-    """
-    for name in names:
-      value, unread = getattr(self, name), UNREAD[f'method.{name}']
-      if value != unread:
-        raise ValueError(
-          f'method.{name} is {value!r}, which nothing reads here: {why}; '
-          f'leave it at {unread!r}'
-        )
-
   def check_whole(self) -> None:
     """Finds tokens that are not drawn from the whole distribution.
 
@@ -270,8 +256,9 @@ class PolicyGradient:
 
 
 REWARDS = ('objective', 'overlong', 'clip_low', 'clip_high')
-# Keys of a config for a method that pays nothing, or has no anchor `base`.
+# Of a method that pays nothing, or has no anchor `base`; and its keys.
+UNPAID = PolicyGradient(kl=0.0)
 UNREAD: dict[str, Any] = {
-  f'method.{name}': getattr(PolicyGradient(kl=0.0), name)
+  f'method.{name}': getattr(UNPAID, name)
   for name in ('kl', 'reference', *REWARDS)
 }

@@ -30,8 +30,9 @@ from jaxdistill.methods.method import (
   Method,
   check_minibatches,
   check_paid,
+  check_unread,
 )
-from jaxdistill.methods.policy_gradient import UNREAD, PolicyGradient
+from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
 from jaxdistill.rollout import contexts, measure, merged
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.types import Anchor, Collected, Prompt, Row, response_row
@@ -82,7 +83,10 @@ class Rlcsd(Method):
       )
     if self.scale <= 0:
       raise ValueError(f'method.scale is {self.scale}; it must be positive')
-    self.policy.check_unread('rlcsd has none', 'kl', 'reference', 'overlong')
+    names = 'kl', 'reference', 'overlong'
+    check_unread(self.policy, UNPAID, 'rlcsd has none', *names)
+    why = 'its advantages and weights are by token, its groups mixed'
+    check_unread(self.policy, UNPAID, why, 'objective')
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 
   @property

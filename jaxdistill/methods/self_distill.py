@@ -46,9 +46,15 @@ from jaxdistill.methods.method import (
   Method,
   check_minibatches,
   check_paid,
+  check_unread,
   glimpse,
 )
-from jaxdistill.methods.policy_gradient import REWARDS, UNREAD, PolicyGradient
+from jaxdistill.methods.policy_gradient import (
+  REWARDS,
+  UNPAID,
+  UNREAD,
+  PolicyGradient,
+)
 from jaxdistill.rollout import Player, contexts, measure, scored_tokens
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.rollout.markers import begins
@@ -157,9 +163,10 @@ class SelfDistill(Method):
         )
     if not 0 <= self.trust < 1:
       raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
-    self.policy.check_unread('no length is paid for', 'overlong')
+    check_unread(self.policy, UNPAID, 'no length is paid for', 'overlong')
     if not (self.others or self.rewarded):
-      self.policy.check_unread(
+      check_unread(
+        *(self.policy, UNPAID),
         'there is a policy gradient with method.others or rewarded only',
         *('kl', 'reference', *REWARDS),
       )

@@ -23,6 +23,8 @@ import numpy as np
 
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.distillation import (
+  DISTANCE,
+  UNTAUGHT,
   Distillation,
   by_share,
   drawn_set,
@@ -32,18 +34,26 @@ from jaxdistill.methods.method import (
   Method,
   check_minibatches,
   check_paid,
+  check_unread,
 )
-from jaxdistill.methods.policy_gradient import REWARDS, UNREAD, PolicyGradient
+from jaxdistill.methods.policy_gradient import (
+  REWARDS,
+  UNPAID,
+  UNREAD,
+  PolicyGradient,
+)
 from jaxdistill.rollout import Player, contexts, measure, scored_tokens
 from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Problem, Prompt, Rollout, RowSet
 
 LEARNED = ('distribution', 'text')
 JUDGES = ('none', *contexts.JUDGES)
-_NAME = {'method.name': 'teacher_distill'} | UNREAD
+_NAME = {'method.name': 'teacher_distill', 'method.entropy': 0.0} | UNREAD
+_TEXT = {f'method.{name}': getattr(UNTAUGHT, name) for name in DISTANCE}
+_TEXT |= {'method.on_policy': 0.0, 'method.learn': 'text'}
 # The keys of a config that make it one of these.
 SYSTEMS: dict[str, dict[str, Any]] = {
-  'sequence_kd': {**_NAME, 'method.on_policy': 0.0, 'method.learn': 'text'},
+  'sequence_kd': _NAME | _TEXT,
   'word_kd': {
     **_NAME,
     'method.on_policy': 0.0,
@@ -106,8 +116,16 @@ class TeacherDistill(Method):
         "the teacher's own tokens do not estimate the reverse KL; the support "
         'must be another, or on_policy 1'
       )
-    self.policy.check_unread('the teacher holds it', 'kl', 'reference')
-    self.policy.check_unread('there is no policy gradient', *REWARDS)
+    why = 'the teacher holds it'
+    check_unread(self.policy, UNPAID, why, 'kl', 'reference')
+    why = 'there is no policy gradient'
+    check_unread(self.policy, UNPAID, why, *REWARDS)
+    why = 'teacher_distill weighs no token by it'
+    check_unread(self.distillation, UNTAUGHT, why, 'entropy')
+    if self.learn == 'text':
+      why = "method.learn is 'text'"
+      check_unread(self.distillation, UNTAUGHT, why, *DISTANCE)
+      check_unread(self.policy, UNPAID, why, 'importance_cap')
     if self.distillation.support == 'sampled':
       self.policy.check_whole()
     if self.judge == 'vote' and self.samples < 2:

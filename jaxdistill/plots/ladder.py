@@ -14,7 +14,10 @@ PANELS = {
   'kl_fork': 'KL (untold | told), nats per token',
 }
 # Drawn beside one of these: what, and what the two are called.
-BESIDE = {'kl_fork': ('kl_other', ('where it is least sure', 'elsewhere'))}
+BESIDE = {
+  'right': ('untold', ('told', 'untold, in the same places')),
+  'kl_fork': ('kl_other', ('where it is least sure', 'elsewhere')),
+}
 
 
 def draw_ladder(found: Mapping[str, Any], out: epath.PathLike) -> None:
@@ -31,7 +34,7 @@ def draw_ladder(found: Mapping[str, Any], out: epath.PathLike) -> None:
   for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
     values = [rungs[name].get(key, 0.0) for name in names]
     places = np.arange(len(names))
-    beside = key in BESIDE
+    beside = key in BESIDE and all(BESIDE[key][0] in r for r in rungs.values())
     axis.barh(places - 0.2 * beside, values, height=0.6 - 0.2 * beside)
     if beside:
       other, labels = BESIDE[key]

@@ -21,7 +21,7 @@ from jaxdistill.plots.intervals import estimate
 from jaxdistill.run.workdir import Workdir
 
 GRID = 21  # points of a curve
-SLACK = 0.1  # of a budget, that a last step may go beyond it
+SLACK = 0.05  # of a budget, that a last step may go beyond it
 
 
 @runtime_checkable

@@ -15,7 +15,9 @@ taken in each seed; intervals are Student's t over seeds, at 95%: the problems
 are the same for all, and what others would have given is not in them. A claim
 `holds` where its interval lies beyond its margin (0, if none is said) on the
 claim's side, `does not hold` where it lies on the other side of the margin, and
-is `inconclusive` elsewhere; what is there to be looked at only has no verdict.
+is `inconclusive` elsewhere. Claims that stand together (C4's three, C5's two,
+the primary ones of C15) have the intervals of their steps in Holm's procedure;
+what is there to be looked at only has its own, at 95%, and no verdict.
 Writes `claim.json`, `claim.md` and copies of what `compare` wrote.
 """
 
@@ -45,7 +47,8 @@ COLUMNS = {
 # Those that tell something of the problem itself, and nothing.
 RUNGS = tuple(name for name in NAMES if name not in ('other', 'wrong'))
 PROBLEMS, SAMPLES = 256, 8  # of the ladder
-KNOWN = {'greedy': 0.88, 'sampled': 0.84}  # of Qwen2.5-Coder-0.5B
+# What known answers did for Qwen2.5-Coder-0.5B.
+KNOWN = pathlib.Path(__file__).parents[2] / 'results/sqlm_qwen05/summary.json'
 KINDS = ('first', 'best', 'last')
 
 
@@ -152,7 +155,7 @@ def contexts(arms):
   """C4: doubts and accuracy abroad fall; C5: the more so the more is told."""
   full, doubts = arms['full'], 'ood/markers_per_1k'
   greedy, sampled = 'ood/accuracy_greedy', 'ood/accuracy_sampled'
-  tests = {
+  c4 = {
     'doubts': (
       'C4: doubts fall (full, last less first, a 1,000 tokens)',
       rise(full, doubts),
@@ -163,22 +166,27 @@ def contexts(arms):
       rise(full, greedy),
       -1,
     ),
-    'sampled': ('the same, sampled', rise(full, sampled), -1),
-  }
-  others = ('grpo', 'none', 'kept', 'kept_short', 'kept_undoubting', 'full_ema')
-  tests |= {
-    f'below_{other}': (
-      f'full ends below {other} abroad, greedy',
-      apart(full, arms[other], greedy),
+    'below_grpo': (
+      'C4: full ends below grpo abroad, greedy',
+      apart(full, arms['grpo'], greedy),
       -1,
+    ),
+  }
+  others = ('none', 'kept', 'kept_short', 'kept_undoubting', 'full_ema')
+  seen = {
+    'sampled': ('full abroad, sampled, last less first', rise(full, sampled))
+  }
+  seen |= {
+    f'below_{other}': (
+      f'full less {other} abroad, greedy',
+      apart(full, arms[other], greedy),
     )
     for other in others
   }
-  tests |= {
+  seen |= {
     control: (
-      f'{title}: {control} below kept abroad, greedy',
+      f'{title}: {control} less kept abroad, greedy',
       apart(arms[control], arms['kept'], greedy),
-      -1,
     )
     for control, title in (
       ('kept_short', 'length alone'),
@@ -186,7 +194,7 @@ def contexts(arms):
     )
   }
   ladder = told_scores()
-  tests |= {
+  c5 = {
     f'richer_{how}': (
       f'C5: the more right when told, the worse abroad ({how}; rank '
       'correlation over rungs)',
@@ -195,11 +203,12 @@ def contexts(arms):
     )
     for how in ('greedy', 'sampled')
   }
-  tests['other'] = (
-    "another problem's solution below one's own, abroad, greedy",
+  seen['other'] = (
+    "another problem's solution less one's own, abroad, greedy",
     apart(arms['other'], full, greedy),
-    -1,
   )
+  tests = at_holm(c4) | at_holm(c5)
+  tests |= {name: (*found, 0) for name, found in seen.items()}
   record, text = judged(tests)
   told = rows(
     ['rung', 'right when told'],
@@ -391,6 +400,19 @@ def calibration(arms):
   return record | {'B0': met}, f'{ends(arms)}\n{text}\n{more}'
 
 
+def at_holm(tests, level=0.05):
+  """Claims with the intervals of their steps in Holm's procedure."""
+  steps = holm({name: found for name, (_, found, *_) in tests.items()}, level)
+  return {
+    name: (
+      title,
+      found | steps[name] | {'interval': at_level(found, steps[name]['level'])},
+      *claimed,
+    )
+    for name, (title, found, *claimed) in tests.items()
+  }
+
+
 def registered(tests, level=0.05):
   """Several claims together, in the words of the protocols.
 
@@ -404,19 +426,15 @@ def registered(tests, level=0.05):
       effect that matters.
   """
   record, lines = {}, []
-  steps = holm({name: found for name, (_, found, *_) in tests.items()}, level)
-  for name, (title, found, sign, effect) in tests.items():
-    low, high = at_level(found, steps[name]['level'])
-    near, far = sorted((sign * low, sign * high))
-    holds, small = near > 0 and steps[name]['clear'], far < effect
+  for name, (title, found, sign, effect) in at_holm(tests, level).items():
+    near, far = sorted(sign * x for x in found['interval'])
     said = {
       (True, True): 'too small to matter',
       (True, False): 'holds',
       (False, True): 'refuted',
-    }.get((holds, small), 'inconclusive')
-    wide = found | {'interval': [low, high]}
-    record[name] = {'claim': title} | wide | steps[name] | {'verdict': said}
-    lines.append([title, cell(wide), f'{steps[name]["p"]:.4f}', said])
+    }.get((near > 0, far < effect), 'inconclusive')
+    record[name] = {'claim': title} | found | {'verdict': said}
+    lines.append([title, cell(found), f'{found["p"]:.4f}', said])
   head = ['claim', "difference, its interval at Holm's level", 'p', 'verdict']
   return record, rows(head, lines)
 
@@ -424,9 +442,13 @@ def registered(tests, level=0.05):
 def real(arms):
   """Whether an arm of a real model ends where known answers took it.
 
-  Those took it to `KNOWN` in 15 steps (one seed). Of every seed alone: two are
-  too few for an interval.
+  Of every seed alone: two are too few for an interval.
   """
+  known = json.loads(KNOWN.read_text())['arms']['known_answers']
+  asked = {
+    how: known[f'eval/test/accuracy_{how}']['last']
+    for how in ('greedy', 'sampled')
+  }
   record, lines = {}, []
   for name, arm in arms.items():
     for seed in map(str, arm['seeds']):
@@ -435,14 +457,14 @@ def real(arms):
           kind: by_seed(arm, f'test/accuracy_{how}', kind)[seed]
           for kind in KINDS
         }
-        for how in KNOWN
+        for how in asked
       }
-      cells = [f'{found[h][k]:.3f}' for h in KNOWN for k in KINDS]
-      there = all(found[how]['last'] >= least for how, least in KNOWN.items())
+      cells = [f'{found[h][k]:.3f}' for h in asked for k in KINDS]
+      there = all(found[how]['last'] >= least for how, least in asked.items())
       record.setdefault(name, {})[seed] = found | {'reached': there}
       lines.append([name, seed, *cells, 'yes' if there else 'no'])
-  head = [f'{how}, {kind}' for how in KNOWN for kind in KINDS]
-  least = ', '.join(f'{how} {value}' for how, value in KNOWN.items())
+  head = [f'{how}, {kind}' for how in asked for kind in KINDS]
+  least = ', '.join(f'{how} {value:.3f}' for how, value in asked.items())
   text = rows(['arm', 'seed', *head, 'ends there'], lines)
   return {'arms': record}, f'There: {least}.\n\n{text}'
 
@@ -463,7 +485,8 @@ def holm(tests, level=0.05):
   """Which of several differences are clear together, at a level.
 
   Returns:
-    By name: `p`, two-sided; the `level` of its step; whether it is `clear`.
+    By name: `p`, two-sided; the `level` of its step, which after the first
+    that is not clear stays what it was: what is clear has `p <= level`.
   """
   p = {}
   for name, found in tests.items():
@@ -472,11 +495,11 @@ def holm(tests, level=0.05):
     error, mean = error_of(found), abs(found['mean'])
     t = mean / error if error else np.inf if mean else 0.0
     p[name] = float(2 * stats.t.sf(t, found['seeds'] - 1))
-  out, clear = {}, True
+  out, clear, step = {}, True, level
   for i, name in enumerate(sorted(p, key=lambda name: p[name])):
-    step = level / (len(p) - i)
+    step = level / (len(p) - i) if clear else step
     clear = clear and p[name] <= step
-    out[name] = {'p': p[name], 'level': step, 'clear': bool(clear)}
+    out[name] = {'p': p[name], 'level': step}
   return out
 
 

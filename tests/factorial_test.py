@@ -89,6 +89,21 @@ def test_what_predicts_the_gain_is_told_from_what_does_not():
   assert alone['misfit'] < found['error_of_mean'] < alone['covered']
 
 
+def test_arms_that_differ_in_one_thing():
+  study = script('self_or_teacher')
+
+  def of(*values):
+    return {gain: of_seeds(*values) for gain in study.GAINS}
+
+  arms = {'matched_kept': of(0.5, 0.7, 0.6), 'matched_voted': of(0.4, 0.5, 0.5)}
+  found = study.differences(arms | {'narrow_kept': of(0.1, 0.1)})
+  assert list(found) == ['matched_kept-voted']
+  one = found['matched_kept-voted']['eval/ood/accuracy_greedy']
+  assert one['mean'] == pytest.approx(0.4 / 3)
+  half = 4.302653 * np.std([0.1, 0.2, 0.1], ddof=1) / np.sqrt(3)
+  assert one['interval'][1] == pytest.approx(0.4 / 3 + half)
+
+
 def test_coverage_is_the_mass_in_common():
   study = script('self_or_teacher')
   assert study.covered('small:narrow', 'test') == pytest.approx(0.24)

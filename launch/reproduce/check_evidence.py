@@ -13,7 +13,8 @@ anything is:
 - a figure of ours that is not what its file says. Such a figure is a link with
   a JSON pointer (RFC 6901), `[.966](../results/x.json#/arms/sqlm/last)`, and is
   right if the file's number is within half a unit of its last digit;
-- a figure of ours without such a link, between `OURS` and the next heading;
+- a figure of ours without such a link, between `OURS` and the next heading,
+  outside code and the tables that scripts draw (`results/*/answer.md`);
 - a config that is not there and not said to come.
 """
 
@@ -27,7 +28,12 @@ import sys
 PAGES = 'README.md', 'docs/*.md'
 EVIDENCE = 'docs/evidence.md'
 BIBLIOGRAPHY = '## Bibliography'
-OURS = re.compile(r'^\*\*Our run\.\*\*.*?(?=^#|\Z)', re.DOTALL | re.MULTILINE)
+OURS = re.compile(
+  r'^(?:\*\*Our run\.\*\*|\*\*When is a model better|## Itself, or a teacher)'
+  r'.*?(?=^#|\Z)',
+  re.DOTALL | re.MULTILINE,
+)
+CODE = re.compile(r'```.*?```|`[^`\n]*`', re.DOTALL)
 NEWEST = '2611'
 READ = 'full text', 'code', 'third party', 'abstract', 'not read'
 
@@ -56,12 +62,13 @@ def complaints(root):
   pages = {x.relative_to(root).as_posix(): x.read_text() for x in files}
   body, heading, table = pages.pop(EVIDENCE).partition(BIBLIOGRAPHY)
   pages[EVIDENCE] = body
+  drawn = [x.read_text() for x in root.glob('results/*/answer.md')]
   found = [] if heading else [f'{EVIDENCE}: no {BIBLIOGRAPHY}']
   for name, text in pages.items():
     wrong = [
       *filter(None, map(bad_id, sorted(ids(text)))),
       *bad_figures(text, (root / name).parent),
-      *bare_figures(text),
+      *bare_figures(text, drawn),
       *(
         f'{config} is not there'
         for config in CONFIG.findall(text)
@@ -175,10 +182,12 @@ def agrees(said, value):
   return abs(quoted - value) <= decimal.Decimal(5).scaleb(-decimals - 1)
 
 
-def bare_figures(text):
+def bare_figures(text, drawn=()):
   """Decimals in what we say of our runs that no link holds to a file."""
+  for table in drawn:
+    text = text.replace(table, '')
   for ours in OURS.findall(text):
-    rest = LIKE_AN_ID.sub('', FIGURE.sub('', ours))
+    rest = LIKE_AN_ID.sub('', CODE.sub('', FIGURE.sub('', ours)))
     for figure in re.findall(r'(?<![\w.])\d*\.\d+(?!\w)', rest):
       yield f'{figure}: a figure of ours without its file'
 

@@ -16,9 +16,10 @@ gain:
 Gains (last less first, means over seeds) are then regressed on the three, over
 all arms; how well that predicts is the error on arms of whose writer all were
 left out (the student itself, however its texts are chosen, is one), beside that
-of the mean of the others. Writes `predictors.json`, `predicted.md`, copies of
-`summary.json`, `table.md` and `compare.png`, and the README's figure and table,
-`answer.png` and `answer.md`. All of it again, from what is there:
+of the mean of the others. Writes `predictors.json` (which also has what arms
+that differ in one thing differ by), `predicted.md`, copies of `summary.json`,
+`table.md` and `compare.png`, and the README's figure and table, `answer.png`
+and `answer.md`. All of it again, from what is there:
 
   python launch/reproduce/self_or_teacher.py --draw results/self_or_teacher
 """
@@ -39,6 +40,7 @@ from jaxdistill.config import read_comparison
 from jaxdistill.data.small import world
 from jaxdistill.data.tasks import load_task
 from jaxdistill.data.tasks.small_pools import POOLS
+from jaxdistill.plots.intervals import estimate
 from jaxdistill.rollout import Sampling, contexts
 from jaxdistill.types import Prompt
 
@@ -46,21 +48,24 @@ CONFIG = 'configs/self_or_teacher_small.py'
 PROBLEMS, SAMPLES, LONGEST = 200, 8, 64
 # Arms without their coverage, and who it is that is learned from.
 TEACHERS = {
-  'vote': 'itself, by vote (no label)',
+  'vote': 'itself, paid by its vote (no label)',
+  'by_heart': 'itself, by heart what its vote keeps (no label)',
   'answer': 'itself, told the answer',
   'solution': 'itself, told a solution',
   'past': 'itself, as it began',
-  'weaker': 'a weaker teacher',
-  'equal': 'an equal teacher',
-  'stronger': 'a stronger teacher',
-  'voted': 'a stronger teacher, by its vote',
-  'foreign': 'a stronger one, worded otherwise',
+  'weaker': 'a weaker teacher, by heart',
+  'equal': 'an equal teacher, by heart',
+  'stronger': 'a stronger teacher, by heart',
+  'voted': 'a stronger teacher, by heart what its vote keeps',
+  'foreign': 'a stronger one that words it otherwise, by heart',
   'on_policy': 'a stronger teacher, token by token (GKD)',
-  'truth': 'known answers (GRPO)',
+  'truth': 'itself, paid by known answers (GRPO)',
+  'kept': 'itself, by heart what is right',
   'given': 'given solutions (SFT; costs no tokens)',
 }
 # Whose the texts are, however they are chosen.
-WRITERS = dict.fromkeys(('vote', 'answer', 'solution', 'past', 'truth'), 'self')
+OWN = ('vote', 'by_heart', 'answer', 'solution', 'past', 'truth', 'kept')
+WRITERS = dict.fromkeys(OWN, 'self')
 WRITERS |= dict.fromkeys(('stronger', 'voted', 'on_policy'), 'stronger')
 COVERAGES = {
   'matched': 'trained on home problems',
@@ -75,6 +80,15 @@ SHOWN = (
   ('abroad, greedy', 'matched', 'eval/ood/accuracy_greedy'),
   ('narrow pool: abroad, greedy', 'narrow', 'eval/ood/accuracy_greedy'),
   ('broad pool: abroad, greedy', 'broad', 'eval/ood/accuracy_greedy'),
+)
+# Arms that differ in one thing: who wrote, who judged, or how it is learned.
+PAIRS = (
+  ('kept', 'voted'),
+  ('by_heart', 'voted'),
+  ('vote', 'voted'),
+  ('kept', 'by_heart'),
+  ('vote', 'by_heart'),
+  ('truth', 'kept'),
 )
 LEAST = 6  # arms that a regression wants
 MEASURED = ('misfit', 'right', 'covered')
@@ -128,7 +142,8 @@ def main():
     title: {name: regressed(some, measured, name) for name in GAINS}
     for title, some in (('all', arms), ('without_foreign', near))
   }
-  record = {'measured': measured, 'regressions': fits}
+  apart = differences(arms)
+  record = {'measured': measured, 'regressions': fits, 'differences': apart}
   found.write_text(json.dumps(record, indent=1) + '\n')
   text = '\n'.join(f'{title}:\n\n{table(fit)}' for title, fit in fits.items())
   (out / 'predicted.md').write_text(text)
@@ -137,16 +152,22 @@ def main():
 
 def answer(arms):
   """Who it learned from, on which problems, and where it ended: Markdown."""
-  head = ['it learns from', *(title for title, _, _ in SHOWN)]
+  head = ['it learns from', *(title for title, _, _ in SHOWN), 'steps']
   start = next(iter(arms.values()))
   began = [f'{start[metric]["first"]:.2f}' for _, _, metric in SHOWN]
-  lines = [head, ['---'] * len(head), ['(before)', *began]]
+  lines = [head, ['---'] * len(head), ['(before)', *began, '']]
   for name, said in TEACHERS.items():
     found = [
       arms.get(f'{coverage}_{name}', {}).get(metric)
       for _, coverage, metric in SHOWN
     ]
-    lines.append([said, *((x and _ended(x)) or '' for x in found)])
+    steps = [
+      f'{arms[arm]["optimizer_steps"]:.0f}'
+      for arm in (f'{coverage}_{name}' for coverage in COVERAGES)
+      if arm in arms
+    ]
+    cells = [(x and _ended(x)) or '' for x in found]
+    lines.append([said, *cells, ', '.join(steps)])
   return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
@@ -155,6 +176,22 @@ def _ended(found):
   if not found['interval']:
     return f'{found["mean"]:.2f}'
   return f'{found["mean"]:.2f} ± {found["interval"][1] - found["mean"]:.2f}'
+
+
+def differences(arms):
+  """Last values of an arm less those of another, over seeds, by pool."""
+  found = {}
+  for coverage in COVERAGES:
+    for one, other in PAIRS:
+      pair = [arms.get(f'{coverage}_{name}') for name in (one, other)]
+      if not all(pair):
+        continue
+      for metric in GAINS:
+        a, b = (arm[metric]['by_seed']['last'] for arm in pair)
+        mean, bounds = estimate([a[s] - b[s] for s in a if s in b])
+        name = f'{coverage}_{one}-{other}'
+        found.setdefault(name, {})[metric] = {'mean': mean, 'interval': bounds}
+  return found
 
 
 def draw(arms, out):
@@ -246,8 +283,8 @@ def texts(student, problems, config):
     teacher = jd.load(method.teacher.removeprefix('model:'))
   pairs = list(zip(*answered(teacher, problems), strict=True))
   judges = {'sqlm': 'vote', 'grpo': 'known'}
-  judge = judges.get(method.name) or method.get('judge', 'none')
-  if judge == 'none':
+  judge = judges.get(method.name) or method.get('judge') or method.keep
+  if judge in ('none', 'all'):
     return pairs, len(pairs)
   kept = []
   for i in range(0, len(pairs), SAMPLES):

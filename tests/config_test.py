@@ -265,7 +265,8 @@ def test_a_comparison_and_a_run_are_told_apart(refused, here):
   assert said.endswith('is a comparison: jaxdistill compare runs it\n')
   said = refused('compare', '--config', CONFIG, '--workdir', 'w')
   assert 'must return a Comparison' in said
-  assert "no arm 'b'; there are a, bb" in refused(*argv, '--arms', 'a,b')
+  said = refused(*argv, '--arms', 'a,b')
+  assert "no arm 'b'; the nearest is 'bb' of a, bb" in said
   assert "no seed '7'" in refused(*argv, '--seeds', '7')
   assert "nearest is 'steps'" in refused(*argv, '--config.step=3')
   argv = write_comparison(here, {'a': {}, 'b': {}}, tokens=0)

@@ -29,7 +29,7 @@ TABLE = {
   'data': ('types', 'rewards', 'spelling'),
   'batch': ('types', 'dist'),
   'models': ('dist', 'data.text', 'data.small', 'spelling'),
-  'anchors': ('checkpoint', 'dist'),
+  'anchors': ('checkpoint', 'dist', 'spelling'),
   'rollout': (
     *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),
     *('rewards', 'dist'),
@@ -51,7 +51,7 @@ TABLE = {
   # What people and commands call.
   'api': (
     *('config', 'run', 'eval', 'models', 'rollout', 'rewards', 'data'),
-    *('plots', 'types', 'dist'),
+    *('plots', 'types', 'spelling', 'dist'),
   ),
   'cli': (
     *('api', 'config', 'run', 'models', 'checkpoint', 'plots', 'spelling'),

@@ -92,7 +92,7 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('more', 'said'),
   [
-    ({'rungs': ('ful',)}, "'ful' is none of none, answer"),
+    ({'rungs': ('ful',)}, "no context 'ful'; the nearest is 'full' of none"),
     ({'samples': 1}, 'at least 2'),
     ({'judge': 'vote', 'solution': 'reference'}, 'knows no reference'),
     ({'task': 'arithmetic:add:2,2', 'solution': 'reference'}, 'refer to'),

@@ -108,6 +108,16 @@ def evaluated(*pairs):
   ]
 
 
+def test_a_ranking_is_measured_too(report):
+  name = 'eval/test/order_accuracy'
+  page = report([{'step': 0, name: 0.5}, {'step': 1, name: 0.75}])
+  assert 'Nothing was measured' not in page.text
+  assert 'Order of pairs of items: 50.0% → 75.0% right (noise unknown)' in (
+    page.text
+  )
+  assert 'Pairs of items in the right order' in page.text
+
+
 @pytest.mark.parametrize(('right', 'n'), [(50, 100), (0, 20), (254, 256)])
 def test_binomial_is_wilson_s(right, n):
   wanted = stats.binomtest(right, n).proportion_ci(method='wilson')
@@ -431,7 +441,9 @@ def test_outcomes_without_a_vote():
   record = {'known': '2', 'answers': ['2', '2', '1']}
   assert outcome(record) == 'right'
   assert outcome(record | {'answers': ['2', '1']}) == 'wrong'
-  assert outcome({'anything': 1}) == 'unknown'
+  assert outcome({'known': None, 'answers': ['2']}) == 'unknown'
+  assert outcome({'known': '2', 'texts': ['it is 2']}) == 'unread'
+  assert outcome({'anything': 1}) == 'unread'
 
 
 def test_alarms_are_named_on_the_curve_of_their_metric():

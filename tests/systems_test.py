@@ -10,6 +10,7 @@ import pytest
 import jaxdistill as jd
 from jaxdistill import config as configs
 from jaxdistill.config import SYSTEMS
+from jaxdistill.plots.report import outcome
 from jaxdistill.run.loop import Loop
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
@@ -95,7 +96,11 @@ def test_two_steps(trained, tmp_path, name):
   unscored = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd', 'offline_kd'}
   assert (lines[0]['rollout/scored'] > 0) == (name not in unscored)
   told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
-  assert len(told) == 6 and all(json.loads(x)['texts'] for x in told)
+  records = [json.loads(x) for x in told]
+  assert len(records) == 6 and all(r['texts'] for r in records)
+  # A report says whether most answers were right; those of a folder are unread.
+  read = {outcome(r) for r in records}
+  assert read <= ({'unread'} if name == 'offline_kd' else {'right', 'wrong'})
 
 
 @pytest.mark.parametrize('name', CUT)
@@ -116,6 +121,12 @@ def test_a_name_behind_a_config(capsys):
     configs.read_config(f'{CONFIG}:sdpoo', ())
   with pytest.raises(configs.ConfigError, match="nearest is 'sdpo'"):
     configs.read_config(f'{CONFIG}:spdo', ())  # its letters, not srpo's
+  with pytest.raises(configs.ConfigError, match=r'is a method.*are sdpo'):
+    configs.read_config(f'{CONFIG}:self_distill', ())
+  with pytest.raises(configs.ConfigError, match='a system of method self_dis'):
+    configs.read_config(str(CONFIG), [('method.name', 'sdpo')])
+  with pytest.raises(configs.ConfigError, match="'on_policy', a key of teach"):
+    configs.read_config(f'{CONFIG}:sdpo', [('method.on_policy', 0.5)])
   grpo = CONFIG.with_name('grpo_small.py')
   with pytest.raises(configs.ConfigError, match="takes no 'sdpo'"):
     configs.read_config(f'{grpo}:sdpo', ())
@@ -135,8 +146,10 @@ def test_a_name_behind_a_config(capsys):
     ('sdpo', {'samples': 1}, 'samples is 1'),
     ('sdpo', {'kl': 0.1}, 'method.others'),
     ('u_opsd', {'solution': 'reference'}, 'knows no reference'),
-    ('sdpo', {'teacher': 'ema:2'}, "rule 'ema:2' is not known"),
+    ('sdpo', {'teacher': 'ema:2'}, "rule 'ema:2': ema cannot have '2'"),
     ('gkd', {'teacher': 'model:small-lat'}, 'small-late'),
+    ('gkd', {'teacher': 'small-late'}, 'a model is model:small-late'),
+    ('sdpo', {'teacher': 'emma:0.9'}, "the nearest is 'ema'"),
     ('gkd', {'on_policy': 1.5}, 'on_policy is 1.5'),
     ('sequence_kd', {'on_policy': 1.0}, 'method rft'),
     ('rft', {'keep': 'votes'}, "nearest is 'vote'"),

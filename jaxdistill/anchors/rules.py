@@ -11,6 +11,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
+from jaxdistill.spelling import nearest
+
 
 @runtime_checkable
 class Rule(Protocol):
@@ -131,6 +133,7 @@ class External:
     return 0.0, mind
 
 
+_KINDS = ('frozen', 'every', 'league', 'ema', 'trust', 'best', 'model')
 _FORMS = (
   'frozen, every:K, league:K, ema:DECAY, trust:RADIUS, best:SPLIT/NAME or '
   'model:NAME'
@@ -169,7 +172,16 @@ def parse_rule(text: str) -> Rule:
     return Best(value)
   if name == 'model' and value:
     return _external(text, value)
-  raise ValueError(f'anchor rule {text!r} is not known; it must be {_FORMS}')
+  if name in _KINDS:
+    raise ValueError(
+      f'anchor rule {text!r}: {name} cannot have {value!r}; it must be {_FORMS}'
+    )
+  near = nearest(name, _KINDS, 0.51)
+  model = f'a model is model:{text or "NAME"}'
+  meant = f'the nearest is {near!r}' if near else model
+  raise ValueError(
+    f'anchor rule {text!r} is not known; {meant}; it must be {_FORMS}'
+  )
 
 
 def _external(text: str, value: str) -> External:

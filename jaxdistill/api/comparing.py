@@ -16,6 +16,7 @@ from jaxdistill.api.training import begin
 from jaxdistill.config import Comparison, ConfigError
 from jaxdistill.plots import notebook
 from jaxdistill.run import compare as comparing
+from jaxdistill.spelling import among
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -194,7 +195,5 @@ def _chosen(what: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
   chosen = list(names) or known
   for name in chosen:
     if name not in known:
-      raise ConfigError(
-        f'there is no {what} {name!r}; there are {", ".join(known)}'
-      )
+      raise ConfigError(f'there is no {what} {name!r}{among(name, known)}')
   return chosen

@@ -18,6 +18,7 @@ from jaxdistill.eval.ladder import TOP, ladder
 from jaxdistill.plots import notebook
 from jaxdistill.rollout import contexts
 from jaxdistill.run.ask import reduce_metrics
+from jaxdistill.spelling import among
 from jaxdistill.types import Problem, Task
 
 COLUMNS = {
@@ -116,13 +117,14 @@ def context(
       asked.
   """
   for name, values, allowed in (
-    ('rungs', rungs, contexts.NAMES),
+    ('context', rungs, contexts.NAMES),
     ('judge', [judge], contexts.JUDGES),
     ('solution', [solution], contexts.SOLUTIONS),
   ):
     for value in values:
       if value not in allowed:
-        raise ConfigError(f'{name}: {value!r} is none of {", ".join(allowed)}')
+        near = among(value, allowed)
+        raise ConfigError(f'there is no {name} {value!r}{near}')
   if samples < 2:
     raise ConfigError(f'samples: {samples} must be at least 2, for siblings')
   if task is not None:

@@ -115,7 +115,10 @@ def _check_names(
       if not equals:
         parser.error(f'{text!r} has no value; keys are set as {name}=VALUE')
     elif name not in known:
-      parser.error(f'{verb} has no option {text!r}{among(name, known)}')
+      keys = '; keys of the config are set as --config.KEY=VALUE'
+      parser.error(
+        f'{verb} has no option {text!r}{among(name, known)}{keys * config}'
+      )
     if name in seen:
       parser.error(f'{name} is given twice')
     seen.add(name)

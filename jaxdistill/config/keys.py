@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from etils import epath
@@ -37,14 +37,18 @@ def method_class(name: str) -> type:
     ConfigError: There is no such file (the nearest is named), or what it
       defines is not a method.
   """
-  names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
-  names = [n for n in names if n not in SHARED]
+  names = _methods()
   if name.endswith('.py'):
     module, file = python_module(name), name
   elif name in names:
     file = f'methods/{name}.py'
     module = importlib.import_module(f'jaxdistill.methods.{name}')
   else:
+    if of := [n for n in names if name in _systems_of(n)]:
+      raise ConfigError(
+        f'{name!r} is a system of method {of[0]}: ask for a config with '
+        f':{name} behind it, or override it with system({name!r})'
+      )
     raise ConfigError(f'there is no method {name!r}{among(name, names)}')
   found = [
     value
@@ -67,6 +71,17 @@ def method_class(name: str) -> type:
     if not member.startswith('_') and not there:
       raise ConfigError(f'{file} has no {member!r} (its base may be Method)')
   return found[0]
+
+
+def _methods() -> list[str]:
+  """Names of the methods that come with the package."""
+  names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
+  return [name for name in names if name not in SHARED]
+
+
+def _systems_of(method: str) -> Collection[str]:
+  module = importlib.import_module(f'jaxdistill.methods.{method}')
+  return getattr(module, 'SYSTEMS', ())
 
 
 def python_module(path: str) -> Any:
@@ -177,6 +192,16 @@ def _override(config: Any, key: str, text: Any) -> None:
     config[section][name] = text
     return
   if key not in keys:
+    whose = [
+      method
+      for method in (_methods() if section == 'method' else ())
+      if name in fields_of(method_class(method)())
+    ]
+    if whose:
+      raise ConfigError(
+        f'method {config.method.name} has no {name!r}, a key of '
+        f'{", ".join(whose)}'
+      )
     raise ConfigError(f'there is no config key {key!r}{among(key, keys)}')
   if key == 'remat':
     text = named(text == 'True' if text in ('True', 'False') else text)

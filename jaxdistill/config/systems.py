@@ -31,6 +31,9 @@ def system(name: str) -> dict[str, Any]:
   Raises:
     ConfigError: There is none of that name; the nearest is named.
   """
+  of = [n for n, keys in SYSTEMS.items() if keys['method.name'] == name]
+  if of and name not in SYSTEMS:
+    raise ConfigError(f'{name!r} is a method; its systems are {", ".join(of)}')
   if name not in SYSTEMS:
     raise ConfigError(
       f'there is no system {name!r}{among(name, SYSTEMS)} (there are '

@@ -111,8 +111,8 @@ class CrossEncoder(Method):
     update = Update((rows,), self.epochs, self.minibatches)
     observed = observed_of(grades_PG, items_PG)
     transcripts = [
-      {'query': p.text, 'items': [x.text for x in items_G]}
-      | {'known': [x.grade for x in items_G], 'targets': grades_G.tolist()}
+      {'problem': p.text, 'items': [x.text for x in items_G]}
+      | {'grades': [x.grade for x in items_G], 'targets': grades_G.tolist()}
       for p, items_G, grades_G in zip(
         problems, items_PG, grades_PG, strict=True
       )

@@ -17,7 +17,7 @@ from jaxdistill.methods.method import (
   check_paid,
 )
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure, scored_tokens
+from jaxdistill.rollout import measure, scored_tokens, transcript
 from jaxdistill.types import Collected, Prompt
 
 
@@ -85,13 +85,7 @@ class Grpo(Method):
       'train/learnable': 1.0 - rewards.all_equal(rewards_PG),
     } | measure(rollouts)
     transcripts = [
-      {
-        'problem': p.text,
-        'known': p.answer,
-        'answers': answers_G,
-        'rewards': rewards_G.tolist(),
-        'texts': [r.text for r in rollouts_G],
-      }
+      transcript(p, rollouts_G, answers_G, rewards=rewards_G.tolist())
       for p, answers_G, rewards_G, rollouts_G in zip(
         problems, answers_PG, rewards_PG, rollouts_PG, strict=True
       )

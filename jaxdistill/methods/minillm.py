@@ -20,7 +20,7 @@ import numpy as np
 from jaxdistill import losses, rewards
 from jaxdistill.methods.method import Method, check_minibatches, check_unread
 from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
-from jaxdistill.rollout import measure, merged, scored_tokens
+from jaxdistill.rollout import measure, merged, scored_tokens, transcript
 from jaxdistill.types import Anchor, Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
@@ -89,10 +89,7 @@ class Minillm(Method):
         )
       )
     different = merged(rows)
-    told = [
-      {'problem': p.text, 'known': p.answer, 'texts': [r.text for r in r_G]}
-      for p, r_G in zip(problems, rollouts_PG, strict=True)
-    ]
+    told = [*map(transcript, problems, rollouts_PG)]
     return Collected(
       [self.policy.update(self.policy.row_set(different))],
       state,

@@ -115,6 +115,7 @@ class OfflineDistill(Method):
     told = [
       {
         'problem': p.text,
+        'known': p.answer,
         'texts': [tokenizer.decode(t.tokens_T.tolist()) for t in targets_G],
       }
       for p, targets_G in zip(problems, known, strict=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxdistill.methods.method import Method, check_minibatches, check_unread
 from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
-from jaxdistill.rollout import measure, merged
+from jaxdistill.rollout import measure, merged, transcript
 from jaxdistill.types import Collected, Prompt, response_row
 
 # The keys of a config that make it this one.
@@ -82,10 +82,7 @@ class Opsa(Method):
           old_logp=r.logp_T,
         )
       )
-    told = [
-      {'problem': p.text, 'texts': [r.text for r in rollouts_G]}
-      for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
-    ]
+    told = [*map(transcript, problems, rollouts_PG)]
     return Collected(
       [self.policy.update(self.policy.row_set(merged(rows)))],
       state,

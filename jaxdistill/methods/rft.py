@@ -23,7 +23,7 @@ from jaxdistill.methods.method import (
   check_minibatches,
   check_paid,
 )
-from jaxdistill.rollout import Sampling, contexts, measure, merged
+from jaxdistill.rollout import Sampling, contexts, measure, merged, transcript
 from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
@@ -129,10 +129,7 @@ class Rft(Method):
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
     share = np.repeat([1.0, 0.0], [len(kept), len(rollouts) - len(kept)])
     sets = (RowSet('solver', rows),)
-    told = [
-      {'problem': p.text, 'texts': [r.text for r in rollouts_G]}
-      for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
-    ]
+    told = [*map(transcript, problems, rollouts_PG)]
     return Collected(
       [Update(sets, self.epochs, self.minibatches)],
       state,

@@ -33,7 +33,7 @@ from jaxdistill.methods.method import (
   check_unread,
 )
 from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
-from jaxdistill.rollout import contexts, measure, merged
+from jaxdistill.rollout import contexts, measure, merged, transcript
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.types import Anchor, Collected, Prompt, Row, response_row
 
@@ -128,13 +128,10 @@ class Rlcsd(Method):
       'train/contrast': np.abs(flat),
     }
     told = [
-      {
-        'problem': p.text,
-        'known': p.answer,
-        'right': [c.right for c in cases_G],
-        'texts': [c.rollout.text for c in cases_G],
-      }
-      for p, cases_G in zip(problems, cases_PG, strict=True)
+      transcript(p, rollouts_G, right=[c.right for c in cases_G])
+      for p, rollouts_G, cases_G in zip(
+        problems, rollouts_PG, cases_PG, strict=True
+      )
     ]
     return Collected(
       [self.policy.update(self.policy.row_set(rows))],

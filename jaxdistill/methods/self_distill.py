@@ -55,7 +55,13 @@ from jaxdistill.methods.policy_gradient import (
   UNREAD,
   PolicyGradient,
 )
-from jaxdistill.rollout import Player, contexts, measure, scored_tokens
+from jaxdistill.rollout import (
+  Player,
+  contexts,
+  measure,
+  scored_tokens,
+  transcript,
+)
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.rollout.markers import begins
 from jaxdistill.spelling import nearest
@@ -400,11 +406,10 @@ class SelfDistill(Method):
 
 def _transcribed(problem, cases_G: Sequence[Case], prompts_G) -> dict[str, Any]:
   """What was said to one problem, and what its teacher read."""
-  return {
-    'problem': problem.text,
-    'known': problem.answer,
-    'taken': cases_G[0].answer,
-    'right': [c.right for c in cases_G],
-    'texts': [c.rollout.text for c in cases_G],
-    'teacher': [p and p.text for p in prompts_G],
-  }
+  return transcript(
+    problem,
+    [c.rollout for c in cases_G],
+    taken=cases_G[0].answer,
+    right=[c.right for c in cases_G],
+    teacher=[p and p.text for p in prompts_G],
+  )

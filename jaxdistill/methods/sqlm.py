@@ -36,7 +36,7 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure, scored_tokens
+from jaxdistill.rollout import measure, scored_tokens, transcript
 from jaxdistill.types import Collected, Problem, Prompt, Records, Rollout
 
 # What self-play is held against: each undoes one part of it.
@@ -439,14 +439,13 @@ class _Answered:
   earned_G: Sequence[float]
 
   def transcript(self) -> dict[str, Any]:
-    return {
-      'problem': self.asked.problem.text,
-      'known': self.asked.problem.answer,
-      'vote': self.vote.answer,
-      'answers': self.answers_G,
-      'rewards': [float(x) for x in self.earned_G],
-      'texts': [r.text for r in self.rollouts_G],
-    }
+    return transcript(
+      self.asked.problem,
+      self.rollouts_G,
+      self.answers_G,
+      vote=self.vote.answer,
+      rewards=[float(x) for x in self.earned_G],
+    )
 
 
 def _read(rollout: Rollout, topic: Problem, address: int) -> _Proposal:

@@ -42,7 +42,13 @@ from jaxdistill.methods.policy_gradient import (
   UNREAD,
   PolicyGradient,
 )
-from jaxdistill.rollout import Player, contexts, measure, scored_tokens
+from jaxdistill.rollout import (
+  Player,
+  contexts,
+  measure,
+  scored_tokens,
+  transcript,
+)
 from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Problem, Prompt, Rollout, RowSet
 
@@ -176,12 +182,7 @@ class TeacherDistill(Method):
       [r for r_G in drawn_PG for r in r_G]
     )
     told = [
-      {
-        'problem': p.text,
-        'known': p.answer,
-        'by': by,
-        'texts': [r.text for r in r_G],
-      }
+      transcript(p, r_G, by=by)
       for by, asked, texts_PG in (
         ('student', own, drawn_PG),
         ('teacher', given, said_PG),

@@ -24,6 +24,11 @@ PANELS = {
     ('eval/ood/accuracy_greedy', 'greedy', '--'),
     ('eval/ood/vote_accuracy', 'vote of the samples', ':'),
   ),
+  'Pairs of items in the right order': (
+    ('eval/test/order_accuracy', 'held out', '-'),
+    ('eval/ood/order_accuracy', 'out of distribution', '--'),
+    ('eval/test/teacher_order_accuracy', 'its teacher, held out', ':'),
+  ),
   'Calibration error of the vote': (
     ('eval/test/calibration_error', 'held out', '-'),
     ('eval/ood/calibration_error', 'out of distribution', '--'),
@@ -47,6 +52,9 @@ PANELS = {
   'KL to the anchor (nats per token)': (
     ('train/kl_base', 'solver', '-'),
     ('train/proposer_kl_base', 'proposer', '--'),
+  ),
+  'KL to the teacher (nats per token)': (
+    ('train/kl_teacher', 'reverse KL over the support', '-'),
   ),
   'Response length (tokens)': (('rollout/length', 'length', '-'),),
   'Entropy (nats per token)': (('rollout/entropy', 'entropy', '-'),),

@@ -63,6 +63,7 @@ OUTCOMES = {
   'none': 'no majority',
   'rejected': 'rejected',
   'unknown': 'answer not known',
+  'unread': 'not judged',
 }
 
 
@@ -139,9 +140,11 @@ def outcome(record: Mapping[str, Any]) -> str:
   if 'vote' in record and record['vote'] is None:
     return 'none'
   if known is None:
-    return 'unknown'
+    return 'unknown' if answers or 'vote' in record else 'unread'
   if 'vote' in record:
     return 'right' if _same(record['vote'], known) else 'wrong'
+  if not answers:
+    return 'unread'
   right = sum(_same(answer, known) for answer in answers)
   return 'right' if 2 * right > len(answers) else 'wrong'
 

@@ -10,7 +10,11 @@ from jaxdistill.plots.curves import points_of
 from jaxdistill.plots.intervals import binomial, change
 
 _SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
-_KINDS = {'sampled': 'sampled answers', 'greedy': 'greedy answer'}
+_KINDS = {
+  'accuracy_sampled': 'sampled answers',
+  'accuracy_greedy': 'greedy answer',
+  'order_accuracy': 'order of pairs of items',
+}
 
 
 def verdict(
@@ -66,18 +70,20 @@ def _splits(config, metrics):
     name.split('/')[1]
     for line in metrics
     for name in line
-    if name.startswith('eval/') and '/accuracy_' in name
+    if name.startswith('eval/') and name.split('/')[-1] in _KINDS
   }
   ordered = [*config.get('eval', {}).get('splits', ()), *sorted(seen)]
   ordered.sort(key=lambda split: split != 'test')
   return [split for split in dict.fromkeys(ordered) if split in seen]
 
 
-def _rows(split, metrics, n):
+def _rows(split, metrics, of):
   for kind, said in _KINDS.items():
-    points = points_of(metrics, f'eval/{split}/accuracy_{kind}')
+    points = points_of(metrics, f'eval/{split}/{kind}')
     if not points:
       continue
+    # Pairs of one query are not independent: no binomial of theirs is known.
+    n = None if kind == 'order_accuracy' else of
     began, ended = points[0][1], points[-1][1]
     step, best = max(points, key=lambda point: point[1])
     rise = change(began, ended, n) if n else None

@@ -11,6 +11,7 @@ from jaxdistill.rollout.rows import (
   scored_tokens,
 )
 from jaxdistill.rollout.samplers import Sampling
+from jaxdistill.rollout.transcript import transcript
 
 __all__ = [
   'FIELDS',
@@ -23,4 +24,5 @@ __all__ = [
   'merged',
   'policy_rows',
   'scored_tokens',
+  'transcript',
 ]

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdistill import config as configs
 from jaxdistill.cli.main import main
+from jaxdistill.plots import comparison as comparison_plot
 from jaxdistill.run import compare, loop
 
 GREEDY, SAMPLED = 'eval/test/accuracy_greedy', 'eval/test/accuracy_sampled'
@@ -131,6 +132,28 @@ def test_the_table_marks_what_is_beyond_its_interval(comparison, tmp_path):
   assert cells[7:9] == ['**-0.089**', '**-0.199**']
   low, high = map(float, cells[9].split(' to '))
   assert low < -0.199 < high < 0
+
+
+def test_what_all_seeds_share_to_the_last_digit_is_not_bold(
+  comparison, tmp_path
+):
+  for seed in (0, 1):
+    fake(tmp_path, 'base', seed, [evaluated(0.5, 0), evaluated(0.75, 0)])
+  table = compare.table(compare.summarise(comparison, tmp_path))
+  assert '| +0.250 |' in table and '**+0.250**' not in table
+
+
+def test_a_teacher_is_in_the_table_and_in_the_figure(comparison, tmp_path):
+  order, teacher = (f'eval/test/{x}order_accuracy' for x in ('', 'teacher_'))
+  for seed in (0, 1):
+    lines = [{order: 0.5, teacher: 0.9}, {order: 0.7 + seed, teacher: 0.9}]
+    fake(tmp_path, 'base', seed, lines)
+  found = compare.summarise(comparison, tmp_path)
+  assert '| held out, order of pairs, the teacher |' in compare.table(found)
+  assert comparison_plot._teachers(found['arms'], order) == [0.9]
+  assert comparison_plot._teachers(found['arms'], GREEDY) == []
+  comparison_plot.draw_comparison(found, tmp_path / 'x.png')
+  assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_a_last_step_far_beyond_the_budget_is_told(comparison, tmp_path):

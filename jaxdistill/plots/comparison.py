@@ -16,6 +16,8 @@ ACCURACIES = {
   'eval/ood/accuracy_sampled': 'out of distribution, sampled',
   'eval/test/order_accuracy': 'held out, order of pairs',
   'eval/ood/order_accuracy': 'out of distribution, order of pairs',
+  'eval/test/teacher_order_accuracy': 'held out, order of pairs, the teacher',
+  'eval/ood/teacher_order_accuracy': 'out of distribution, ..., the teacher',
   'eval/dev/accuracy_greedy': 'dev, greedy',
   'eval/dev/accuracy_sampled': 'dev, sampled',
 }
@@ -23,7 +25,7 @@ ACCURACIES = {
 SHOWN = {
   name: title
   for name, title in ACCURACIES.items()
-  if name != 'eval/ood/accuracy_sampled'
+  if name != 'eval/ood/accuracy_sampled' and '/teacher_' not in name
 } | {'selfplay/vote_accuracy': 'self-play: the vote is right'}
 
 
@@ -58,7 +60,8 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
   seeds, whose interval would fill the panel, a thin line each instead); below,
   for each arm its last value with the interval, the single seeds, and (hollow)
   the best and the dev-selected value. The dashed line is where the first arm
-  began.
+  began,
+  the dotted ones what teachers are worth, where that was measured.
 
   Args:
     summary: What `jaxdistill compare` writes.
@@ -95,11 +98,19 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
     Line2D([], [], color='0.3', marker='s', mfc='none', ls=''),
     Line2D([], [], color='0.3', ls='--', lw=1),
   ]
-  labels = (
+  labels: tuple[str, ...] = (
     *('last, mean and 95% interval', 'last, each seed', 'best'),
     *('selected on dev', 'before training'),
   )
-  figure.legend(marks, labels, loc='outside lower center', ncols=5, fontsize=9)
+  if any(_teachers(summary['arms'], name) for name in columns):
+    marks.append(Line2D([], [], color='0.3', ls=':', lw=1.2))
+    labels += ('teachers',)
+  figure.legend(
+    *(marks, labels),
+    loc='outside lower center',
+    ncols=max(1, min(len(marks), int(size[0] / 2.5))),
+    fontsize=9,
+  )
   with epath.Path(out).open('wb') as file:
     figure.savefig(file, format='png', dpi=110)
 
@@ -131,6 +142,9 @@ def _draw_curves(axis, name, curves, colours):
 def _draw_ends(axis, name, arms, colours):
   starts = [found[name]['first'] for found in arms.values() if found.get(name)]
   axis.axvline(starts[0], color='0.3', ls='--', lw=1)
+  taught = _teachers(arms, name)
+  for value in taught:
+    axis.axvline(value, color='0.3', ls=':', lw=1.2)
   for place, (arm, found) in enumerate(arms.items()):
     if not found.get(name):
       continue
@@ -145,11 +159,19 @@ def _draw_ends(axis, name, arms, colours):
         axis.plot(metric[kind], place - 0.28, mark, color=colour, mfc='none')
   # Where the values are; an interval from two or three seeds may go beyond.
   shown = [v for found in arms.values() for v in _ends(found.get(name))]
+  shown += taught
   margin = 0.08 * (max(shown) - min(shown)) + 0.005
   axis.set_xlim(min(shown) - margin, max(shown) + margin)
   axis.set_yticks(range(len(arms)), list(arms), fontsize=9)
   axis.set_ylim(len(arms) - 0.4, -0.7)
   axis.grid(alpha=0.3, axis='x')
+
+
+def _teachers(arms, name):
+  """What the teachers of arms are worth by a metric, each value once."""
+  split, _, metric = name.rpartition('/')
+  found = [arm.get(f'{split}/teacher_{metric}') for arm in arms.values()]
+  return sorted({x['last'] for x in found if x})
 
 
 def _ends(metric):

@@ -21,6 +21,11 @@ from jaxdistill.plots.intervals import estimate
 from jaxdistill.run.workdir import Workdir
 
 GRID = 21  # points of a curve
+CAPTION = """\
+Means over seeds of the first, best and last value in a run, and of the value
+where the same accuracy on `dev` was best. 95% is Student's t over seeds: with
+two or three it is wide, and may leave the range that a share can have. Bold: it
+leaves out 0."""
 SLACK = 0.05  # of a budget, that a last step may go beyond it
 
 
@@ -232,9 +237,10 @@ def _mean(values) -> float:
 def table(summary: Mapping[str, Any]) -> str:
   """The comparison as Markdown: what it cost, and one table per accuracy.
 
-  A rise or a difference whose interval does not contain 0 is bold.
+  A rise or a difference whose interval does not contain 0 is bold, unless all
+  seeds have the very same one, which says nothing of how much it varies.
   """
-  arms, blocks = summary['arms'], []
+  arms, blocks = summary['arms'], [CAPTION]
   reference = next(iter(arms), '')
   for name, title in measured(arms).items():
     rows = [
@@ -289,8 +295,8 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def _change(found) -> str:
-  bounds, mean = found['interval'], f'{found["mean"]:+.3f}'
-  return f'**{mean}**' if bounds and bounds[0] * bounds[1] > 0 else mean
+  (low, high), mean = found['interval'] or (0, 0), f'{found["mean"]:+.3f}'
+  return f'**{mean}**' if low * high > 0 and low < high else mean
 
 
 def _figure(value) -> str:

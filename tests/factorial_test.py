@@ -260,6 +260,16 @@ def test_words_of_a_protocol():
   assert '| inconclusive |' in text
 
 
+def test_what_changes_with_what():
+  claims = script('claims')
+  arms = [
+    {'eval/x': of_seeds(0.1, 0.2, first=0), 'eval/y': of_seeds(0.9, 0.8)},
+    {'eval/x': of_seeds(0.9, first=0.6), 'eval/y': of_seeds(0.4)},
+  ]
+  # Changes .1, .2, .3 and .5, .4, 0: in reverse order.
+  assert claims.changes_together(arms, 'x', 'y') == {'rho': -1, 'runs': 3}
+
+
 def test_rungs_are_scored_on_the_same_answers():
   claims = script('claims')
   found = {

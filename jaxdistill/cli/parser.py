@@ -10,8 +10,9 @@ from jaxdistill.spelling import among
 WRONG = 2  # exit code for bad input
 
 _DESCRIPTION = """\
-Language models that improve themselves: one model writes problems, answers
-each several times, and learns from the majority vote.
+Language models that improve themselves, or learn from a teacher: one model
+writes problems, answers each several times, and learns from the majority vote;
+or from itself where it is told more, or from another model.
 
 A first run, three minutes on a laptop, nothing downloaded:
 

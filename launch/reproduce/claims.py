@@ -397,7 +397,11 @@ def calibration(arms):
     text += '\nB0 does not hold: nothing that follows is tested.\n'
   looked, more = judged({name: (*found, 0) for name, found in seen.items()})
   record['tests'] |= looked['tests']
-  return record | {'B0': met}, f'{ends(arms)}\n{text}\n{more}'
+  together = changes_together(arms.values(), sure, abroad)
+  more += f'\nRank correlation of changes in {sure} and {abroad}: '
+  more += f'{together["rho"]:+.2f} over {together["runs"]} runs.\n'
+  record |= {'B0': met, 'changes': together}
+  return record, f'{ends(arms)}\n{text}\n{more}'
 
 
 def at_holm(tests, level=0.05):
@@ -411,6 +415,20 @@ def at_holm(tests, level=0.05):
     )
     for name, (title, found, *claimed) in tests.items()
   }
+
+
+def changes_together(arms, one, other):
+  """Rank correlation over all runs of how two metrics changed."""
+  first, second = (
+    [
+      by_seed(arm, metric)[seed] - by_seed(arm, metric, 'first')[seed]
+      for arm in arms
+      for seed in by_seed(arm, metric)
+    ]
+    for metric in (one, other)
+  )
+  rho: Any = stats.spearmanr(first, second)[0]
+  return {'rho': float(rho), 'runs': len(first)}
 
 
 def registered(tests, level=0.05):

@@ -108,6 +108,14 @@ def evaluated(*pairs):
   ]
 
 
+def test_a_seed_of_an_arm_is_named_by_both(tmp_path):
+  folder = tmp_path / 'some_arm' / '0'
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text('{}')
+  (folder / 'metrics.jsonl').write_text('{"step": 0}\n')
+  assert 'some_arm/0' in write_report(folder).read_text()
+
+
 def test_a_ranking_is_measured_too(report):
   name = 'eval/test/order_accuracy'
   page = report([{'step': 0, name: 0.5}, {'step': 1, name: 0.75}])

@@ -92,7 +92,8 @@ def write_report(
   transcripts = [{'outcome': outcome(x)} | x for x in transcripts]
   seen = {x['outcome'] for x in transcripts}
   page = _template().render(
-    name=root.name or str(root),
+    # A run of a comparison is ARM/SEED.
+    name='/'.join(root.parts[-1 - root.name.isdecimal() :]) or str(root),
     rollouts=str(root / 'rollouts'),
     verdict=verdict(config, metrics, alarms, summary),
     panels=draw_svgs(metrics, alarms),

@@ -21,8 +21,9 @@ those that anybody generates, and those that a teacher scores. It learns from
 
 on problems of three kinds: `matched` (the mix that it was pretrained on),
 `narrow` (additions of two digits), `broad` (what is rare or absent in that mix
-as well). A run ends with the step that reaches its budget. Five seeds; about
-half a minute a run on two cores, two hours in all.
+as well): arms are `matched_vote`, `narrow_vote`, ... A run ends with the step
+that reaches its budget. Five seeds; about half a minute a run on two cores, two
+hours in all.
 """
 
 import pathlib

@@ -40,11 +40,14 @@ def draw_ladder(found: Mapping[str, Any], out: epath.PathLike) -> None:
       other, labels = BESIDE[key]
       others = [rungs[name].get(other, 0.0) for name in names]
       axis.barh(places + 0.2, others, height=0.4)
-      axis.legend(labels, fontsize=8)
+      below = (0.5, -0.1)
+      axis.legend(
+        labels, loc='upper center', bbox_to_anchor=below, ncols=2, fontsize=8
+      )
     axis.set_yticks(places, names)
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3, axis='x')
-    axis.margins(x=0.15)
+    axis.margins(x=0.2)
     for place, value in zip(places - 0.2 * beside, values, strict=True):
       text = f' {value:.3g}'
       axis.annotate(text, (value, place), va='center', fontsize=8, color='0.3')

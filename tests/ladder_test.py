@@ -39,7 +39,6 @@ def test_untold_is_as_it_was(ladder):
     assert found['told'] == 1
     assert 0 <= found['right'] <= 1 and found['length'] > 5
     assert found['untold'] == rungs['none']['right']
-    assert found['untold'] == rungs['none']['right']
   # Told the answer it would go on otherwise, most where it is unsure.
   assert rungs['answer']['kl_fork'] > 5 * rungs['answer']['kl_other'] > 0
 

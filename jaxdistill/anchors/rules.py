@@ -173,10 +173,9 @@ def parse_rule(text: str) -> Rule:
   if name == 'model' and value:
     return _external(text, value)
   if name in _KINDS:
-    raise ValueError(
-      f'anchor rule {text!r}: {name} cannot have {value!r}; it must be {_FORMS}'
-    )
-  near = nearest(name, _KINDS, 0.51)
+    has = f'cannot have {value!r}' if value else 'has no value'
+    raise ValueError(f'anchor rule {text!r}: {name} {has}; it must be {_FORMS}')
+  near = '' if '/' in text else nearest(name, _KINDS, 0.51)
   model = f'a model is model:{text or "NAME"}'
   meant = f'the nearest is {near!r}' if near else model
   raise ValueError(

@@ -37,7 +37,7 @@ def method_class(name: str) -> type:
     ConfigError: There is no such file (the nearest is named), or what it
       defines is not a method.
   """
-  names = _methods()
+  names = method_names()
   if name.endswith('.py'):
     module, file = python_module(name), name
   elif name in names:
@@ -73,7 +73,7 @@ def method_class(name: str) -> type:
   return found[0]
 
 
-def _methods() -> list[str]:
+def method_names() -> list[str]:
   """Names of the methods that come with the package."""
   names = [m.name for m in pkgutil.iter_modules(methods.__path__)]
   return [name for name in names if name not in SHARED]
@@ -194,7 +194,7 @@ def _override(config: Any, key: str, text: Any) -> None:
   if key not in keys:
     whose = [
       method
-      for method in (_methods() if section == 'method' else ())
+      for method in (method_names() if section == 'method' else ())
       if name in fields_of(method_class(method)())
     ]
     if whose:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxdistill.config.keys import ConfigError
+from jaxdistill.config.keys import ConfigError, method_names
 from jaxdistill.methods import (
   minillm,
   offline_distill,
@@ -31,9 +31,10 @@ def system(name: str) -> dict[str, Any]:
   Raises:
     ConfigError: There is none of that name; the nearest is named.
   """
-  of = [n for n, keys in SYSTEMS.items() if keys['method.name'] == name]
-  if of and name not in SYSTEMS:
-    raise ConfigError(f'{name!r} is a method; its systems are {", ".join(of)}')
+  if name not in SYSTEMS and name in method_names():
+    of = [n for n, keys in SYSTEMS.items() if keys['method.name'] == name]
+    known = f'its systems are {", ".join(of)}' if of else 'it has no systems'
+    raise ConfigError(f'{name!r} is a method, method.name={name}; {known}')
   if name not in SYSTEMS:
     raise ConfigError(
       f'there is no system {name!r}{among(name, SYSTEMS)} (there are '

@@ -18,6 +18,7 @@ import dataclasses
 import numpy as np
 
 from jaxdistill import losses, rewards
+from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import Method, check_minibatches, check_unread
 from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged, scored_tokens, transcript
@@ -89,7 +90,7 @@ class Minillm(Method):
         )
       )
     different = merged(rows)
-    told = [*map(transcript, problems, rollouts_PG)]
+    told = together(lambda: [*map(transcript, problems, rollouts_PG)])
     return Collected(
       [self.policy.update(self.policy.row_set(different))],
       state,

@@ -112,14 +112,21 @@ class OfflineDistill(Method):
     update = Update(
       (RowSet('solver', rows, fields, how),), self.epochs, self.minibatches
     )
-    told = [
-      {
-        'problem': p.text,
-        'known': p.answer,
-        'texts': [tokenizer.decode(t.tokens_T.tolist()) for t in targets_G],
-      }
-      for p, targets_G in zip(problems, known, strict=True)
+    texts_PG = [
+      [tokenizer.decode(t.tokens_T.tolist()) for t in targets_G]
+      for targets_G in known
     ]
+    told = together(
+      lambda: [
+        {
+          'problem': p.text,
+          'known': p.answer,
+          'answers': [p.task.parse_answer(text) for text in texts_G],
+          'texts': texts_G,
+        }
+        for p, texts_G in zip(problems, texts_PG, strict=True)
+      ]
+    )
     paid = {'train/targets_tokens': [written.manifest['tokens']]}
     return Collected([update], state, paid, told)
 

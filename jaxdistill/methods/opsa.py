@@ -19,6 +19,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import Method, check_minibatches, check_unread
 from jaxdistill.methods.policy_gradient import UNPAID, UNREAD, PolicyGradient
 from jaxdistill.rollout import measure, merged, transcript
@@ -82,7 +83,7 @@ class Opsa(Method):
           old_logp=r.logp_T,
         )
       )
-    told = [*map(transcript, problems, rollouts_PG)]
+    told = together(lambda: [*map(transcript, problems, rollouts_PG)])
     return Collected(
       [self.policy.update(self.policy.row_set(merged(rows)))],
       state,

@@ -129,7 +129,7 @@ class Rft(Method):
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
     share = np.repeat([1.0, 0.0], [len(kept), len(rollouts) - len(kept)])
     sets = (RowSet('solver', rows),)
-    told = [*map(transcript, problems, rollouts_PG)]
+    told = together(lambda: [*map(transcript, problems, rollouts_PG)])
     return Collected(
       [Update(sets, self.epochs, self.minibatches)],
       state,

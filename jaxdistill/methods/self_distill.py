@@ -171,11 +171,8 @@ class SelfDistill(Method):
       raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
     check_unread(self.policy, UNPAID, 'no length is paid for', 'overlong')
     if not (self.others or self.rewarded):
-      check_unread(
-        *(self.policy, UNPAID),
-        'there is a policy gradient with method.others or rewarded only',
-        *('kl', 'reference', *REWARDS),
-      )
+      why = 'there is a policy gradient with method.others or rewarded only'
+      check_unread(self.policy, UNPAID, why, 'kl', 'reference', *REWARDS)
     if not 0 <= self.calibration <= 1:
       raise ValueError(
         f'method.calibration is {self.calibration}; it must be in [0, 1]'

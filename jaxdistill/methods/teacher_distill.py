@@ -181,14 +181,16 @@ class TeacherDistill(Method):
     metrics = {'train/kept': share} | measure(
       [r for r_G in drawn_PG for r in r_G]
     )
-    told = [
-      transcript(p, r_G, by=by)
-      for by, asked, texts_PG in (
-        ('student', own, drawn_PG),
-        ('teacher', given, said_PG),
-      )
-      for p, r_G in zip(asked, texts_PG, strict=True)
-    ]
+    told = together(
+      lambda: [
+        transcript(p, r_G, by=by)
+        for by, asked, texts_PG in (
+          ('student', own, drawn_PG),
+          ('teacher', given, said_PG),
+        )
+        for p, r_G in zip(asked, texts_PG, strict=True)
+      ]
+    )
     return Collected(
       [update],
       state,

@@ -60,8 +60,7 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
   seeds, whose interval would fill the panel, a thin line each instead); below,
   for each arm its last value with the interval, the single seeds, and (hollow)
   the best and the dev-selected value. The dashed line is where the first arm
-  began,
-  the dotted ones what teachers are worth, where that was measured.
+  began, the dotted ones what teachers are worth, where that was measured.
 
   Args:
     summary: What `jaxdistill compare` writes.
@@ -106,7 +105,8 @@ def draw_comparison(summary: Mapping[str, Any], out: epath.PathLike) -> None:
     marks.append(Line2D([], [], color='0.3', ls=':', lw=1.2))
     labels += ('teachers',)
   figure.legend(
-    *(marks, labels),
+    handles=marks,
+    labels=labels,
     loc='outside lower center',
     ncols=max(1, min(len(marks), int(size[0] / 2.5))),
     fontsize=9,

@@ -25,7 +25,8 @@ CAPTION = """\
 Means over seeds of the first, best and last value in a run, and of the value
 where the same accuracy on `dev` was best. 95% is Student's t over seeds: with
 two or three it is wide, and may leave the range that a share can have. Bold: it
-leaves out 0."""
+leaves out 0, and seeds differ."""
+ROUNDING = 1e-9
 SLACK = 0.05  # of a budget, that a last step may go beyond it
 
 
@@ -296,7 +297,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def _change(found) -> str:
   (low, high), mean = found['interval'] or (0, 0), f'{found["mean"]:+.3f}'
-  return f'**{mean}**' if low * high > 0 and low < high else mean
+  return f'**{mean}**' if low * high > 0 and high - low > ROUNDING else mean
 
 
 def _figure(value) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -44,7 +44,7 @@ def method_class(name: str) -> type:
     file = f'methods/{name}.py'
     module = importlib.import_module(f'jaxdistill.methods.{name}')
   else:
-    if of := [n for n in names if name in _systems_of(n)]:
+    if of := [n for n in names if name in systems_of(n)]:
       raise ConfigError(
         f'{name!r} is a system of method {of[0]}: ask for a config with '
         f':{name} behind it, or override it with system({name!r})'
@@ -79,9 +79,10 @@ def method_names() -> list[str]:
   return [name for name in names if name not in SHARED]
 
 
-def _systems_of(method: str) -> Collection[str]:
+def systems_of(method: str) -> dict[str, dict[str, Any]]:
+  """The published systems that the file of a method has, by name."""
   module = importlib.import_module(f'jaxdistill.methods.{method}')
-  return getattr(module, 'SYSTEMS', ())
+  return getattr(module, 'SYSTEMS', {})
 
 
 def python_module(path: str) -> Any:

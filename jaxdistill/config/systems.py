@@ -2,26 +2,13 @@
 
 from typing import Any
 
-from jaxdistill.config.keys import ConfigError, method_names
-from jaxdistill.methods import (
-  minillm,
-  offline_distill,
-  opsa,
-  rft,
-  rlcsd,
-  self_distill,
-  teacher_distill,
-)
+from jaxdistill.config.keys import ConfigError, method_names, systems_of
 from jaxdistill.spelling import among
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-  **self_distill.SYSTEMS,
-  **rft.SYSTEMS,
-  **opsa.SYSTEMS,
-  **rlcsd.SYSTEMS,
-  **teacher_distill.SYSTEMS,
-  **minillm.SYSTEMS,
-  **offline_distill.SYSTEMS,
+  name: keys
+  for method in method_names()
+  for name, keys in systems_of(method).items()
 }
 
 

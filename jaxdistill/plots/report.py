@@ -140,12 +140,12 @@ def outcome(record: Mapping[str, Any]) -> str:
     return 'rejected'
   if 'vote' in record and record['vote'] is None:
     return 'none'
+  if not answers and 'vote' not in record:
+    return 'unread'
   if known is None:
-    return 'unknown' if answers or 'vote' in record else 'unread'
+    return 'unknown'
   if 'vote' in record:
     return 'right' if _same(record['vote'], known) else 'wrong'
-  if not answers:
-    return 'unread'
   right = sum(_same(answer, known) for answer in answers)
   return 'right' if 2 * right > len(answers) else 'wrong'
 

@@ -182,8 +182,13 @@ def agrees(said, value):
   return abs(quoted - value) <= decimal.Decimal(5).scaleb(-decimals - 1)
 
 
-def bare_figures(text, drawn=()):
-  """Decimals in what we say of our runs that no link holds to a file."""
+def bare_figures(text, drawn):
+  """Decimals in what we say of our runs that no link holds to a file.
+
+  Args:
+    text: Of a page.
+    drawn: Tables that scripts draw, which are passed over.
+  """
   for table in drawn:
     text = text.replace(table, '')
   for ours in OURS.findall(text):

@@ -1,11 +1,11 @@
-"""Shapes are written in the one alphabet that `types.py` sets down."""
+"""Shapes are written in the one alphabet that `types/` sets down."""
 
 import pathlib
 import re
 
 import jaxdistill.types
 
-PACKAGE = pathlib.Path(jaxdistill.types.__file__).parent
+PACKAGE = pathlib.Path(jaxdistill.types.__file__).parents[1]
 SHAPE = re.compile(
   r"(?:Float|Int|Bool|Shaped)\[(?:[\w.| ]|\[[^]]*\])+,\s*'([^']*)'\s*\]"
 )

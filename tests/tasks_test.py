@@ -299,7 +299,8 @@ def test_every_task_is_one(path, python):
 def test_what_a_task_lacks_is_named(python):
   lacks = (
     'asks, ends, proposer_prompt, hinted_prompt, critique, '
-    'without_thinking, parse_problem, held_out, parse_answer, '
+    'without_thinking, wordings, worded, asking, parse_problem, held_out, '
+    'parse_answer, '
     'reward, evaluator'
   )
   path = python(HALF)

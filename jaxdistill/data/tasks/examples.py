@@ -8,9 +8,9 @@ response.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from jaxdistill.types import Hint, Problem, Problems, Task
+from jaxdistill.types import Hint, Problem, Problems, Task, Wording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,10 @@ class ExamplesTask(Task):
 
   def without_thinking(self, response: str) -> str:
     return self.task.without_thinking(response)
+
+  @property
+  def wordings(self) -> Mapping[str, Wording]:
+    return {}  # a model that only goes on judges nothing
 
   def _asked(self, asked: str) -> str:
     shown = [

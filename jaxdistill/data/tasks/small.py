@@ -2,15 +2,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jaxdistill.data.small import world
+from jaxdistill.data.small import judging, world
 from jaxdistill.data.tasks.problems import right
-from jaxdistill.types import Hint, Problem, Problems, Task
+from jaxdistill.types import Hint, Problem, Problems, Task, Wording
 
 Corpus = Literal['', 'corpus', 'wide', 'foreign']
 CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'foreign')
+
+
+# Two workings are compared, and one is revised, by `small-wide` alone.
+WORDINGS = {
+  'verify': Wording('verify {text}:{0}?', ('yes', 'no')),
+  'compare': Wording(
+    judging.compare_prompt('{text}', '{0}', '{1}'), ('1', '2')
+  ),
+  'revise': Wording(judging.REVISE),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +63,10 @@ class SmallTask(Task):
 
   def hinted_prompt(self, problem: Problem, hint: Hint) -> str:
     return f'hint {hint.text} solve {problem.text}:'
+
+  @property
+  def wordings(self) -> Mapping[str, Wording]:
+    return WORDINGS
 
   def critique(self, problem: Problem, response: str) -> str | None:
     found = world.read_sum(problem.text)

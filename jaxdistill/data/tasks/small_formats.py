@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdistill.data.small import items, judging, people, world
 from jaxdistill.data.tasks import problems
-from jaxdistill.types import Problem, Problems, Task
+from jaxdistill.types import Problem, Problems, Task, Wording
 
 COUNTS = {'dev': 200, 'test': 500, 'ood': 500}
 
@@ -136,6 +136,10 @@ class FormatTask(Task):
 
   def solver_prompt(self, problem: Problem) -> str:
     return problem.text
+
+  @property
+  def wordings(self) -> Mapping[str, Wording]:
+    return {}  # no corpus has any about these
 
   def parse_problem(self, text: str) -> Problem | None:
     """A prompt of this format, whose answer is not looked for."""

@@ -11,7 +11,9 @@ from etils import epath
 from jaxdistill.api.model import Model, find_task, load
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
+from jaxdistill.rollout.verify import VERIFIERS, check_verifier
 from jaxdistill.run import gap as gaps
+from jaxdistill.spelling import among
 from jaxdistill.types import Problem, Task
 
 
@@ -67,6 +69,8 @@ def gap(
   problems: int | Sequence[Problem] = 128,
   samples: int = 16,
   max_tokens: int = 0,
+  verifiers: Sequence[str] = (),
+  check_tokens: int = 256,
 ) -> Gap:
   """Says whether self-play will help a model on a task; trains nothing.
 
@@ -77,12 +81,16 @@ def gap(
     problems: How many at most; or the problems themselves.
     samples: Answers to each, at least 2.
     max_tokens: Longest answer; 0 is the run's own.
+    verifiers: Which of its verifiers are weighed as well, see
+      `rollout/verify.py`; `one+other` is what both keep.
+    check_tokens: Longest check that a verifier writes.
 
   Raises:
     ConfigError: There is no such model, task or split, or it cannot be asked.
   """
   if samples < 2:
     raise ConfigError(f'samples: {samples} must be at least 2, for a vote')
+  check_names(verifiers)
   if task is not None:
     task = find_task(task)
     chosen(task, split, problems)  # before a model is loaded
@@ -91,10 +99,12 @@ def gap(
   elif task is not None:
     model = model.on(task)
   asked = chosen(model.task, split, problems)
+  check_verifiers(verifiers, model.task, asked)
   with jax.set_mesh(model.run.mesh), in_one_line():
     found = gaps.gap(
       *(model.run, model.player, model.task, asked, samples),
       max_tokens or model.run.eval.max_tokens,
+      *(verifiers, check_tokens),
     )
   return Gap(model.name, model.task.name, found)
 
@@ -107,3 +117,38 @@ def chosen(
     return [dataclasses.replace(p, address=i) for i, p in enumerate(problems)]
   with in_one_line():
     return gaps.problems_of(task, split, problems)
+
+
+def check_names(verifiers: Sequence[str]) -> None:
+  """Finds names that no verifier has, before a model is loaded.
+
+  Raises:
+    ConfigError: The nearest is named.
+  """
+  for name in verifiers:
+    for one in name.split('+'):
+      if one not in VERIFIERS:
+        raise ConfigError(
+          f'there is no verifier {one!r}{among(one, VERIFIERS)} (with a + '
+          'between two: what both keep)'
+        )
+
+
+def check_verifiers(
+  verifiers: Sequence[str], task: Task, problems: Sequence[Problem]
+) -> None:
+  """Finds that a task cannot be asked to verify, or its answers not be known.
+
+  Raises:
+    ConfigError: It cannot, or they are not.
+  """
+  for name in verifiers:
+    for one in name.split('+'):
+      with in_one_line():
+        check_verifier(one, task)
+  unknown = [p for p in problems if p.answer is None] if verifiers else []
+  if unknown:
+    raise ConfigError(
+      f'what a verifier is worth is measured by known answers; {task.name} has '
+      f'none for {unknown[0].text!r}'
+    )

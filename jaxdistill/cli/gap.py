@@ -16,6 +16,12 @@ answers are known, how often majorities are right is guessed from agreement.
   jaxdistill gap --model DIRECTORY --task arithmetic:add:3,3 --max_tokens 12
   jaxdistill gap --model DIRECTORY --task my_problems.jsonl --json
 
+Which of its verifiers is worth most, and what one round of learning what it
+keeps can gain (vote; yes: probability of yes; check, score: in writing;
+tournament: pairs; A+B: what both keep):
+
+  jaxdistill gap --model small-late --verifier vote,yes,vote+yes
+
 Next: jaxdistill train --help"""
 CONFIG = False
 
@@ -49,6 +55,21 @@ def add_options(parser: Parser) -> None:
     help="longest answer, in tokens (default: the run's own, or 64)",
   )
   parser.add_argument(
+    '--verifier',
+    type=options.names,
+    default=(),
+    metavar='A,B,A+B',
+    help='also what its verifiers are worth, by known answers: vote, yes, '
+    'check, score, tournament',
+  )
+  parser.add_argument(
+    '--check_tokens',
+    type=options.positive,
+    default=256,
+    metavar='N',
+    help='longest check that a verifier writes (default: %(default)s)',
+  )
+  parser.add_argument(
     '--json', action='store_true', help='print one JSON object; default text'
   )
 
@@ -59,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill import api
   from jaxdistill.api import gaps
 
+  gaps.check_names(args.verifier)
   if args.task:  # before a model is loaded
     gaps.chosen(api.task(args.task), args.split, args.problems)
   model = options.model(args)
@@ -74,5 +96,7 @@ def run(args: argparse.Namespace) -> None:
     problems=problems,
     samples=args.samples,
     max_tokens=args.max_tokens or 0,
+    verifiers=args.verifier,
+    check_tokens=args.check_tokens,
   )
   print(json.dumps(found.figures) if args.json else found)

@@ -25,7 +25,7 @@ def add_model(parser: Parser) -> None:
     type=text,
     metavar='NAME',
     help='a shipped base (small-early, small-middle, small-late, small-wide, '
-    'small-foreign, small-peer), a directory, or hf:owner/name',
+    'small-judge, small-foreign, small-peer), a directory, or hf:owner/name',
   )
   parser.add_argument(
     '--anchor',
@@ -124,6 +124,14 @@ def index(text: str) -> int:
 def positives(text: str) -> tuple[int, ...]:
   """Whole numbers with commas, each 1 or more."""
   return tuple(positive(part) for part in text.split(','))
+
+
+def names(text: str) -> tuple[str, ...]:
+  """Names with commas between."""
+  found = tuple(part.strip() for part in text.split(','))
+  if not all(found):
+    raise argparse.ArgumentTypeError(f'{text!r} has an empty name in it')
+  return found
 
 
 def temperature(text: str) -> float:

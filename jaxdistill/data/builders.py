@@ -20,6 +20,7 @@ from jaxdistill.data.small import wide, world
 CORPORA = {
   'corpus': world.draw_document,
   'wide': wide.draw_document,
+  'judging': wide.draw_judgement,
   'foreign': functools.partial(world.draw_document, wording=world.FOREIGN),
 }
 
@@ -29,8 +30,9 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
 
   Config `corpus` holds documents to pretrain on (formats propose, solve,
   verify and hint; all over problems of the train split), `wide` those of all
-  formats (comparing and revising, people, items as well), `foreign` those of
-  `corpus` with every working in another wording. Config `problems`
+  formats (comparing and revising, people, items as well), `judging` those with
+  three quarters of comparing and verifying, `foreign` those of `corpus` with
+  every working in another wording. Config `problems`
   holds problems with their answers in four disjoint splits:
 
   | split | problems | what |
@@ -57,6 +59,7 @@ class SmallWorld(tfds.core.GeneratorBasedBuilder):
     tfds.core.BuilderConfig(name='problems', description='With answers.'),
     tfds.core.BuilderConfig(name='corpus', description='To pretrain on.'),
     tfds.core.BuilderConfig(name='wide', description='All formats.'),
+    tfds.core.BuilderConfig(name='judging', description='Mostly judging.'),
     tfds.core.BuilderConfig(name='foreign', description='Worded otherwise.'),
   ]
   DOCUMENTS = 400_000

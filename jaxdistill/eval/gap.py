@@ -19,7 +19,7 @@ from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.eval.accuracy import pass_at
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
-from jaxdistill.types import Problem, Prompt
+from jaxdistill.types import Problem, Prompt, Rollout
 
 VOTERS = 8  # of a vote in self-play, where no other number is asked for
 DRAWS = 16  # of so many samples, from which a smaller vote is estimated
@@ -40,12 +40,19 @@ class Answers:
     sampled_G: Its sampled answers.
     known: The known answer, or None.
     cut: Share of the samples that the length limit cut.
+    rollouts_G: The samples.
   """
 
   greedy: str | None
   sampled_G: tuple[str | None, ...]
   known: str | None
   cut: float
+  rollouts_G: Sequence[Rollout] = ()
+
+  @property
+  def right_G(self) -> list[float]:
+    """1 for each sample that is known to be right."""
+    return [float(rewards.is_right(a, self.known)) for a in self.sampled_G]
 
 
 def ask(
@@ -74,7 +81,9 @@ def ask(
     (greedy,) = rewards.answers(problem.task, [first])
     answers = tuple(rewards.answers(problem.task, sampled))
     cut = np.mean([r.finish == 'length' for r in sampled])
-    out.append(Answers(greedy, answers, problem.answer, float(cut)))
+    out.append(
+      Answers(greedy, answers, problem.answer, float(cut), tuple(sampled))
+    )
   return out
 
 
@@ -147,10 +156,7 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
     for k, votes in by_size.items()
   }
   greedy = [float(rewards.is_right(a.greedy, a.known)) for a in known_P]
-  right_PG = np.array(
-    [[rewards.is_right(x, a.known) for x in a.sampled_G] for a in known_P],
-    float,
-  )
+  right_PG = np.array([a.right_G for a in known_P])
   sampled_P, vote_P = right_PG.mean(1), np.mean(by_size[voters]['right'], 1)
   return out | {
     'known': len(known),

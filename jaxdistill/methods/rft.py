@@ -5,25 +5,40 @@
 | SSD, simple self-distillation (2604.01193) | all | apart from how it is used |
 | RFT, rejection fine-tuning (2308.01825) | those that are right | as usual |
 | the same without a label | those that agree with the vote | as usual |
+| self-improvement (2412.02674) | what a verifier scores high | as usual |
 
 `-log p(token | before)`, averaged over all tokens that are kept. Nothing is
 told and nobody teaches: these are what self-distillation is to be held against,
 one that reads nothing more and one that pays by the whole answer.
+
+A step is a round of self-improvement: generate, verify, keep, fine-tune. How
+much a round can gain by a verifier is measured before: `jaxdistill gap
+--verifier`. What differs from the paper: a problem counts as often as its
+answers are kept, not once, and each round goes on from the last one.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxdistill import rewards
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
   check_minibatches,
   check_paid,
+  check_unread,
 )
 from jaxdistill.rollout import Sampling, contexts, measure, merged, transcript
+from jaxdistill.rollout.verify import (
+  VERIFIERS,
+  Verified,
+  check_verifier,
+  verify,
+)
 from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
@@ -35,7 +50,8 @@ from jaxdistill.types import (
   response_row,
 )
 
-KEPT = ('all', *contexts.JUDGES)
+KEPT = ('all', 'known', *VERIFIERS)
+SURE = 0.5  # of a score, where no threshold is given
 SYSTEMS: dict[str, dict[str, Any]] = {
   'ssd': {
     'method.name': 'rft',
@@ -45,6 +61,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
   },
   'rft': {'method.name': 'rft', 'method.keep': 'known'},
   'rft_vote': {'method.name': 'rft', 'method.keep': 'vote'},
+  'rft_yes': {'method.name': 'rft', 'method.keep': 'yes'},
 }
 
 
@@ -56,7 +73,13 @@ class Rft(Method):
     problems: Problems per step, over all hosts.
     samples: Answers per problem.
     max_tokens: Longest answer; one that is cut is kept by nobody but `all`.
-    keep: `all`; what is `known` to be right; or what agrees with the `vote`.
+    keep: `all`; what is `known` to be right; or what a verifier scores at least
+      `threshold`, see `rollout/verify.py`.
+    threshold: From 0 to 1. None: 0.5, and of `vote` what agrees with the
+      majority.
+    verifier: Who verifies: the `policy`, or another by an anchor's rule:
+      `frozen` is as it began, `model:NAME` another model.
+    check_tokens: Longest check that a verifier writes.
     most: How many are kept of a problem at most, the shortest; 0 is no limit.
     undoubting: Whether they are learned without their doubts and detours, as
       the task takes them out: what is lost by that alone?
@@ -71,6 +94,9 @@ class Rft(Method):
   samples: int = 8
   max_tokens: int = 64
   keep: str = 'vote'
+  threshold: float | None = None
+  verifier: str = 'policy'
+  check_tokens: int = 256
   most: int = 0
   undoubting: bool = False
   temperature: float = 1.0
@@ -85,14 +111,28 @@ class Rft(Method):
         f'method.keep is {self.keep!r}; it must be one of {", ".join(KEPT)}; '
         f'the nearest is {nearest(self.keep, KEPT)!r}'
       )
-    if self.keep == 'vote' and self.samples < 2:
-      raise ValueError(f'method.samples is {self.samples}; a vote needs 2')
+    if self.keep in ('vote', 'tournament') and self.samples < 2:
+      raise ValueError(
+        f'method.samples is {self.samples}; a {self.keep} needs 2'
+      )
+    if self.threshold is not None and not 0 <= self.threshold <= 1:
+      raise ValueError(
+        f'method.threshold is {self.threshold}; a score is from 0 to 1'
+      )
+    if self.keep not in VERIFIERS:
+      why = f'with method.keep {self.keep!r} nothing is scored'
+      check_unread(self, Rft(), why, 'threshold', 'verifier')
     check_minibatches(self.minibatches, self.problems * self.samples)
     self.sampling()
+
+  @property
+  def anchors(self):
+    return {} if self.verifier == 'policy' else {'verifier': self.verifier}
 
   def check(self, task):
     if self.keep == 'known':
       check_paid(task, "method.keep='known'")
+    check_verifier(self.keep, task)
 
   def sampling(self) -> Sampling:
     """How answers are drawn."""
@@ -110,10 +150,9 @@ class Rft(Method):
     rollouts_PG = policy.generate(
       [Prompt.solve(p) for p in problems], self.sampling(), key
     )
-    kept_PG = [
-      self.kept(p, rollouts_G)
-      for p, rollouts_G in zip(problems, rollouts_PG, strict=True)
-    ]
+    verified = self._verified(players, problems, rollouts_PG, key)
+    triples = zip(problems, rollouts_PG, verified.scores_PG, strict=True)
+    kept_PG = together(lambda: [self.kept(*triple) for triple in triples])
     kept = [r for kept_G in kept_PG for r in kept_G]
     if self.undoubting:
       kept = together(
@@ -129,28 +168,81 @@ class Rft(Method):
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
     share = np.repeat([1.0, 0.0], [len(kept), len(rollouts) - len(kept)])
     sets = (RowSet('solver', rows),)
-    told = together(lambda: [*map(transcript, problems, rollouts_PG)])
+    metrics = {'train/kept': share, 'train/unread': [verified.unread]}
+    metrics |= together(lambda: _known(problems, rollouts_PG, kept_PG))
+    told = together(
+      lambda: [
+        transcript(p, rollouts_G, scores=_rounded(scores_G))
+        for p, rollouts_G, scores_G in zip(
+          problems, rollouts_PG, verified.scores_PG, strict=True
+        )
+      ]
+    )
+    drawn = sum(len(r.tokens_T) for r in rollouts)
     return Collected(
       [Update(sets, self.epochs, self.minibatches)],
       state,
-      {'train/kept': share} | measure(rollouts),
+      metrics | measure(rollouts),
       told,
-      tokens=sum(len(r.tokens_T) for r in rollouts),
+      tokens=drawn + verified.tokens,
+      scored=verified.scored,
+    )
+
+  def _verified(self, players, problems, rollouts_PG, key) -> Verified:
+    """Scores of all answers; NaN where nobody is to verify."""
+    if self.keep not in VERIFIERS:
+      nobody = [np.full(len(g), np.nan) for g in rollouts_PG]
+      return Verified(nobody)
+    return verify(
+      self.keep,
+      players.get('verifier', players['policy']),
+      *(problems, rollouts_PG),
+      key=jax.random.fold_in(key, 1),
+      max_tokens=self.check_tokens,
     )
 
   def kept(
-    self, problem: Problem, rollouts_G: Sequence[Rollout]
+    self,
+    problem: Problem,
+    rollouts_G: Sequence[Rollout],
+    scores_G: np.ndarray,
   ) -> list[Rollout]:
     """What is learned of the answers to a problem."""
     found = list(rollouts_G)
     if self.keep != 'all':
-      known = contexts.JUDGES[self.keep](problem, rollouts_G)
-      pairs = zip(rollouts_G, known.right_G, strict=True)
+      pairs = zip(
+        rollouts_G, self._right(problem, found, scores_G), strict=True
+      )
       found = [r for r, right in pairs if right]
     if self.most:
       found = sorted(found, key=lambda r: len(r.tokens_T))[: self.most]
     return found
 
+  def _right(self, problem, rollouts_G, scores_G) -> Sequence[bool | None]:
+    """Which answers are right, or taken for it."""
+    if self.threshold is None and self.keep in contexts.JUDGES:
+      return contexts.JUDGES[self.keep](problem, rollouts_G).right_G
+    sure = SURE if self.threshold is None else self.threshold
+    return (scores_G >= sure).tolist()
+
   def loss(self, model, anchors, batch):
     del anchors
     return -batch.logprobs(model), {}
+
+
+def _known(problems, rollouts_PG, kept_PG) -> dict[str, list[float]]:
+  """How often all answers are right, and the kept ones; nothing learns it."""
+
+  def right(answered_PG):
+    return [
+      float(rewards.is_right(answer, p.answer))
+      for p, answered_G in zip(problems, answered_PG, strict=True)
+      if p.answer is not None
+      for answer in rewards.answers(p.task, answered_G)
+    ]
+
+  return {'train/right': right(rollouts_PG), 'train/kept_right': right(kept_PG)}
+
+
+def _rounded(scores_G: np.ndarray) -> list[float | None]:
+  return [None if np.isnan(s) else round(float(s), 3) for s in scores_G]

@@ -38,11 +38,14 @@ class Verified(NamedTuple):
     scores_PG: By problem and response, 0 to 1; NaN where there is none.
     unread: Of the checks that were written, the share without a verdict.
     tokens: How many tokens were generated for it.
+    scored: How many tokens of responses were read for it, where nothing was
+      generated.
   """
 
   scores_PG: list[np.ndarray]
   unread: float = 0.0
   tokens: int = 0
+  scored: int = 0
 
 
 def by_vote(player, problems, rollouts_PG, key, max_tokens) -> Verified:
@@ -62,7 +65,8 @@ def by_yes(player, problems, rollouts_PG, key, max_tokens) -> Verified:
   del key, max_tokens
   asked = _about(problems, rollouts_PG, 'verify')
   logp_BC = player.choose(asked.prompts, asked.wording.choices)
-  return Verified(asked.spread(1 / (1 + np.exp(logp_BC[:, 1] - logp_BC[:, 0]))))
+  yes = 1 / (1 + np.exp(logp_BC[:, 1] - logp_BC[:, 0]))
+  return Verified(asked.spread(yes), scored=asked.read)
 
 
 def by_check(player, problems, rollouts_PG, key, max_tokens) -> Verified:
@@ -98,7 +102,7 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
     )
     left_PG[p] = [left_G[i] for i in draws.permutation(len(left_G))]
   (most,) = agree_max(max(map(len, rollouts_PG), default=0))
-  rounds = max(most - 1, 0).bit_length()
+  rounds, scored = max(most - 1, 0).bit_length(), 0
   for _ in range(rounds):
     pairs = [
       (p, one, other)
@@ -113,6 +117,8 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
         for p, one, other in pairs
       ],
     )
+    shown = [rollouts_PG[p][g] for p, *pair in pairs for g in pair]
+    scored += 2 * sum(len(r.tokens_T) for r in shown)
     losers: set[tuple[int, int]] = set()
     for (p, one, other), odds in zip(pairs, better.mean(1), strict=True):
       losers.add((p, other if odds >= 0 else one))
@@ -126,7 +132,7 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
   for survived_G, rollouts_G in zip(survived_PG, rollouts_PG, strict=True):
     cut_G = [r.finish != 'stop' for r in rollouts_G]
     scores_PG.append(np.where(cut_G, np.nan, survived_G / max(rounds, 1)))
-  return Verified(scores_PG)
+  return Verified(scores_PG, scored=scored)
 
 
 VERIFIERS: Mapping[str, Callable[..., Verified]] = {
@@ -218,11 +224,13 @@ class _Asked(NamedTuple):
     prompts: One per different response to a problem.
     wording: How they are asked.
     places_PG: Of each response the number of its prompt; -1 if it was cut.
+    read: Tokens of those responses.
   """
 
   prompts: list[Prompt]
   wording: Wording
   places_PG: list[np.ndarray]
+  read: int
 
   def spread(self, scores: Sequence[float] | np.ndarray) -> list[np.ndarray]:
     """Scores of the different ones as scores of all."""
@@ -234,6 +242,7 @@ def _about(problems, rollouts_PG, what: str) -> _Asked:
   """The same question about every response that was not cut."""
   (most,) = agree_max(max(map(len, rollouts_PG), default=1))
   prompts: list[Prompt] = []
+  lengths: list[int] = []
 
   def ask(problem: Problem, rollouts_G: Sequence[Rollout]) -> np.ndarray:
     found: dict[str, int] = {}
@@ -244,11 +253,12 @@ def _about(problems, rollouts_PG, what: str) -> _Asked:
         found[text] = len(prompts)
         asked = problem.task.asking(what, problem, text)
         prompts.append(Prompt('solver', asked, problem.address * most + g))
+        lengths.append(len(rollouts_G[g].tokens_T))
       places_G[g] = found[text]
     return places_G
 
   places_PG = together(lambda: [*map(ask, problems, rollouts_PG)])
-  return _Asked(prompts, _wording(problems, what), places_PG)
+  return _Asked(prompts, _wording(problems, what), places_PG, sum(lengths))
 
 
 def _wording(problems: Sequence[Problem], what: str) -> Wording:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdistill.eval import gap as gaps
+from jaxdistill.eval.verify import weigh
 from jaxdistill.rollout.player import Player
+from jaxdistill.rollout.verify import verify
 from jaxdistill.run.run import Run
 from jaxdistill.types import Problem, Task
 
@@ -43,6 +46,8 @@ def gap(
   problems: Sequence[Problem],
   samples: int,
   max_tokens: int,
+  names: Sequence[str] = (),
+  check_tokens: int = 256,
 ) -> dict[str, Any]:
   """The figures, the verdict and the seconds that they took.
 
@@ -54,6 +59,8 @@ def gap(
     problems: What is asked.
     samples: Answers to each.
     max_tokens: Longest answer.
+    names: Of verifiers that are weighed as well, see `verifiers`.
+    check_tokens: Longest written check.
   """
   begin = time.perf_counter()
   key = jax.random.key(run.seed)
@@ -74,8 +81,56 @@ def gap(
       max_tokens=getattr(run.method, 'max_problem_tokens', 16),
       key=jax.random.fold_in(key, 1),
     )
+  if names:
+    found['verifiers'] = verifiers(
+      run, player, problems, answers, names, check_tokens
+    )
   seconds = time.perf_counter() - begin
   return gaps.verdict(found) | found | {'seconds': round(seconds, 1)}
+
+
+def verifiers(
+  run: Run,
+  player: Player,
+  problems: Sequence[Problem],
+  answers: Sequence[gaps.Answers],
+  names: Sequence[str],
+  check_tokens: int,
+) -> dict[str, dict[str, Any]]:
+  """What a model's verifiers are worth on its own answers.
+
+  Args:
+    run: Whose seed it is.
+    player: Who answered, and verifies.
+    problems: With their known answers.
+    answers: To each, from `eval.gap.ask`.
+    names: Of `rollout.verify.VERIFIERS`; `one+other` is what both keep.
+    check_tokens: Longest written check.
+
+  Returns:
+    By name what `eval.verify.weigh` finds, and of single ones `seconds`,
+    `tokens` generated to verify, and the share of written checks that were
+    `unread`.
+  """
+  rollouts_PG = [a.rollouts_G for a in answers]
+  right_PG = np.array([a.right_G for a in answers])
+  scores, costs = {}, {}
+  for name in dict.fromkeys(one for n in names for one in n.split('+')):
+    begin = time.perf_counter()
+    found = verify(
+      name,
+      *(player, problems, rollouts_PG),
+      key=jax.random.fold_in(jax.random.key(run.seed), 2),
+      max_tokens=check_tokens,
+    )
+    scores[name] = np.array(found.scores_PG)
+    costs[name] = {
+      'tokens': found.tokens,
+      'unread': found.unread,
+      'seconds': round(time.perf_counter() - begin, 1),
+    }
+  found = weigh(scores, right_PG, names)
+  return {name: found[name] | costs.get(name, {}) for name in names}
 
 
 def proposes(task: Task, topics: Sequence[Problem]) -> bool:
@@ -123,4 +178,36 @@ def as_text(found: Mapping[str, Any]) -> str:
     f'What to do: {found["instead"]}.',
     f'({found["seconds"]:.0f} s)',
   ]
+  if 'verifiers' in found:
+    lines += ['', verifiers_as_text(found['verifiers'])]
   return '\n'.join(lines)
+
+
+def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """What verifiers are worth, for people."""
+  head = ('verifier', 'gap', 'relative', 'kept', 'AUC', 'mean score')
+  lines = [f'{head[0]:20}' + ''.join(f'{h:>18}' for h in head[1:])]
+  for name, v in found.items():
+    gap = f'{v["gap"]:+.3f} +- {1.96 * v["error"]:.3f}'
+    cells = [gap, f'{v["relative"]:+.3f}', f'{v["kept"]:.0%}']
+    cells += [f'{v[k]:.3f}' if k in v else '' for k in ('auc', 'confidence')]
+    lines.append(f'{name:20}' + ''.join(f'{c:>18}' for c in cells))
+  return '\n'.join([*lines, '', best_verifier(found)])
+
+
+def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """Which verifier is worth most, and what a round can gain by it."""
+  name, best = max(found.items(), key=lambda item: item[1]['gap'])
+  if best['gap'] <= 1.96 * best['error']:
+    return (
+      f'No verifier is worth anything here: the best, {name}, makes '
+      f'{best["gap"]:+.3f} +- {1.96 * best["error"]:.3f} of a sampled accuracy '
+      f'of {best["accuracy"]:.3f}. Learning what they keep cannot help.'
+    )
+  at = ', '.join(f'{t:.2f}' for t in best['thresholds'])
+  return (
+    f'{name} is worth most: what it keeps (a score of {at} or more) is right '
+    f'in {best["kept_accuracy"]:.3f}, a sample in {best["accuracy"]:.3f}. One '
+    f'round of learning what is kept can be expected to gain {best["gap"]:+.3f}'
+    f' at most (method rft, method.keep={name!r}).'
+  )

@@ -64,7 +64,8 @@ class Collected(NamedTuple):
       before the updates; not a step ahead, where the trunk has moved since.
     scored: How many response tokens it had others than the policy score,
       anchors and teachers, in the loss or before; of what a teacher grades,
-      all that it read.
+      all that it read. Those too that anybody, the policy itself as well, read
+      to verify them.
   """
 
   updates: Sequence[Update]

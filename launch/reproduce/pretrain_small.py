@@ -1,7 +1,7 @@
 """Trains the small bases and puts three of them into the package.
 
-  python launch/reproduce/pretrain_small.py [--wide | --foreign | --peer] \
-    [--workdir DIR]
+  python launch/reproduce/pretrain_small.py \
+    [--wide | --judge | --foreign | --peer] [--workdir DIR]
 
 Trains by `configs/pretrain_small.py` (goes on where it was cut), scores the
 snapshots on the dev split (25 minutes in all on two cores), and writes three to
@@ -11,8 +11,9 @@ in more than .90 of the problems, `middle` is the snapshot nearest to .85 and
 hash of the data, versions, scores on test and out of distribution.
 
 With `--wide` it trains by `configs/pretrain_wide.py` and writes `small-wide`,
-the last step, with its scores in every format. With `--foreign` it trains by
-`configs/pretrain_foreign.py` and writes `small-foreign`, the snapshot whose
+the last step, with its scores in every format; with `--judge` by
+`configs/pretrain_judge.py`, `small-judge`, likewise. With `--foreign` it trains
+by `configs/pretrain_foreign.py` and writes `small-foreign`, the snapshot whose
 greedy and sampled accuracies on test are nearest to those of `small-late`; with
 `--peer` by `configs/pretrain_peer.py`, and `small-peer` is as `small-middle`.
 """
@@ -33,13 +34,14 @@ from jaxdistill.run.loop import Loop
 
 SHIPPED = epath.Path('jaxdistill/models/shipped')
 FORMATS = ('compare', 'revise', 'facts', 'relevance')
+OF_FORMATS = ('wide', 'judge')
 AS_STRONG = {'foreign': 'small-late', 'peer': 'small-middle'}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--workdir')
-  for base in ('wide', *AS_STRONG):
+  for base in (*OF_FORMATS, *AS_STRONG):
     parser.add_argument(
       f'--{base}', action='store_const', dest='base', const=base
     )
@@ -51,8 +53,8 @@ def main():
   with jax.set_mesh(run.mesh):
     loop = Loop(run, workdir, config.to_dict())
     loop.train()
-    if args.base == 'wide':
-      ship(loop, workdir, name, 'wide', run.steps, FORMATS)
+    if args.base in OF_FORMATS:
+      ship(loop, workdir, name, args.base, run.steps, FORMATS)
       return
     if args.base:
       step = as_strong(loop, AS_STRONG[args.base])

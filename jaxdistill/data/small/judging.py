@@ -53,13 +53,20 @@ def draw_first_attempt(
   return problem, world.work(problem, rng, 1.4 * world.SLIP, world.REPAIR)
 
 
+def draw_comparison_document(
+  rng: np.random.Generator, mix: dict
+) -> dict[str, str]:
+  """A comparison that is now and then misjudged."""
+  prompt, response = draw_comparison(rng, mix, 'train')
+  if rng.random() < MISJUDGED:
+    response = '2' if response == '1' else '1'
+  return {'format': 'compare', 'prompt': prompt, 'response': response}
+
+
 def draw_document(rng: np.random.Generator, mix: dict) -> dict[str, str]:
   """A comparison or a revision, as the wide corpus has them."""
   if rng.random() < 0.5:
-    prompt, response = draw_comparison(rng, mix, 'train')
-    if rng.random() < MISJUDGED:
-      response = '2' if response == '1' else '1'
-    return {'format': 'compare', 'prompt': prompt, 'response': response}
+    return draw_comparison_document(rng, mix)
   problem, attempt = draw_first_attempt(rng, mix, 'train')
   right = world.read_answer(attempt) == str(problem.answer)
   if right and rng.random() < KEPT:

@@ -261,6 +261,21 @@ def read_answer(text: str) -> str | None:
   return match[1] if match else None
 
 
+def draw_verification(rng: np.random.Generator, mix: dict) -> dict[str, str]:
+  """A document that verifies a working."""
+  problem = draw_sum(rng, mix, 'train')
+  return _verification(problem, work(problem, rng, 1.4 * SLIP, REPAIR))
+
+
+def _verification(problem: Sum, shown: str) -> dict[str, str]:
+  right = read_answer(shown) == str(problem.answer)
+  return {
+    'format': 'verify',
+    'prompt': f'verify {problem}:{shown}?',
+    'response': 'yes' if right else 'no',
+  }
+
+
 def draw_document(
   seed: int, index: int, mix: dict = CORPUS_MIX, wording: Wording = OWN
 ) -> dict[str, str]:
@@ -282,10 +297,7 @@ def draw_document(
     topic = problem.operation + (sizes if rng.random() < 0.3 else '')
     prompt, response = f'propose {topic}:', str(problem)
   elif draw < 0.88:
-    kind, shown = 'verify', write(problem, rng, 1.4 * SLIP, REPAIR)
-    right = read_answer(shown) == str(problem.answer)
-    prompt = f'verify {problem}:{shown}?'
-    response = 'yes' if right else 'no'
+    return _verification(problem, write(problem, rng, 1.4 * SLIP, REPAIR))
   else:
     kind, other = 'hint', rng.random()
     if other < 0.4:

@@ -48,7 +48,7 @@ def load_task(name: str) -> Task:
     name: One of these:
 
       * `small`, the small world, and `small:corpus`, `small:wide`,
-        `small:foreign`, its documents (`SmallTask`);
+        `small:judging`, `small:foreign`, its documents (`SmallTask`);
       * `small:narrow`, `small:broad`: the same with other problems to train on
         (`PoolTask`);
       * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its

@@ -9,11 +9,11 @@ from jaxdistill.data.small import judging, world
 from jaxdistill.data.tasks.problems import right
 from jaxdistill.types import Hint, Problem, Problems, Task, Wording
 
-Corpus = Literal['', 'corpus', 'wide', 'foreign']
-CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'foreign')
+Corpus = Literal['', 'corpus', 'wide', 'judging', 'foreign']
+CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'judging', 'foreign')
 
 
-# Two workings are compared, and one is revised, by `small-wide` alone.
+# Only `small-wide` and `small-judge` compare workings, or revise one.
 WORDINGS = {
   'verify': Wording('verify {text}:{0}?', ('yes', 'no')),
   'compare': Wording(

@@ -231,17 +231,21 @@ class Rft(Method):
 
 
 def _known(problems, rollouts_PG, kept_PG) -> dict[str, list[float]]:
-  """How often all answers are right, and the kept ones; nothing learns it."""
+  """How often answers are right, and by how much more the kept ones of each
+  problem; nothing learns it."""
 
-  def right(answered_PG):
-    return [
-      float(rewards.is_right(answer, p.answer))
-      for p, answered_G in zip(problems, answered_PG, strict=True)
-      if p.answer is not None
-      for answer in rewards.answers(p.task, answered_G)
-    ]
+  def right(problem, answered_G):
+    answers_G = rewards.answers(problem.task, answered_G)
+    return [float(rewards.is_right(a, problem.answer)) for a in answers_G]
 
-  return {'train/right': right(rollouts_PG), 'train/kept_right': right(kept_PG)}
+  out: dict[str, list[float]] = {'train/right': [], 'train/gap': []}
+  for p, rollouts_G, kept_G in zip(problems, rollouts_PG, kept_PG, strict=True):
+    if p.answer is not None:
+      every = right(p, rollouts_G)
+      out['train/right'] += every
+      after = np.mean(right(p, kept_G) or every)
+      out['train/gap'].append(float(after - np.mean(every)))
+  return out
 
 
 def _rounded(scores_G: np.ndarray) -> list[float | None]:

@@ -16,7 +16,10 @@ What stands behind the colon is a published system:
 | `gkd`, `on_policy_kd`, `minillm` | a teacher's word on the student's answers |
 | `sequence_kd`, `word_kd` | a teacher's answers |
 | `offline_kd` | a teacher's answers, from a folder (`jaxdistill targets`) |
+| `score` | its own second attempts, after its own first ones |
+| `star`, `pair_sft` | those of its past self, after that one's first ones |
 
+What makes second attempts begins as the wide small base, which has seen some.
 The teacher is `small-late` (`--config.method.teacher=model:NAME`). 20 steps of
 80 problems, 8 answers each; about a minute on two cores. What `offline_kd`
 learns from is written first, and is its pool:
@@ -34,6 +37,7 @@ def get_config(name='sdpo'):
   here = pathlib.Path(__file__)
   config = read_config(str(here.with_name('grpo_small.py')), ())
   override(config, system(name).items())
-  config.model = 'small-middle'
+  corrects = config.method.name in ('score', 'pair_sft')
+  config.model = 'small-wide' if corrects else 'small-middle'
   config.anchors = {}
   return config

@@ -94,6 +94,7 @@ def test_two_steps(trained, tmp_path, name):
   assert moved(before, loop.state.params)
   assert (lines[0]['rollout/tokens'] > 0) == (name != 'offline_kd')
   unscored = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd', 'offline_kd'}
+  unscored |= {'star', 'pair_sft'}
   assert (lines[0]['rollout/scored'] > 0) == (name not in unscored)
   told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
   records = [json.loads(x) for x in told]

@@ -22,7 +22,7 @@ from jaxdistill.spelling import among
 
 # Besides the keys that are 0 by default, and the coefficients of methods.
 _MAY_BE_ZERO = (
-  *('alpha', 'mesh.data', 'method.propose_every'),
+  *('alpha', 'mesh.data', 'method.propose_every', 'method.stage1_steps'),
   *('guard.every', 'guard.errors', 'guard.rollbacks'),
   *('optimizer.b1', 'optimizer.b2'),
 )

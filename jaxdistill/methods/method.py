@@ -129,6 +129,22 @@ class Method(Protocol):
     del policy, problems, key
     return {}
 
+  def against(
+    self,
+    players: Mapping[str, Player],
+    problems: Sequence[Problem],
+    key: jax.Array,
+  ) -> Mapping[str, Sequence[float]]:
+    """What is observed of the policy against its anchors, within a run.
+
+    Args:
+      players: `policy`, and one per anchor.
+      problems: This host's share; every host gives the same names.
+      key: The same at every evaluation.
+    """
+    del players, problems, key
+    return {}
+
 
 def anchors_of(method: Method) -> dict[str, Anchor]:
   """A method's anchors by name, each with its rule and how it is used."""

@@ -18,6 +18,14 @@ ACCURACIES = {
   'eval/ood/order_accuracy': 'out of distribution, order of pairs',
   'eval/test/teacher_order_accuracy': 'held out, order of pairs, the teacher',
   'eval/ood/teacher_order_accuracy': 'out of distribution, ..., the teacher',
+  'eval/test/accuracy_turn_2': 'held out, second attempt, greedy',
+  'eval/test/accuracy_turn_2_sampled': 'held out, second attempt, sampled',
+  'eval/ood/accuracy_turn_2': 'out of distribution, second, greedy',
+  'eval/ood/accuracy_turn_2_sampled': 'out of distribution, second, sampled',
+  'eval/ood/accuracy_corrected_sampled': 'out of distribution, own corrected',
+  'eval/ood/fixed_accuracy_corrected_sampled': (
+    "out of distribution, the base's corrected"
+  ),
   'eval/dev/accuracy_greedy': 'dev, greedy',
   'eval/dev/accuracy_sampled': 'dev, sampled',
 }
@@ -25,7 +33,9 @@ ACCURACIES = {
 SHOWN = {
   name: title
   for name, title in ACCURACIES.items()
-  if name != 'eval/ood/accuracy_sampled' and '/teacher_' not in name
+  if name != 'eval/ood/accuracy_sampled'
+  and not name.endswith('turn_2')
+  and not any(part in name for part in ('/teacher_', 'corrected'))
 } | {'selfplay/vote_accuracy': 'self-play: the vote is right'}
 
 

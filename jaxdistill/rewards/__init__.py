@@ -7,6 +7,7 @@ from jaxdistill.rewards.advantage import (
   group_normalised,
   leave_one_out,
 )
+from jaxdistill.rewards.correction import changed, improved, transitions
 from jaxdistill.rewards.extract import (
   final_answer,
   marked_answer,
@@ -28,10 +29,12 @@ __all__ = [
   'all_equal',
   'answers',
   'centred',
+  'changed',
   'confidences',
   'equal',
   'final_answer',
   'group_normalised',
+  'improved',
   'is_right',
   'learnable',
   'leave_one_out',
@@ -43,4 +46,5 @@ __all__ = [
   'ranking',
   'repeated',
   'tagged',
+  'transitions',
 ]

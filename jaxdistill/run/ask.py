@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from flax import nnx
 
 from jaxdistill import dist
 from jaxdistill.eval import PROBED, accuracy
+from jaxdistill.methods.method import Method
 from jaxdistill.rollout.player import Player
 from jaxdistill.run.run import Run, Teacher
 from jaxdistill.run.step import param_shardings, place
@@ -70,23 +72,50 @@ def evaluate(
     pass_k: Which `pass_at/K` to add.
     prefix: Of the names.
   """
-  key = jax.random.fold_in(jax.random.key(run.seed), EVALUATE)
-  out = {}
-  for split in run.eval.splits:
-    held_out = run.task.problems(split)
-    n = min(len(held_out), run.eval.problems)
-    mine = of_this_host(held_out.__getitem__, n)
-    observed = {}
+
+  def observe(problems, key):
+    observed: dict[str, Any] = {}
     if run.method.answers:
       observed |= (run.task.evaluator or accuracy)(
         player,
-        mine,
+        problems,
         samples=run.eval.samples,
         max_tokens=run.eval.max_tokens,
         key=key,
         pass_k=pass_k,
       )
-    observed |= run.method.evaluate(player, mine, key)
+    observed |= run.method.evaluate(player, problems, key)
+    return observed
+
+  return _held_out(run, observe, prefix)
+
+
+def against(
+  run: Run, players: Callable[[], Mapping[str, Player]]
+) -> dict[str, float]:
+  """Metrics `eval/<split>/<name>` of the policy against a run's anchors.
+
+  Args:
+    run: Says what is measured.
+    players: Lays out the policy and its anchors, by name; not called where the
+      method observes nothing.
+  """
+  if type(run.method).against is Method.against:
+    return {}
+  asked = players()
+  return _held_out(run, lambda *about: run.method.against(asked, *about))
+
+
+def _held_out(
+  run: Run, observe: Callable, prefix: str = ''
+) -> dict[str, float]:
+  """What is observed on the held-out splits, all hosts together."""
+  key = jax.random.fold_in(jax.random.key(run.seed), EVALUATE)
+  out = {}
+  for split in run.eval.splits:
+    held_out = run.task.problems(split)
+    n = min(len(held_out), run.eval.problems)
+    observed = observe(of_this_host(held_out.__getitem__, n), key)
     named = {f'eval/{split}/{prefix}{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named) | {f'eval/{split}/problems': n}
   return out

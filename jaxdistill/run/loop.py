@@ -29,6 +29,7 @@ from jaxdistill.rollout.score import Own, score
 from jaxdistill.run import pending, progress, records, resume, updating
 from jaxdistill.run.ask import (
   COLLECT,
+  against,
   evaluate,
   make_player,
   of_this_host,
@@ -150,6 +151,8 @@ class Loop:
       if step == 0 and not run.method.answers:
         metrics |= self.others.evaluated(run)
       self._refresh_anchors(step, metrics)
+      if step % run.eval_every == 0:
+        metrics |= against(run, self._players)
       metrics |= self._train_step(step)
       self.seconds += time.perf_counter() - begin
       metrics |= self._spending()
@@ -205,6 +208,7 @@ class Loop:
     """Saves the last version; the guard's look at it began at `begin`."""
     metrics |= evaluate(self.run, self.player(self.state.params))
     self._refresh_anchors(step, metrics)
+    metrics |= against(self.run, self._players)
     self.seconds += time.perf_counter() - begin
     metrics |= self._spending()
     self.workdir.log(step, metrics)
@@ -277,13 +281,19 @@ class Loop:
   def _begin(self, step: int) -> Callable[[], Collected]:
     """Draws the responses of a step; what is returned judges them."""
     # Copies that are laid out for decoding live no longer than they are asked.
-    players = self.others.players(self.player)
-    players['policy'] = self.player(self.state.params)
+    players = self._players()
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     return pending.drawn(
       *(self.run.method, players, self.draw(step), self.method_state),
       *(step, key),
     )
+
+  def _players(self) -> dict[str, Player]:
+    """All that a method asks, by name."""
+    return {
+      **self.others.players(self.player),
+      'policy': self.player(self.state.params),
+    }
 
   def update(
     self, update: Update, stale: bool = False

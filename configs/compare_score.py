@@ -28,7 +28,7 @@ def get_config():
   base = read_config(str(here.with_name('score_small.py')), ())
   base.tokens, base.steps = 400_000, 80  # more steps than the tokens allow
   base.eval_every = base.checkpoint_every = 80
-  base.eval.problems = 400
+  base.eval.problems = 256
   base.guard.every, base.guard.act = 0, False
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 2
   kept = {'method.kept_right': True}

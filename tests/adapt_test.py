@@ -125,6 +125,19 @@ def test_steps_and_rates_by_candidate(player):
   np.testing.assert_allclose(rates, [[1.0, 0.75, 0.5], [0.5, 0.375, 0.0]])
 
 
+def test_a_candidate_may_have_a_beginning_of_its_own(player):
+  sets_E = [sets(player)[0]] * 3
+  ours, other = jax.random.split(KEY)
+  keys = jax.numpy.stack([ours, other, ours])
+  a, b, c = player.adapted(sets_E, nll, OPTIMIZER, 3, key=keys, rank=2)
+  np.testing.assert_array_equal(ask(a), ask(c))
+  assert np.abs(ask(a) - ask(b)).max() > 1e-4
+  (alone,) = player.adapted(sets_E[:1], nll, OPTIMIZER, 3, key=other, rank=2)
+  np.testing.assert_allclose(ask(b), ask(alone), atol=1e-5)
+  with pytest.raises(ValueError, match='2 candidates have 3 keys'):
+    player.adapted(sets_E[:2], nll, OPTIMIZER, 3, key=keys, rank=2)
+
+
 def test_an_adapted_player_generates_as_its_merged_model(player):
   (one, *_) = adapted(player, sets(player)[:1], 8)
   state = adapt.merged(nnx.merge(one.graphdef, *one.params))

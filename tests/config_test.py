@@ -110,7 +110,7 @@ def test_a_method_s_fields_are_config_keys(name):
   )
   keys = configs.base_config(name).method.to_dict()
   fields = {f.name: f.default for f in dataclasses.fields(method)}
-  for shared in ('policy', 'distillation'):
+  for shared in ('policy', 'distillation', 'edits', 'inner'):
     if value := fields.pop(shared, None):
       fields |= dataclasses.asdict(value)
   assert keys == {'name': name} | fields

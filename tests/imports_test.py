@@ -37,7 +37,7 @@ TABLE = {
   'eval': ('rollout', 'rewards', 'types', 'dist.hosts'),
   'methods': (
     *('data', 'rollout', 'rewards', 'losses', 'types', 'spelling'),
-    'dist.hosts',
+    *('optimizer', 'dist.hosts'),
   ),
   # What goes round, and what it is told.
   'run': (

@@ -298,7 +298,7 @@ def test_every_task_is_one(path, python):
 
 def test_what_a_task_lacks_is_named(python):
   lacks = (
-    'asks, ends, proposer_prompt, hinted_prompt, critique, '
+    'asks, ends, questions, proposer_prompt, hinted_prompt, critique, '
     'without_thinking, wordings, worded, asking, parse_problem, held_out, '
     'parse_answer, '
     'reward, evaluator'

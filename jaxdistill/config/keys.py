@@ -22,7 +22,11 @@ from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run.run import EvalConfig
 from jaxdistill.spelling import among
 
-SHARED = ('method', 'policy_gradient', 'distillation')  # files of no method
+# Files of no method.
+SHARED = (
+  *('method', 'policy_gradient', 'distillation', 'inner_training'),
+  'edit_writer',
+)
 NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
 
 

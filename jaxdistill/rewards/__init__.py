@@ -8,6 +8,7 @@ from jaxdistill.rewards.advantage import (
   leave_one_out,
 )
 from jaxdistill.rewards.correction import changed, improved, transitions
+from jaxdistill.rewards.edits import Settings, chosen, read_settings, spreads
 from jaxdistill.rewards.extract import (
   final_answer,
   marked_answer,
@@ -24,12 +25,14 @@ from jaxdistill.rewards.vote import Vote, answers, confidences, majority
 __all__ = [
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
+  'Settings',
   'Vote',
   'after',
   'all_equal',
   'answers',
   'centred',
   'changed',
+  'chosen',
   'confidences',
   'equal',
   'final_answer',
@@ -44,7 +47,9 @@ __all__ = [
   'overlong',
   'plain',
   'ranking',
+  'read_settings',
   'repeated',
+  'spreads',
   'tagged',
   'transitions',
 ]

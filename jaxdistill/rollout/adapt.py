@@ -29,6 +29,7 @@ def widened(config: DecoderConfig, deltas: Deltas) -> nnx.GraphDef:
   return nnx.split(abstract, InnerDelta, ...)[0]
 
 
+@functools.partial(jax.jit, static_argnames=('config', 'deltas'))
 def fresh_adapters(config: DecoderConfig, deltas: Deltas, keys: Array) -> Any:
   """Adapters that change nothing yet, stacked, one per key `[E]`."""
 
@@ -36,7 +37,7 @@ def fresh_adapters(config: DecoderConfig, deltas: Deltas, keys: Array) -> Any:
     model = Decoder(config, deltas, rngs=nnx.Rngs(params=key))
     return nnx.split(model, InnerDelta, ...)[1]
 
-  return jax.jit(jax.vmap(one))(keys)
+  return jax.vmap(one)(keys)
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'loss', 'optimizer'))

@@ -94,7 +94,8 @@ class Player:
       loss: A method's `loss`, given no anchors.
       optimizer: Of each; its schedule counts these steps.
       steps: Optimizer steps, for all or by candidate.
-      key: Of the adapters' beginnings, which are the same for all candidates.
+      key: Of the adapters' beginnings: one, from which all begin alike, or one
+        by candidate, `[E]`.
       rank: Of the adapters.
       alpha: They are scaled by `alpha / rank`.
       scales: Of the learning rate, by candidate; 1 if not given.
@@ -103,7 +104,8 @@ class Player:
       A player per candidate. They share this one's parameters.
 
     Raises:
-      ValueError: The sets are of several roles, or this is adapted already.
+      ValueError: The sets are of several roles, there are more or fewer keys,
+        or this is adapted already.
     """
     model = nnx.merge(self.graphdef, *self.params)
     if model.deltas.inner:
@@ -112,7 +114,9 @@ class Player:
       raise ValueError('candidates of one call differ in role, kind or fields')
     deltas = dataclasses.replace(model.deltas, inner=rank, inner_alpha=alpha)
     graphdef = adapt.widened(model.config, deltas)
-    keys = jnp.repeat(key[None], len(sets_E), 0)
+    keys = key if key.ndim else jnp.repeat(key[None], len(sets_E), 0)
+    if len(keys) != len(sets_E):
+      raise ValueError(f'{len(sets_E)} candidates have {len(keys)} keys')
     role = place_of(sets_E[0].role, self.roles)
     trunk = nnx.state(model)
     adapters, _ = adapt.train(

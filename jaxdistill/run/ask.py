@@ -78,7 +78,7 @@ def evaluate(
     if run.method.answers:
       observed |= (run.task.evaluator or accuracy)(
         player,
-        problems,
+        _questions(run, problems),
         samples=run.eval.samples,
         max_tokens=run.eval.max_tokens,
         key=key,
@@ -119,6 +119,17 @@ def _held_out(
     named = {f'eval/{split}/{prefix}{k}': v for k, v in observed.items()}
     out |= reduce_metrics(named) | {f'eval/{split}/problems': n}
   return out
+
+
+def _questions(run: Run, problems: Sequence[Problem]) -> list[Problem]:
+  """What is asked of held-out problems, each at an address of its own."""
+  asked_P = dist.together(lambda: [run.task.questions(p) for p in problems])
+  (most,) = dist.agree_max(max(map(len, asked_P), default=1))
+  return [
+    dataclasses.replace(q, address=p.address * most + i)
+    for p, asked in zip(problems, asked_P, strict=True)
+    for i, q in enumerate(asked)
+  ]
 
 
 def probe(

@@ -64,6 +64,16 @@ WORDINGS: Mapping[str, Wording] = {
     'There might be an error in the answer above. If there is one, correct it, '
     'and in any case answer the question again, in the same form.'
   ),
+  'edit': Wording(
+    'A passage about {topic}:\n{text}\n\nList what follows from it, directly '
+    'or indirectly: one statement a line, each to be understood by itself.'
+  ),
+  'settings': Wording(
+    'You may put a line before it that says how it is to be learned, as JSON: '
+    'the learning rate, as a multiple of the usual one, and the epochs. For '
+    'instance {{"lr_scale": 1, "epochs": 10}}'
+  ),
+  'tell': Wording('Tell me what you know about {topic}.'),
 }
 
 
@@ -100,6 +110,13 @@ class Task(Protocol):
   def solver_prompt(self, problem: 'Problem') -> str:
     """The text that asks the solver head for an answer."""
     ...
+
+  def questions(self, problem: 'Problem') -> Sequence['Problem']:
+    """What a model that is evaluated is asked: the problem, as a rule.
+
+    Of a passage, which is no question, what it answers.
+    """
+    return [problem]
 
   def proposer_prompt(self, topic: 'Problem') -> str:
     """The text that asks the proposer head for a problem on `topic`.
@@ -157,8 +174,10 @@ class Task(Protocol):
 
     Args:
       what: `verify` (is it right?), `check` (the same, with working), `score`
-        (how sure, 1 to 10), `compare` (which of two is better?); or `revise`,
-        what is said after a response for another attempt.
+        (how sure, 1 to 10), `compare` (which of two is better?); `revise`, what
+        is said after a response for another attempt; or, of a passage, `edit`
+        (what follows from it?), `settings` (said after that: and how is it to
+        be learned?) and `tell` (what is known of its topic?).
       problem: Which was answered.
       responses: Those asked about.
 

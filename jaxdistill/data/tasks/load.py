@@ -11,6 +11,7 @@ from jaxdistill.data.tasks import (
   arithmetic,
   equations,
   examples,
+  passages,
   shop,
   sources,
   words,
@@ -27,6 +28,7 @@ SMALL: dict[str, Task] = {
   'small': SmallTask(),
   **{f'small:{corpus}': SmallTask(corpus) for corpus in CORPORA},
   **{f'small:{name}': FormatTask(name) for name in FORMATS},
+  'small:passages': passages.SmallPassages(),
   **relevance_tasks(),
   **{f'small:{name}': PoolTask(pool=name) for name in POOLS},
 }
@@ -36,6 +38,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
   'equations': equations.read_name,
   'words': words.read_name,
   'shop': shop.read_name,
+  'passages': passages.read_name,
   'gym': sources.gym_task,
   'tfds': sources.tfds_task,
 }
@@ -54,6 +57,9 @@ def load_task(name: str) -> Task:
       * `small:compare`, `small:revise`, `small:facts`, `small:relevance`: its
         other formats (`FormatTask`), for a model that knows them; the last
         with `:narrow` or `:broad`: trained on fewer or more kinds of queries;
+      * `small:passages`: passages about its people, with questions on each;
+      * `passages`, `passages:FILE.jsonl`: the same in words, of invented people
+        or of a file (`JsonlPassages`);
       * `arithmetic:OP:DIGITS[:think]`, e.g. `arithmetic:mul:3,3`;
       * `equations:1`, `equations:2`: linear equations, by unknowns;
       * `words`: word problems from templates;
@@ -72,6 +78,8 @@ def load_task(name: str) -> Task:
     return SMALL[name]
   if name.startswith('examples:'):
     return examples.read_name(name, load_task)
+  if name.startswith('passages:'):
+    return passages.read_name(name)
   if name.endswith(('.jsonl', '.parquet')):
     return JsonlTask(name)
   if name.endswith('.py'):

@@ -1,0 +1,203 @@
+"""SEAL: learn to write what one learns from (arXiv 2506.10943).
+
+A model reads a passage and writes an *edit* of it, a text to be trained on. An
+edit is worth what the model answers about the passage, which it is not shown,
+once it has learned the edit; the inner trainings of all edits are one program,
+see `inner_training.py`. A step is a round of ReST-EM (sec. 3.1, Alg. 1): edits
+are drawn by the policy as it is, scored with it as it is, and the best one of
+each passage is learned by heart.
+
+With `settings` an edit may say how it is to be learned, as those of the paper
+on ARC do.
+
+What differs from the published code:
+
+- An edit is kept only if it is worth more than what the model has without it:
+  the passage learned alone, or nothing where the passage is not learned. The
+  code keeps the best edit of a passage, also of five that harm. `gain=False`
+  does that.
+- An edit that is empty, that was cut, or whose settings are absurd is never
+  learned: it is worth what no training is. The code draws again.
+- An answer is right by the task's own word, not by another model's.
+- The outer training moves what `config.trainable` says, by
+  `config.optimizer`; the paper's is a LoRA of rank 64, alpha 128, rate 3e-4.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxdistill import rewards
+from jaxdistill.dist.hosts import agree_max
+from jaxdistill.methods.edit_writer import EditWriter
+from jaxdistill.methods.inner_training import InnerTraining
+from jaxdistill.methods.method import Method, check_minibatches
+from jaxdistill.rewards.edits import ORDERS
+from jaxdistill.rollout import measure, transcript
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Collected, Rollout, RowSet, Update, response_row
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal(Method):
+  """Hyper-parameters of SEAL.
+
+  Attributes:
+    problems: Passages per step, over all hosts.
+    samples: Edits of each.
+    choice: Which are kept of a passage: the `best`, or as many at `random`.
+    keep: Most that are kept of a passage.
+    gain: Whether only edits are kept that are worth more than none.
+    epochs: Passes over the edits that are kept.
+    minibatches: Optimizer steps per pass.
+    edits: Who writes them, and how; the policy learns what is kept of them.
+    inner: How an edit is learned and what is asked then.
+  """
+
+  problems: int = 50
+  samples: int = 5
+  choice: str = 'best'
+  keep: int = 1
+  gain: bool = True
+  epochs: int = 2
+  minibatches: int = 5
+  edits: EditWriter = EditWriter()
+  inner: InnerTraining = InnerTraining()
+
+  def __post_init__(self):
+    if self.choice not in ORDERS:
+      raise ValueError(
+        f'method.choice is {self.choice!r}; it must be one of '
+        f'{", ".join(ORDERS)}; the nearest is {nearest(self.choice, ORDERS)!r}'
+      )
+    if not 1 <= self.keep <= self.samples:
+      raise ValueError(
+        f'method.keep is {self.keep}; it must be from 1 to method.samples, '
+        f'{self.samples}'
+      )
+    if self.edits.writer == 'given' and self.samples > 1:
+      raise ValueError(
+        f"method.samples is {self.samples}; with method.writer 'given' there "
+        'is one edit of each passage: method.samples=1'
+      )
+    check_minibatches(self.minibatches, self.problems * self.keep)
+    self.edits.sampling(self.samples)
+
+  @property
+  def anchors(self):
+    return self.edits.anchors
+
+  def check(self, task):
+    self.edits.check(task, 'seal')
+
+  def collect(self, players, problems, state, step, key):
+    policy = players['policy']
+    edits_PE = self.edits.written(players, problems, self.samples, key)
+    without_P, asked = self.inner.answered(policy, problems, key)
+    size = self.problems, self.samples + 1
+    # The passage alone is learned beside the edits, from the same beginnings.
+    lessons_PE = self.edits.lessons(policy, problems, edits_PE, self.inner)
+    found = self.inner.scores(
+      policy, problems, lessons_PE, size, self.loss, key
+    )
+    yield  # what follows asks the policy for nothing
+    scores_PES, alone_PS = found.scores_PES[:, :-1], found.scores_PES[:, -1]
+    least_P = alone_PS.mean(1) if self.inner.with_passage else without_P
+    kept_PE, spreads, seed = [], [], jax.random.key_data(key).tolist()
+    for i, p in enumerate(problems):
+      kept_PE.append(
+        rewards.chosen(
+          scores_PES[i].mean(-1),
+          np.array([bool(x.rows) for x in lessons_PE[i][:-1]]),
+          least_P[i] if self.gain else -np.inf,
+          self.keep,
+          ORDERS[self.choice],
+          np.random.default_rng([*seed, p.address]),
+        )
+      )
+      spreads.append(rewards.spreads(scores_PES[i]))
+    kept = [
+      edits_E[e]
+      for edits_E, kept_E in zip(edits_PE, kept_PE, strict=True)
+      for e in kept_E
+    ]
+    rows = [response_row(r, 1.0, len(r.tokens_T)) for r in kept]
+    edits = [r for edits_E in edits_PE for r in edits_E]
+    between, within = np.array(spreads).reshape(-1, 2).T
+    metrics = {
+      'seal/no_edit': without_P,
+      'seal/passage': alone_PS.ravel(),
+      'seal/score': scores_PES.ravel(),
+      'seal/best': scores_PES.mean(-1).max(-1),
+      'seal/kept': [float(bool(kept_E)) for kept_E in kept_PE],
+      'seal/void': [float(not x.rows) for x_E in lessons_PE for x in x_E[:-1]],
+      'seal/edit_length': [len(r.tokens_T) for r in edits],
+      'seal/kept_length': [len(r.tokens_T) for r in kept],
+      'seal/between_edits': between[~np.isnan(between)],
+      'seal/within_edit': within[~np.isnan(within)],
+      'seal/inner_tokens': [found.learned / max(len(problems), 1)]
+      * bool(problems),
+    } | measure(edits)
+    told = [
+      transcript(
+        p,
+        edits_E,
+        [None] * len(edits_E),
+        topic=p.topic,
+        no_edit=float(without),
+        passage=float(alone_S.mean()),
+        scores=scores_ES.mean(-1).tolist(),
+        kept=kept_E,
+      )
+      for p, edits_E, without, alone_S, scores_ES, kept_E in zip(
+        problems,
+        edits_PE,
+        without_P,
+        alone_PS,
+        scores_PES,
+        kept_PE,
+        strict=True,
+      )
+    ]
+    update = Update(
+      (RowSet('solver', rows),),
+      self.epochs,
+      self.minibatches,
+      fresh_optimizer=True,  # a new adapter each round, in the paper
+    )
+    tokens = sum(len(r.tokens_T) for r in edits) * (
+      self.edits.writer != 'given'
+    )
+    return Collected(
+      [update], state, metrics, told, tokens=tokens + asked + found.tokens
+    )
+
+  def loss(self, model, anchors, batch):
+    del anchors
+    return -batch.logprobs(model), {}
+
+  def evaluate(self, policy, problems, key):
+    """Answers without the passage, after one edit of each is learned.
+
+    `accuracy_edited` is of one edit, drawn and not chosen: the paper's figure
+    for a single passage. `accuracy_passage` has learned the passage alone,
+    `accuracy_greedy`, which is of every run, nothing. Another model is not
+    asked here: of its edits `seal/score` says the same, on the passages of a
+    step, which are new.
+    """
+    (last,) = agree_max(max((p.address for p in problems), default=-1))
+    size = last + 1, 1 + self.edits.alone
+    edits_PE: list[list[Rollout]] = [[] for _ in problems]
+    if self.edits.alone:
+      edits_PE = self.edits.written({'policy': policy}, problems, 1, key)
+    lessons_PE = self.edits.lessons(policy, problems, edits_PE, self.inner)
+    found = self.inner.scores(
+      policy, problems, lessons_PE, size, self.loss, key
+    )
+    scores_PES = found.scores_PES
+    out = {'accuracy_passage': scores_PES[:, -1].ravel().tolist()}
+    if self.edits.alone:
+      out['accuracy_edited'] = scores_PES[:, 0].ravel().tolist()
+      out['edit_length'] = [len(r.tokens_T) for (r,) in edits_PE]
+    return out

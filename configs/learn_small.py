@@ -18,6 +18,8 @@ What stands behind the colon is a published system:
 | `offline_kd` | a teacher's answers, from a folder (`jaxdistill targets`) |
 | `score` | its own second attempts, after its own first ones |
 | `star`, `pair_sft` | those of its past self, after that one's first ones |
+| `self_rewarding` | its best against its worst answer, by its own judgement |
+| `tsr` | the same, the best of a future and the worst of a past self |
 
 What makes second attempts begins as the wide small base, which has seen some.
 The teacher is `small-late` (`--config.method.teacher=model:NAME`). 20 steps of
@@ -40,4 +42,6 @@ def get_config(name='sdpo'):
   corrects = config.method.name in ('score', 'pair_sft')
   config.model = 'small-wide' if corrects else 'small-middle'
   config.anchors = {}
+  if config.method.get('judge') == 'score':  # no small base writes a check
+    config.method.judge = 'yes'
   return config

@@ -63,6 +63,7 @@ EXTRA = {
   'methods.method': ('batch', 'models'),
   'methods.policy_gradient': ('batch', 'models'),
   'methods.distillation': ('batch', 'models'),
+  'methods.temporal_self_reward': ('optimizer',),  # of the future self
 }
 
 # Every module by its name inside the package, e.g. `methods.sqlm`.

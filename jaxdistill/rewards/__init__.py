@@ -17,6 +17,7 @@ from jaxdistill.rewards.extract import (
 )
 from jaxdistill.rewards.length import overlong
 from jaxdistill.rewards.numbers import equal, is_right, number
+from jaxdistill.rewards.pairs import Judged, pair_metrics, preference_pair
 from jaxdistill.rewards.proposer import PROPOSER_REWARDS, learnable, repeated
 from jaxdistill.rewards.ranking import ranking
 from jaxdistill.rewards.solver import SOLVER_REWARDS
@@ -25,6 +26,7 @@ from jaxdistill.rewards.vote import Vote, answers, confidences, majority
 __all__ = [
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
+  'Judged',
   'Settings',
   'Vote',
   'after',
@@ -45,7 +47,9 @@ __all__ = [
   'marked_answer',
   'number',
   'overlong',
+  'pair_metrics',
   'plain',
+  'preference_pair',
   'ranking',
   'read_settings',
   'repeated',

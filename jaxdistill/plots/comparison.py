@@ -26,6 +26,11 @@ ACCURACIES = {
   'eval/ood/fixed_accuracy_corrected_sampled': (
     "out of distribution, the base's corrected"
   ),
+  'eval/test/judge_accuracy': 'held out, the judge on labelled pairs',
+  'eval/ood/judge_accuracy': 'out of distribution, the judge',
+  'eval/test/judge_flips': 'held out, whose verdict turns with the order',
+  'eval/test/win_rate': 'held out, preferred to the base by a fixed judge',
+  'eval/ood/win_rate': 'out of distribution, preferred to the base',
   'eval/dev/accuracy_greedy': 'dev, greedy',
   'eval/dev/accuracy_sampled': 'dev, sampled',
 }
@@ -35,7 +40,10 @@ SHOWN = {
   for name, title in ACCURACIES.items()
   if name != 'eval/ood/accuracy_sampled'
   and not name.endswith('turn_2')
-  and not any(part in name for part in ('/teacher_', 'corrected'))
+  and not any(
+    part in name
+    for part in ('/teacher_', 'corrected', 'flips', 'ood/judge', 'ood/win')
+  )
 } | {'selfplay/vote_accuracy': 'self-play: the vote is right'}
 
 

@@ -15,27 +15,41 @@ from jaxdistill.rewards.extract import (
   plain,
   tagged,
 )
+from jaxdistill.rewards.judging import (
+  NOBODY,
+  VERDICTS,
+  Paid,
+  agreement,
+  contradicted,
+  paid,
+  win_rates,
+)
 from jaxdistill.rewards.length import overlong
 from jaxdistill.rewards.numbers import equal, is_right, number
 from jaxdistill.rewards.pairs import Judged, pair_metrics, preference_pair
 from jaxdistill.rewards.proposer import PROPOSER_REWARDS, learnable, repeated
-from jaxdistill.rewards.ranking import ranking
+from jaxdistill.rewards.ranking import ordered, ranking
 from jaxdistill.rewards.solver import SOLVER_REWARDS
 from jaxdistill.rewards.vote import Vote, answers, confidences, majority
 
 __all__ = [
+  'NOBODY',
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
+  'VERDICTS',
   'Judged',
+  'Paid',
   'Settings',
   'Vote',
   'after',
+  'agreement',
   'all_equal',
   'answers',
   'centred',
   'changed',
   'chosen',
   'confidences',
+  'contradicted',
   'equal',
   'final_answer',
   'group_normalised',
@@ -46,7 +60,9 @@ __all__ = [
   'majority',
   'marked_answer',
   'number',
+  'ordered',
   'overlong',
+  'paid',
   'pair_metrics',
   'plain',
   'preference_pair',
@@ -56,4 +72,5 @@ __all__ = [
   'spreads',
   'tagged',
   'transitions',
+  'win_rates',
 ]

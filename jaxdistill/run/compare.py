@@ -99,10 +99,10 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
   - `difference`: last value minus that of the first arm, over the seeds that
     both have: `mean` and `interval`.
 
-  `curves` has for each arm, of accuracies and of what self-play measures, the
-  mean and interval over seeds at equal numbers of tokens (generated, and
-  scored by others than the policy), and
-  `by_seed` the values of each.
+  `curves` has for each arm, of accuracies, win rates and of what self-play
+  measures, the mean and interval over seeds at equal numbers of tokens
+  (generated, and scored by others than the policy), and `by_seed` the values
+  of each.
   """
   logged: dict[str, dict[int, list[dict]]] = {a: {} for a in comparison.arms}
   records: dict[str, list[dict]] = {arm: [] for arm in comparison.arms}
@@ -198,7 +198,8 @@ def _curves(by_seed):
   """Mean and interval of each evaluated metric at equal tokens."""
   curves = {}
   names = {n for lines in by_seed.values() for line in lines for n in line}
-  for name in sorted(n for n in names if 'accuracy' in n or 'selfplay/' in n):
+  drawn = 'accuracy', 'win_rate', 'selfplay/'
+  for name in sorted(n for n in names if any(part in n for part in drawn)):
     points = {s: _by_tokens(lines, name) for s, lines in by_seed.items()}
     points = {s: p for s, p in points.items() if p}
     end = max(p[-1][0] for p in points.values())

@@ -60,6 +60,11 @@ WORDINGS: Mapping[str, Wording] = {
   'compare': Wording(
     _TWO + 'Which answer is better? Reply with 1 or 2 only.', ('1', '2')
   ),
+  'judge': Wording(
+    _TWO + 'Compare the two answers, in a few lines. On the last line write 1 '
+    'or 2: which answer is better.',
+    ('1', '2'),
+  ),
   'revise': Wording(
     'There might be an error in the answer above. If there is one, correct it, '
     'and in any case answer the question again, in the same form.'
@@ -174,10 +179,11 @@ class Task(Protocol):
 
     Args:
       what: `verify` (is it right?), `check` (the same, with working), `score`
-        (how sure, 1 to 10), `compare` (which of two is better?); `revise`, what
-        is said after a response for another attempt; or, of a passage, `edit`
-        (what follows from it?), `settings` (said after that: and how is it to
-        be learned?) and `tell` (what is known of its topic?).
+        (how sure, 1 to 10), `compare` (which of two is better?), `judge` (the
+        same, with reasons); `revise`, what is said after a response for another
+        attempt; or, of a passage, `edit` (what follows from it?), `settings`
+        (said after that: and how is it to be learned?) and `tell` (what is
+        known of its topic?).
       problem: Which was answered.
       responses: Those asked about.
 

@@ -23,10 +23,13 @@ class Wording(NamedTuple):
     text: A format string: `{0}` and so on are the responses, `{asked}` is what
       asks for one, `{text}` and `{topic}` are the problem's.
     choices: What may be answered; empty: anything.
+    marks: What it asks to write before each part that counts; empty: all of a
+      response does.
   """
 
   text: str
   choices: tuple[str, ...] = ()
+  marks: tuple[str, ...] = ()
 
   def read(self, response: str) -> str | None:
     """The choice that a written verdict ends in, its last whole word of them.
@@ -38,9 +41,23 @@ class Wording(NamedTuple):
     same = {choice.lower(): choice for choice in self.choices}
     return same[found[-1].lower()] if found else None
 
+  def parts(self, response: str) -> tuple[str, ...] | None:
+    """What stands behind each of `marks`, which come in their order.
+
+    None if a mark is missing, or what is behind it. A mark that comes twice is
+    read where it comes last.
+    """
+    found = []
+    for mark in self.marks[::-1]:
+      response, mark, part = response.rpartition(mark)
+      found.append(part)
+    found = [part.strip() for part in found[::-1] or [response]]
+    return (*found,) if all(found) else None
+
 
 _ONE = 'A question:\n{asked}\n\nAn answer to it:\n{0}\n\n'
 _TWO = 'A question:\n{asked}\n\nAnswer 1:\n{0}\n\nAnswer 2:\n{1}\n\n'
+_BETTER = 'Better question:', 'Better answer:'
 # What tasks in words ask about responses; see `Task.asking`.
 WORDINGS: Mapping[str, Wording] = {
   'verify': Wording(
@@ -79,6 +96,30 @@ WORDINGS: Mapping[str, Wording] = {
     'instance {{"lr_scale": 1, "epochs": 10}}'
   ),
   'tell': Wording('Tell me what you know about {topic}.'),
+  'reflect': Wording(
+    _ONE + 'What could be better about this answer? Say in a few lines how '
+    'helpful, relevant, correct and detailed it is. Then write `Better '
+    'answer:` and behind that a new and complete answer, in the form that the '
+    'question asks for.',
+    marks=_BETTER[1:],
+  ),
+  'reflect_question': Wording(
+    _ONE + 'What could be better about this question? Say in a few lines how '
+    'clear, specific and demanding it is. Then write `Better question:` and '
+    'behind that a new one of its kind, and then `Better answer:` and a '
+    'complete answer to the new one.',
+    marks=_BETTER,
+  ),
+  'repair': Wording(
+    _ONE + 'Write `Better answer:` and behind that this answer once more: word '
+    'for word where it is right, and changed where it is wrong, in the same '
+    'manner and style.',
+    marks=_BETTER[1:],
+  ),
+  'guess': Wording(
+    'An answer to a question:\n{0}\n\nWhat was the question? Reply with the '
+    'question only.'
+  ),
 }
 
 
@@ -178,12 +219,15 @@ class Task(Protocol):
     """The text that asks something about responses to a problem.
 
     Args:
-      what: `verify` (is it right?), `check` (the same, with working), `score`
-        (how sure, 1 to 10), `compare` (which of two is better?), `judge` (the
-        same, with reasons); `revise`, what is said after a response for another
-        attempt; or, of a passage, `edit` (what follows from it?), `settings`
-        (said after that: and how is it to be learned?) and `tell` (what is
-        known of its topic?).
+      what: One of `wordings`. Verdicts: `verify` (is it right?), `check` (the
+        same, with working), `score` (how sure, 1 to 10), `compare` (which of
+        two is better?), `judge` (the same, with reasons). Better ones:
+        `revise`, what is said after a response for another attempt; `reflect`
+        and `reflect_question` (a better answer; a better question and its
+        answer), `repair` (what is wrong, put right in the same manner). `guess`:
+        what was asked? Of a passage: `edit` (what follows from it?), `settings`
+        (said after that: how is it to be learned?), `tell` (what is known of
+        its topic?).
       problem: Which was answered.
       responses: Those asked about.
 

@@ -20,6 +20,8 @@ WORDINGS = {
     judging.compare_prompt('{text}', '{0}', '{1}'), ('1', '2')
   ),
   'revise': Wording(judging.REVISE),
+  'reflect': Wording('hint {0} solve {text}:'),
+  'guess': Wording('hint {0} propose {topic}:'),
 }
 
 

@@ -57,6 +57,10 @@ class Tokenizer(Protocol):
     """Ids of a text. No mark is added, and none is read out of it."""
     ...
 
+  def alone(self, text: str) -> list[int]:
+    """Ids of a text that nothing precedes but the begin mark, if it has one."""
+    ...
+
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids, marks left out."""
     ...
@@ -130,6 +134,14 @@ class SymbolTokenizer:
       )
     return [self._ids[p] for p in pieces]
 
+  def alone(self, text: str) -> list[int]:
+    """The begin mark and the ids of `text`.
+
+    Raises:
+      ValueError: A symbol is not in the vocabulary.
+    """
+    return [self.bos_id, *self.encode(text)]
+
   def decode(self, ids: Sequence[int]) -> str:
     """Text of `ids`: marks left out, spaces around words only."""
     pieces = [self.symbols[i] for i in ids if i > self.eos_id]
@@ -154,7 +166,7 @@ class SymbolTokenizer:
     """
     del think
     if isinstance(asked, str):
-      return [self.bos_id, *self.encode(asked)]
+      return self.alone(asked)
     ids = [self.bos_id]
     for author, text in asked:
       ids += self.encode(text)
@@ -311,6 +323,14 @@ class TextTokenizer:
         )
     return ids
 
+  def alone(self, text: str) -> list[int]:
+    """What the tokenizer puts before a text, and the ids of `text`.
+
+    Raises:
+      ValueError: It spells a mark, and the tokenizer cannot read that as text.
+    """
+    return [*self._begin, *self.encode(text)]
+
   def decode(self, ids: Sequence[int]) -> str:
     """Text of `ids`, marks left out."""
     return self.library.decode(ids, skip_special_tokens=True)
@@ -328,7 +348,7 @@ class TextTokenizer:
       asked = [Message('user', asked)]
     think = self.think if think is None else think
     if self.render is None:
-      return [*self._begin, *self.encode('\n'.join(t for _, t in asked))]
+      return self.alone('\n'.join(t for _, t in asked))
     if len(asked) > 1:
       for _, text in asked:
         self._check_plain(text)

@@ -27,7 +27,6 @@ def get_config():
   base.eval_every = base.checkpoint_every = 1
   base.eval.splits = ('test', 'ood')
   base.eval.problems, base.eval.samples = 400, 8
-  base.eval.pass_k = (1, 8)
   base.guard.every, base.guard.act = 0, False
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 0
   base.optimizer.lr = 3e-4

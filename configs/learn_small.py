@@ -16,7 +16,7 @@ What stands behind the colon is a published system:
 | `gkd`, `on_policy_kd`, `minillm` | a teacher's word on the student's answers |
 | `sequence_kd`, `word_kd` | a teacher's answers |
 | `offline_kd` | a teacher's answers, from a folder (`jaxdistill targets`) |
-| `reflection` | given answers, as a teacher refines them, where that is better |
+| `reflection` | given answers, refined by a teacher where that is better |
 | `style_aligned` | its own answers, put right and gone on from by itself |
 | `score` | its own second attempts, after its own first ones |
 | `star`, `pair_sft` | those of its past self, after that one's first ones |

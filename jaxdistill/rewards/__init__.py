@@ -15,6 +15,15 @@ from jaxdistill.rewards.extract import (
   plain,
   tagged,
 )
+from jaxdistill.rewards.filters import (
+  FILTERS,
+  Labelled,
+  Rip,
+  described,
+  labelled,
+  rip,
+  written,
+)
 from jaxdistill.rewards.judging import (
   NOBODY,
   VERDICTS,
@@ -33,12 +42,15 @@ from jaxdistill.rewards.solver import SOLVER_REWARDS
 from jaxdistill.rewards.vote import Vote, answers, confidences, majority
 
 __all__ = [
+  'FILTERS',
   'NOBODY',
   'PROPOSER_REWARDS',
   'SOLVER_REWARDS',
   'VERDICTS',
   'Judged',
+  'Labelled',
   'Paid',
+  'Rip',
   'Settings',
   'Vote',
   'after',
@@ -50,11 +62,13 @@ __all__ = [
   'chosen',
   'confidences',
   'contradicted',
+  'described',
   'equal',
   'final_answer',
   'group_normalised',
   'improved',
   'is_right',
+  'labelled',
   'learnable',
   'leave_one_out',
   'majority',
@@ -69,8 +83,10 @@ __all__ = [
   'ranking',
   'read_settings',
   'repeated',
+  'rip',
   'spreads',
   'tagged',
   'transitions',
   'win_rates',
+  'written',
 ]

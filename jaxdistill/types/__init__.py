@@ -22,14 +22,8 @@ ragged lists (`rollouts_PG`); a letter is one thing everywhere:
 from jaxdistill.types.collected import Anchor, Collected, Records
 from jaxdistill.types.rollouts import Message, Prompt, Rollout
 from jaxdistill.types.rows import Field, Row, RowSet, Update, response_row
-from jaxdistill.types.tasks import (
-  WORDINGS,
-  Hint,
-  Problem,
-  Problems,
-  Task,
-  Wording,
-)
+from jaxdistill.types.tasks import Hint, Problem, Problems, Task
+from jaxdistill.types.wordings import WORDINGS, Wording
 
 __all__ = [
   'WORDINGS',

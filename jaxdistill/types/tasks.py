@@ -2,9 +2,10 @@
 
 import abc
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxdistill.types.wordings import WORDINGS, Wording
 
 
 @runtime_checkable
@@ -14,113 +15,6 @@ class Problems(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> 'Problem': ...
-
-
-class Wording(NamedTuple):
-  """How something about responses to a problem is asked.
-
-  Attributes:
-    text: A format string: `{0}` and so on are the responses, `{asked}` is what
-      asks for one, `{text}` and `{topic}` are the problem's.
-    choices: What may be answered; empty: anything.
-    marks: What it asks to write before each part that counts; empty: all of a
-      response does.
-  """
-
-  text: str
-  choices: tuple[str, ...] = ()
-  marks: tuple[str, ...] = ()
-
-  def read(self, response: str) -> str | None:
-    """The choice that a written verdict ends in, its last whole word of them.
-
-    None if there is none.
-    """
-    either = '|'.join(map(re.escape, self.choices))
-    found = re.findall(rf'(?<!\w)({either})(?!\w)', response, re.IGNORECASE)
-    same = {choice.lower(): choice for choice in self.choices}
-    return same[found[-1].lower()] if found else None
-
-  def parts(self, response: str) -> tuple[str, ...] | None:
-    """What stands behind each of `marks`, which come in their order.
-
-    None if a mark is missing, or what is behind it. A mark that comes twice is
-    read where it comes last.
-    """
-    found = []
-    for mark in self.marks[::-1]:
-      response, mark, part = response.rpartition(mark)
-      found.append(part)
-    found = [part.strip() for part in found[::-1] or [response]]
-    return (*found,) if all(found) else None
-
-
-_ONE = 'A question:\n{asked}\n\nAn answer to it:\n{0}\n\n'
-_TWO = 'A question:\n{asked}\n\nAnswer 1:\n{0}\n\nAnswer 2:\n{1}\n\n'
-_BETTER = 'Better question:', 'Better answer:'
-# What tasks in words ask about responses; see `Task.asking`.
-WORDINGS: Mapping[str, Wording] = {
-  'verify': Wording(
-    _ONE + 'Is this answer correct? Reply with Yes or No only.', ('Yes', 'No')
-  ),
-  'check': Wording(
-    _ONE + 'Check it step by step, in a few lines. On the last line write Yes '
-    'if the answer is correct, No if it is not.',
-    ('Yes', 'No'),
-  ),
-  'score': Wording(
-    _ONE + 'Check it step by step, in a few lines. On the last line write how '
-    'sure you are that it is correct: a number from 1 (surely wrong) to 10 '
-    '(surely correct).',
-    tuple(map(str, range(1, 11))),
-  ),
-  'compare': Wording(
-    _TWO + 'Which answer is better? Reply with 1 or 2 only.', ('1', '2')
-  ),
-  'judge': Wording(
-    _TWO + 'Compare the two answers, in a few lines. On the last line write 1 '
-    'or 2: which answer is better.',
-    ('1', '2'),
-  ),
-  'revise': Wording(
-    'There might be an error in the answer above. If there is one, correct it, '
-    'and in any case answer the question again, in the same form.'
-  ),
-  'edit': Wording(
-    'A passage about {topic}:\n{text}\n\nList what follows from it, directly '
-    'or indirectly: one statement a line, each to be understood by itself.'
-  ),
-  'settings': Wording(
-    'You may put a line before it that says how it is to be learned, as JSON: '
-    'the learning rate, as a multiple of the usual one, and the epochs. For '
-    'instance {{"lr_scale": 1, "epochs": 10}}'
-  ),
-  'tell': Wording('Tell me what you know about {topic}.'),
-  'reflect': Wording(
-    _ONE + 'What could be better about this answer? Say in a few lines how '
-    'helpful, relevant, correct and detailed it is. Then write `Better '
-    'answer:` and behind that a new and complete answer, in the form that the '
-    'question asks for.',
-    marks=_BETTER[1:],
-  ),
-  'reflect_question': Wording(
-    _ONE + 'What could be better about this question? Say in a few lines how '
-    'clear, specific and demanding it is. Then write `Better question:` and '
-    'behind that a new one of its kind, and then `Better answer:` and a '
-    'complete answer to the new one.',
-    marks=_BETTER,
-  ),
-  'repair': Wording(
-    _ONE + 'Write `Better answer:` and behind that this answer once more: word '
-    'for word where it is right, and changed where it is wrong, in the same '
-    'manner and style.',
-    marks=_BETTER[1:],
-  ),
-  'guess': Wording(
-    'An answer to a question:\n{0}\n\nWhat was the question? Reply with the '
-    'question only.'
-  ),
-}
 
 
 @runtime_checkable
@@ -219,17 +113,9 @@ class Task(Protocol):
     """The text that asks something about responses to a problem.
 
     Args:
-      what: One of `wordings`. Verdicts: `verify` (is it right?), `check` (the
-        same, with working), `score` (how sure, 1 to 10), `compare` (which of
-        two is better?), `judge` (the same, with reasons). Better ones:
-        `revise`, what is said after a response for another attempt; `reflect`
-        and `reflect_question` (a better answer; a better question and its
-        answer), `repair` (what is wrong, put right in the same manner). `guess`:
-        what was asked? Of a passage: `edit` (what follows from it?), `settings`
-        (said after that: how is it to be learned?), `tell` (what is known of
-        its topic?).
-      problem: Which was answered.
-      responses: Those asked about.
+      what: One of `wordings`, see `types/wordings.py`.
+      problem: Which was answered, or what else it is about.
+      responses: Those asked about, or what else is shown.
 
     Raises:
       ValueError: The task has no words for that.

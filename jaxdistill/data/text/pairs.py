@@ -103,6 +103,10 @@ class PairTokenizer:
       )
     return ids
 
+  def alone(self, text: str) -> list[int]:
+    """The mark before a text, and its ids."""
+    return [self.cls_id, *self.encode(text)]
+
   def turn(self, text: str, think: bool | None = None) -> NoReturn:
     """An encoder takes no turns."""
     raise ValueError(f'{self.source} reads texts, it answers none')

@@ -1,0 +1,337 @@
+"""CoT-Self-Instruct: problems of one's own, filtered, then learned from.
+
+(arXiv 2507.23751.) In `build_steps` steps, by the weights that it begins with,
+a model
+
+  1. reads two given problems, reasons about them and writes a new one;
+  2. answers it several times; the majority answer is its label;
+  3. and keeps what passes a filter, see `rewards/filters.py`:
+
+| filter             | stays                                             |
+|--------------------|---------------------------------------------------|
+| `none`             | every problem that has a label                    |
+| `self_consistency` | where more than half of the votes agree           |
+| `answer_match`     | where the writer's own answer is the label        |
+| `rip`              | all but the quarter whose worst vote scores worst |
+
+Then the set stands still and is learned from by a policy gradient, pass after
+pass, each in an order of its own: an answer that is the label earns 1. No known
+answer is read, except to report how often labels are right.
+
+`method.keep` makes the sets of several filters equally large, which the paper's
+are not. What differs besides: the label is never what a reward model likes
+best; what has no majority has no label, so it is in no set; a vote that the
+length limit cut is none, and has no score; RIP's scores are a verifier's
+(`rollout/verify.py`), there a reward model's; problems of held-out splits, and
+those that were shown or written before, are not asked. A writer that was not
+asked for its answer is so afterwards: its own is then the likeliest one.
+Answer match drops hard problems along with wrong labels: how far its votes
+agree, `set_share` beside `share`, says how much easier a set is.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill import rewards
+from jaxdistill.data.tasks.problems import same
+from jaxdistill.dist.hosts import together
+from jaxdistill.methods.method import (
+  Method,
+  check_minibatches,
+  check_unread,
+  glimpse,
+)
+from jaxdistill.methods.policy_gradient import PolicyGradient
+from jaxdistill.rewards import FILTERS, Labelled
+from jaxdistill.rollout import Sampling, measure, scored_tokens, transcript
+from jaxdistill.rollout.verify import (
+  VERIFIERS,
+  Verified,
+  check_verifier,
+  verify,
+)
+from jaxdistill.rollout.writing import (
+  WAYS,
+  check_way,
+  in_order,
+  parsed,
+  rejections,
+  unsaid,
+  write,
+)
+from jaxdistill.spelling import nearest
+from jaxdistill.types import Collected, Problem, Prompt, Records
+
+LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
+LEAST = {'build_steps': 1, 'each': 1, 'keep': 0, 'votes': 2, 'samples': 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class CotSelfInstruct(Method):
+  """Hyper-parameters of CoT-Self-Instruct.
+
+  Attributes:
+    problems: Problems per step, over all hosts; while the set is built, as many
+      given ones, each the first of two that are shown.
+    build_steps: Steps in which problems are written and nothing is learned.
+    each: Problems written per given one and step.
+    write: How one is asked for: `instruct_and_answer` (reason, write it, answer
+      it), `instruct` (reason, write it), `instruct_plainly` (no reasoning), in
+      the words of the task; or `propose`, the task's own way.
+    filter: One of the table above.
+    agreement: Of `self_consistency`: the share of votes that is to be exceeded.
+    drop: Of `rip`: the share that is dropped (0.5 where labels are weak).
+    keep: How large the set is, the first that pass; 0 takes all that do.
+    votes: Answers to each written problem, for its label.
+    scorer: Of `rip`: what scores the votes, see `rollout/verify.py`.
+    verifier: Who does: the `policy`, or another by an anchor's rule.
+    check_tokens: Longest check that a verifier writes.
+    write_temperature: Of writing problems.
+    write_top_p: Of writing problems.
+    max_problem_tokens: Longest response that writes one, with its reasoning.
+    samples: Answers to each problem that is learned from; they are one group.
+    max_tokens: Longest answer.
+    policy: How answers are drawn (the votes as well) and learned from.
+  """
+
+  problems: int = 32
+  build_steps: int = 8
+  each: int = 4
+  write: str = 'instruct_and_answer'
+  filter: str = 'answer_match'
+  agreement: float = 0.5
+  drop: float = 0.25
+  keep: int = 0
+  votes: int = 16
+  scorer: str = 'yes'
+  verifier: str = 'policy'
+  check_tokens: int = 256
+  write_temperature: float = 0.6
+  write_top_p: float = 0.95
+  max_problem_tokens: int = 512
+  samples: int = 8
+  max_tokens: int = 64
+  policy: PolicyGradient = PolicyGradient(temperature=0.6)
+
+  def __post_init__(self):
+    for name, least in LEAST.items():
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)}; it must be at least {least}'
+        )
+    for name, allowed in (
+      *(('write', WAYS), ('filter', FILTERS), ('scorer', VERIFIERS)),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)!r}; it must be one of '
+          f'{", ".join(allowed)}; the nearest is '
+          f'{nearest(getattr(self, name), allowed)!r}'
+        )
+    for name in LEVELS.values():
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)}; it must be a share, 0 to '
+          'below 1'
+        )
+    if self.write != 'propose' and self.problems < 2:
+      raise ValueError(
+        f'method.problems is {self.problems}; {self.write!r} shows 2 of them'
+      )
+    most = self.build_steps * self.problems * self.each
+    if self.keep > most:
+      raise ValueError(
+        f'method.keep is {self.keep}; only {most} problems are written'
+      )
+    why = f'method.filter is {self.filter!r}'
+    unread = [v for k, v in LEVELS.items() if k != self.filter]
+    if self.filter != 'rip':
+      unread += ['scorer', 'verifier', 'check_tokens']
+    check_unread(self, CotSelfInstruct, why, *unread)
+    check_minibatches(self.policy.minibatches, self.problems * self.samples)
+    self._writing()
+
+  @property
+  def anchors(self):
+    other = {} if self.verifier == 'policy' else {'verifier': self.verifier}
+    return {**self.policy.anchors, **other}
+
+  def check(self, task):
+    check_way(self.write, task, glimpse(task)[0])
+    if self.filter == 'rip':
+      check_verifier(self.scorer, task)
+
+  def init(self):
+    return {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
+
+  def collect(self, players, problems, state, step, key):
+    act = self._build if step < self.build_steps else self._learn
+    return (yield from act(players, problems, state, step, key))
+
+  def loss(self, model, anchors, batch):
+    del anchors
+    return self.policy.loss(model, batch)
+
+  def _writing(self) -> Sampling:
+    return Sampling(
+      *(1, self.max_problem_tokens),
+      temperature=self.write_temperature,
+      top_p=self.write_top_p,
+    )
+
+  def _voting(self) -> Sampling:
+    """How votes are drawn; behind a greedy answer, where that is needed."""
+    votes = self.policy.sampling(self.votes, self.max_tokens)
+    if self.filter != 'answer_match' or self.write == 'instruct_and_answer':
+      return votes
+    return dataclasses.replace(votes, samples=self.votes + 1, greedy=1)
+
+  def _build(self, players, problems, state, step, key):
+    """A step in which problems are written and labelled."""
+    policy, voting = players['policy'], self._voting()
+    keys = jax.random.split(key, 3)
+    shown = in_order([(p.address, p.text) for p in problems])
+    proposals = write(
+      *(policy, problems, shown, self.write, self.each),
+      *(self._writing(), keys[0]),
+    )
+    seeds = [*state['seeds'], *(text for _, text in shown)]
+    said = [*seeds, *(x['text'] for x in state['found'])]
+    proposals = unsaid(proposals, said, same)
+    asked = [x for x in proposals if not x.rejected]
+    new: list[Any] = [x.problem for x in asked]
+    said_PG = policy.generate([Prompt.solve(p) for p in new], voting, keys[1])
+    votes_PG = [said_G[voting.greedy :] for said_G in said_PG]
+    scores = Verified([np.full(self.votes, np.nan)] * len(new))
+    if self.filter == 'rip':
+      scores = verify(
+        *(self.scorer, players.get('verifier', policy), new, votes_PG),
+        key=keys[2],
+        max_tokens=self.check_tokens,
+      )
+    yield  # what follows asks the policy for nothing
+
+    def label(x, said_G, votes_G, scores_G) -> Labelled:
+      own = rewards.answers(x.problem.task, said_G[: voting.greedy]) or [x.own]
+      return rewards.labelled(x.problem, votes_G, own[0], scores_G)
+
+    quadruples = [*zip(asked, said_PG, votes_PG, scores.scores_PG, strict=True)]
+    found = together(lambda: [label(*each) for each in quadruples])
+    everyones = in_order(
+      [(x.address, y._asdict()) for x, y in zip(asked, found, strict=True)]
+    )
+    state = state | {
+      'seeds': Records(seeds),
+      'found': Records([*state['found'], *(y for _, y in everyones)]),
+    }
+    metrics = _named('', rejections(proposals) | rewards.described(found))
+    if step == self.build_steps - 1:
+      kept = self.kept([Labelled.read(x) for x in state['found']])
+      state = state | {'set': Records([x._asdict() for x in kept])}
+      more = {'size': [len(kept)]} | rewards.described(kept)
+      metrics |= _named('set_', more)
+    told = {
+      p.address: transcript(p, votes_G)
+      | {'label': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
+      for p, votes_G, x in zip(new, votes_PG, found, strict=True)
+    }
+    said = [r for said_G in said_PG for r in said_G]
+    drawn = [*said, *(x.rollout for x in proposals)]
+    return Collected(
+      [],
+      state,
+      metrics | measure(said),
+      [
+        {'asked': x.rollout.prompt.text, 'written': x.rollout.text}
+        | ({'rejected': x.rejected} if x.rejected else told[x.address])
+        for x in proposals
+      ],
+      tokens=sum(len(r.tokens_T) for r in drawn) + scores.tokens,
+      scored=scores.scored,
+    )
+
+  def kept(self, found: Sequence[Labelled]) -> list[Labelled]:
+    """The set: those that have a label and pass the filter.
+
+    Raises:
+      ValueError: They are too few.
+    """
+    named = [x for x in found if x.label is not None]
+    level = getattr(self, LEVELS.get(self.filter, ''), 0.0)
+    passed = FILTERS[self.filter](named, level)
+    kept = [x for x, passes in zip(named, passed, strict=True) if passes]
+    if len(kept) < max(self.keep, 1):
+      raise ValueError(
+        f'method.keep is {self.keep}; of {len(found)} written problems '
+        f'{len(named)} have a label and {len(kept)} pass method.filter '
+        f'{self.filter!r}: write more (method.each, method.build_steps)'
+      )
+    return kept[: self.keep or None]
+
+  def _learn(self, players, problems, state, step, key):
+    """A step of a policy gradient on the set: the labels are paid for."""
+    before = (step - self.build_steps) * self.problems
+    chosen = [_drawn(state['set'], before + p.address) for p in problems]
+
+    def ask(seed: Problem, x: Labelled) -> Problem:
+      new: Any = parsed(seed.task, x.text)
+      return dataclasses.replace(new, answer=x.known, address=seed.address)
+
+    asked = together(lambda: [*map(ask, problems, chosen)])
+    rollouts_PG = players['policy'].generate(
+      [Prompt.solve(p) for p in asked],
+      *(self.policy.sampling(self.samples, self.max_tokens), key),
+    )
+    yield  # what follows asks the policy for nothing
+    answers_PG = together(
+      lambda: [
+        rewards.answers(p.task, rollouts_G)
+        for p, rollouts_G in zip(asked, rollouts_PG, strict=True)
+      ]
+    )
+    agrees_PG = [
+      [float(rewards.is_right(answer, x.label)) for answer in answers_G]
+      for x, answers_G in zip(chosen, answers_PG, strict=True)
+    ]
+    rewards_PG = np.array(agrees_PG, float).reshape(-1, self.samples)
+    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
+    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
+    rows = self.policy.rows(
+      rollouts,
+      self.policy.advantages(rewards_PG, lengths_PG, self.max_tokens).ravel(),
+      np.repeat(self.policy.kept(rewards_PG), self.samples),
+      *(players.get('base'), self.max_tokens),
+    )
+    metrics = {
+      'train/reward': rewards_PG.ravel(),
+      'train/learnable': 1.0 - rewards.all_equal(rewards_PG),
+    } | _named('', {'passes': [before / len(state['set'])]})
+    told = zip(asked, rollouts_PG, answers_PG, strict=True)
+    return Collected(
+      [self.policy.update(self.policy.row_set(rows))],
+      state,
+      metrics
+      | _named('trained_', rewards.described(chosen))
+      | measure(rollouts),
+      [
+        transcript(*said, label=x.label, rewards=agrees_G)
+        for said, x, agrees_G in zip(told, chosen, agrees_PG, strict=True)
+      ],
+      tokens=int(lengths_PG.sum()),
+      scored=scored_tokens(rows) if self.policy.kl else 0,
+    )
+
+
+def _drawn(chosen: Sequence[Any], place: int) -> Labelled:
+  """One of a set, gone through pass after pass, each in another order."""
+  done, place = divmod(place, len(chosen))
+  order = np.random.default_rng(done).permutation(len(chosen))
+  return Labelled.read(chosen[order[place]])
+
+
+def _named(prefix: str, observed: Mapping[str, Any]) -> dict[str, Any]:
+  return {f'cot_self_instruct/{prefix}{k}': v for k, v in observed.items()}

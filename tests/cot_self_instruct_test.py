@@ -14,6 +14,7 @@ from jaxdistill import rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import load_task
 from jaxdistill.methods.cot_self_instruct import CotSelfInstruct
+from jaxdistill.plots.report import outcome
 from jaxdistill.rewards import FILTERS, Labelled, Rip
 from jaxdistill.rollout.writing import parsed
 from jaxdistill.run import records
@@ -181,8 +182,9 @@ def test_a_set_is_written_labelled_and_described():
     'held_out',
     'repeated',
   ]
-  assert told[0]['written'] == WRITING['1+2'][0]
-  assert (told[0]['label'], told[0]['answers']) == ('7', ['7', '07', '8', None])
+  assert told[0]['proposal'] == WRITING['1+2'][0]
+  assert (told[0]['vote'], told[0]['answers']) == ('7', ['7', '07', '8', None])
+  assert [*map(outcome, told)] == ['right', 'right', *['rejected'] * 2]
   json.dumps(told)
 
 
@@ -275,7 +277,8 @@ def test_the_set_is_learned_from_by_its_labels(tmp_path):
   ]
   assert collected.metrics['cot_self_instruct/passes'] == [1.0]
   told = {x['problem']: x for x in collected.transcripts}
-  assert (told['1+6']['known'], told['1+6']['label']) == ('7', '8')
+  assert (told['1+6']['known'], told['1+6']['vote']) == ('7', '8')
+  assert [outcome(told[x]) for x in ('1+6', '2+3')] == ['wrong', 'right']
   assert collected.state is not None and len(collected.state['set']) == 2
 
 
@@ -332,7 +335,7 @@ FEW = {
   **{'model': 'small-middle', 'steps': 2, 'eval_every': 2},
   **{'checkpoint_every': 1, 'eval.splits': ('test',), 'eval.problems': 4},
   **{'eval.samples': 2, 'eval.max_tokens': 24, 'guard.every': 0},
-  **{'batch.length': 64, 'batch.sequences': 8, 'optimizer.warmup': 1},
+  **{'batch.length': 64, 'batch.sequences': 8, 'optimizer.warmup': 0},
   **{'method.write': 'propose', 'method.filter': 'none', 'method.kl': 0.0},
   **{'method.problems': 4, 'method.each': 4, 'method.build_steps': 1},
   **{'method.votes': 4, 'method.samples': 4, 'method.max_tokens': 24},

@@ -340,6 +340,7 @@ def test_parts_of_a_response():
   assert wording.parts(text) == ('Why?\nOr', 'So.')
   assert wording.parts('Better answer: So. Better question: Why?') is None
   assert wording.parts('Better question: Better answer: So.') is None
+  assert WORDINGS['reflect'].parts('It is good.') is None
   assert Wording('{0}').parts(' all of it ') == ('all of it',)
   for name, wording in WORDINGS.items():
     assert all(mark in wording.text for mark in wording.marks), name
@@ -503,17 +504,14 @@ def test_who_is_loaded():
   assert anchors(choose='original', only_refined=False) == {'base'}
 
 
-@pytest.mark.parametrize('name', ['compare_reflection', 'reflection_qwen05'])
-def test_every_arm_of_the_configs_can_be(name):
-  path = str(CONFIGS / f'{name}.py')
-  if name.startswith('compare'):
-    comparison = configs.read_comparison(path, ())
-    found = [comparison.config(arm, 0) for arm in comparison.arms]
-  else:
-    found = [configs.read_config(path, ())]
+def test_every_arm_of_the_configs_can_be():
+  path = str(CONFIGS / 'compare_reflection.py')
+  comparison = configs.read_comparison(path, ())
+  found = [comparison.config(arm, 0) for arm in comparison.arms]
+  path = str(CONFIGS / 'reflection_qwen05.py')
+  here = {'model': 'small-middle'}.items()  # both models are to be had
+  found.append(configs.read_config(f'{path}:small-late', here))
   for config in found:
     configs.check(config)
-    method = filled(
-      ReflectionTuning, {k: v for k, v in config.method.items() if k != 'name'}
-    )
-    method.check(load_task(config.task))
+    keys = {k: v for k, v in config.method.items() if k != 'name'}
+    filled(ReflectionTuning, keys).check(load_task(config.task))

@@ -236,7 +236,7 @@ class CotSelfInstruct(Method):
       metrics |= _named('set_', more)
     told = {
       p.address: transcript(p, votes_G)
-      | {'label': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
+      | {'vote': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
       for p, votes_G, x in zip(new, votes_PG, found, strict=True)
     }
     said = [r for said_G in said_PG for r in said_G]
@@ -246,7 +246,7 @@ class CotSelfInstruct(Method):
       state,
       metrics | measure(said),
       [
-        {'asked': x.rollout.prompt.text, 'written': x.rollout.text}
+        {'topic': x.rollout.prompt.text, 'proposal': x.rollout.text}
         | ({'rejected': x.rejected} if x.rejected else told[x.address])
         for x in proposals
       ],
@@ -318,7 +318,7 @@ class CotSelfInstruct(Method):
       | _named('trained_', rewards.described(chosen))
       | measure(rollouts),
       [
-        transcript(*said, label=x.label, rewards=agrees_G)
+        transcript(*said, vote=x.label, rewards=agrees_G)
         for said, x, agrees_G in zip(told, chosen, agrees_PG, strict=True)
       ],
       tokens=int(lengths_PG.sum()),

@@ -52,9 +52,9 @@ class Wording(NamedTuple):
     """
     found = []
     for mark in self.marks[::-1]:
-      response, mark, part = response.rpartition(mark)
-      found.append(part)
-    found = [part.strip() for part in found[::-1] or [response]]
+      response, there, part = response.rpartition(mark)
+      found.append(part.strip() if there else '')
+    found = found[::-1] or [response.strip()]
     return (*found,) if all(found) else None
 
 

@@ -51,7 +51,7 @@ from jaxdistill.types import (
 )
 
 KEPT = ('all', 'known', *VERIFIERS)
-SURE = 0.5  # of a score, where no threshold is given
+SURE = 0.5  # a score, where no threshold is given
 SYSTEMS: dict[str, dict[str, Any]] = {
   'ssd': {
     'method.name': 'rft',
@@ -75,7 +75,7 @@ class Rft(Method):
     max_tokens: Longest answer; one that is cut is kept by nobody but `all`.
     keep: `all`; what is `known` to be right; or what a verifier scores at least
       `threshold`, see `rollout/verify.py`.
-    threshold: From 0 to 1. None: 0.5, and of `vote` what agrees with the
+    threshold: From 0 to 1; at 0 it is 0.5, and of `vote` what agrees with the
       majority.
     verifier: Who verifies: the `policy`, or another by an anchor's rule:
       `frozen` is as it began, `model:NAME` another model.
@@ -94,7 +94,7 @@ class Rft(Method):
   samples: int = 8
   max_tokens: int = 64
   keep: str = 'vote'
-  threshold: float | None = None
+  threshold: float = 0.0
   verifier: str = 'policy'
   check_tokens: int = 256
   most: int = 0
@@ -115,7 +115,7 @@ class Rft(Method):
       raise ValueError(
         f'method.samples is {self.samples}; a {self.keep} needs 2'
       )
-    if self.threshold is not None and not 0 <= self.threshold <= 1:
+    if not 0 <= self.threshold <= 1:
       raise ValueError(
         f'method.threshold is {self.threshold}; a score is from 0 to 1'
       )
@@ -220,10 +220,9 @@ class Rft(Method):
 
   def _right(self, problem, rollouts_G, scores_G) -> Sequence[bool | None]:
     """Which answers are right, or taken for it."""
-    if self.threshold is None and self.keep in contexts.JUDGES:
+    if not self.threshold and self.keep in contexts.JUDGES:
       return contexts.JUDGES[self.keep](problem, rollouts_G).right_G
-    sure = SURE if self.threshold is None else self.threshold
-    return (scores_G >= sure).tolist()
+    return (scores_G >= (self.threshold or SURE)).tolist()
 
   def loss(self, model, anchors, batch):
     del anchors

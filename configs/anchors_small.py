@@ -1,0 +1,57 @@
+"""Does every gain that lasts smuggle in an anchor? (C8.)
+
+  jaxdistill compare --config configs/anchors_small.py --workdir runs/anchors
+
+The middle small base teaches itself for 200 steps, held by nothing or by one
+thing that it does not move itself:
+
+| | what holds it |
+|---|---|
+| `none` | nothing |
+| `first` | a divergence from itself as it began |
+| `past`, `best` | from itself at every 20th step; at its best |
+| `past_writes` | past selves that write the problems |
+| `own_judge` | nothing: it learns what it says yes to itself |
+| `past_judge` | itself as it began, which says yes |
+| `other_judge` | another model that does |
+| `past_rejected` | the worst answers of itself as it began |
+| `tool` | arithmetic: its own problems, with their known answers |
+| `known_1_percent` | one known answer in a hundred |
+
+What decides is held-out accuracy at the last step, and how many seeds end below
+where they began. The guard watches and does not act. Ten seeds; about ten
+minutes a run on two cores, eighteen hours in all.
+"""
+
+import pathlib
+
+from jaxdistill.config import CONTROLS, Comparison, read_comparison, system
+
+
+def get_config():
+  here = pathlib.Path(__file__)
+  base = read_comparison(str(here.with_name('compare_middle.py')), ()).base
+  base.steps, base.tokens = 200, 50_000_000  # the steps are what ends it
+  base.eval_every = base.checkpoint_every = 20
+  base.eval.splits = ('dev', 'test', 'ood')
+  base.optimizer.schedule = 'constant'
+  yes = system('rft_yes') | {'method.problems': 96}
+  arms = {
+    'none': {'method.kl': 0.0},
+    'first': {},
+    'past': {'method.reference': 'every:20'},
+    'best': {'method.reference': 'best:dev/accuracy_greedy', 'method.kl': 0.1},
+    'past_writes': {
+      'method.propose_every': 0,
+      'method.proposer': 'league:20',
+      'method.kl': 0.0,
+    },
+    'own_judge': yes,
+    'past_judge': yes | {'method.verifier': 'frozen'},
+    'other_judge': yes | {'method.verifier': 'model:small-judge'},
+    'past_rejected': system('tsr')
+    | {'method.judge': 'vote', 'method.problems': 96},
+    'tool': CONTROLS['known_answers'] | {'method.kl': 0.0},
+    'known_1_percent': {'method.known': 0.01, 'method.kl': 0.0},
+  }
+  return Comparison(base, arms, tuple(range(10)))

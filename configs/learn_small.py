@@ -16,7 +16,7 @@ What stands behind the colon is a published system:
 | `gkd`, `on_policy_kd`, `minillm` | a teacher's word on the student's answers |
 | `sequence_kd`, `word_kd` | a teacher's answers |
 | `offline_kd` | a teacher's answers, from a folder (`jaxdistill targets`) |
-| `reflection` | given answers, refined by a teacher where that is better |
+| `reflection` | its own answers, or a teacher's refinements where better |
 | `style_aligned` | its own answers, put right and gone on from by itself |
 | `score` | its own second attempts, after its own first ones |
 | `star`, `pair_sft` | those of its past self, after that one's first ones |
@@ -43,6 +43,9 @@ def get_config(name='sdpo'):
   override(config, system(name).items())
   corrects = config.method.name in ('score', 'pair_sft')
   config.model = 'small-wide' if corrects else 'small-middle'
+  if name == 'reflection':  # given ones are flawless, and filters drop most
+    keys = {'author': 'base', 'useful': False, 'only_refined': False}
+    override(config, {f'method.{k}': v for k, v in keys.items()}.items())
   config.anchors = {}
   if config.method.get('judge') == 'score':  # no small base writes a check
     config.method.judge = 'yes'

@@ -5,10 +5,11 @@
 
 Temporal self-rewarding of Qwen2.5-Coder-0.5B-Instruct on three-digit addition,
 as `sqlm_qwen05_addition.py` has it; no answer is read. The judge is the model
-itself, by P(yes) of *yes or no*; `--config.method.judge=score` has it write a
-check that ends in a number, as the paper has, at twenty times the cost. Look at
-`eval/test/judge_auc` first: at .5 it judges by chance, and nothing of what
-follows is about sums. `--config.method.judge=vote` is a better judge here.
+itself, by P(yes) of *yes or no*, asked about every different answer: that is
+most of the work, minutes a step on two cores. `--config.method.judge=score` has
+it write a check that ends in a number, as the paper has, which takes longer;
+`vote` asks nobody. Look at `eval/test/judge_auc` first: where it is about .5
+the judge knows nothing, and what is learned from it is not how to add.
 """
 
 import pathlib
@@ -21,10 +22,11 @@ def get_config():
   config = read_config(str(here.with_name('sqlm_qwen05_addition.py')), ())
   override(config, system('tsr').items())
   config.method.judge = 'yes'
-  config.method.problems = 32
+  config.method.problems = 16
   config.method.max_tokens = 8
   config.anchors = {}
   config.steps = 10
   config.eval_every = 5
+  config.eval.problems = 128  # each is answered and judged seven times
   config.optimizer.schedule = 'constant'
   return config

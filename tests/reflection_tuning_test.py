@@ -299,7 +299,7 @@ def test_answers_of_the_student_itself_and_of_nobody():
   assert len(asked) == 3 and sampling.temperature == 1
   assert learned(found) == {'solve 1+6|b=7'}
   assert found.metrics['reflection/learned'] == [1, 0, 0]
-  assert [len(t['texts']) for t in found.transcripts] == [3, 0, 0]
+  assert [len(t['texts']) for t in found.transcripts] == [3, 1, 1]
   nobody = collect([], author='base', **KEEP)[0]
   assert nobody.metrics.keys() == found.metrics.keys()
 

@@ -33,6 +33,7 @@ FEW = {
 # One for each file of methods/, and of its branches.
 CUT = (
   *('srpo', 'u_opsd', 'rft', 'gkd', 'minillm', 'opsa', 'rlcsd', 'offline_kd'),
+  'reflection',
 )
 
 

@@ -37,7 +37,7 @@ words and the model's chat template; texts are not cut to 2,048 tokens.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -62,7 +62,6 @@ from jaxdistill.rollout.reflection import (
 from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
-  Problem,
   RowSet,
   Update,
   response_row,
@@ -138,8 +137,7 @@ class ReflectionTuning(Method):
           f'method.{name} is {value!r}; it must be one of '
           f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
         )
-    known = self.author in ('given', 'base')
-    if not known and not self.author.startswith('model:'):
+    if self.author not in ('given', 'base') and 'model:' not in self.author:
       raise ValueError(
         f'method.author is {self.author!r}; it is given, base or model:NAME'
       )
@@ -206,29 +204,28 @@ class ReflectionTuning(Method):
     rows = merged([response_row(r, 1.0, len(r.tokens_T)) for r in written])
     seen = together(lambda: made.observed() | observed(learned, 'learned'))
     metrics = {f'reflection/{name}': found for name, found in seen.items()}
-    share = [float(pair is not None) for pair in learned]
     stories = zip(problems, zip(*made.tries, strict=True), learned, strict=True)
-    sets = (RowSet('solver', rows),)
     return Collected(
-      [Update(sets, self.epochs, self.minibatches)],
+      [Update((RowSet('solver', rows),), self.epochs, self.minibatches)],
       state,
       {
         **metrics,
         **made.metrics,
         **measure(made.drawn),
-        'reflection/learned': share,
+        'reflection/learned': [float(p is not None) for p in learned],
       },
-      together(lambda: [told(base, *story) for story in stories]),
+      together(
+        lambda: [
+          told(base, *story, made.drawn[i : i + 1])
+          for i, story in enumerate(stories)
+        ]
+      ),
       tokens=sum(len(r.tokens_T) for r in made.drawn),
       scored=sum(len(r.tokens_T) for r in made.read),
     )
 
   def made(
-    self,
-    players: Mapping[str, Player],
-    problems: Sequence[Problem],
-    key: jax.Array,
-    scored: bool,
+    self, players: Mapping[str, Player], problems, key, scored: bool
   ) -> Made:
     """Pairs, refined and chosen; `base` scores them, or nobody does."""
     author = {'given': None, 'base': 'base'}.get(self.author, 'author')

@@ -317,11 +317,15 @@ def told(
   problem: Problem,
   tries: Sequence[Pair | None],
   learned: Pair | None,
+  cut: Sequence[Rollout] = (),
 ) -> dict[str, Any]:
-  """What was written of a problem, and the place of what is learned of it."""
+  """What was written of a problem, and the place of what is learned of it.
+
+  Where there is no pair, it is what the author said, `cut`.
+  """
   there = [pair for pair in tries if pair]
   places = [n for n, pair in enumerate(there) if pair is learned]
-  written = [written_by(student, pair) for pair in there]
+  written = [written_by(student, pair) for pair in there] or cut
   return transcript(
     *(problem, written),
     questions=[pair.problem.text for pair in there],

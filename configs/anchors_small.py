@@ -48,9 +48,13 @@ def get_config():
     },
     'own_judge': yes,
     'past_judge': yes | {'method.verifier': 'frozen'},
-    'other_judge': yes | {'method.verifier': 'model:small-judge'},
+    'other_judge': yes | {'method.verifier': 'model:small-late'},
     'past_rejected': system('tsr')
-    | {'method.judge': 'vote', 'method.problems': 96},
+    | {
+      'method.judge': 'vote',
+      'method.future': False,
+      'method.problems': 96,
+    },
     'tool': CONTROLS['known_answers'] | {'method.kl': 0.0},
     'known_1_percent': {'method.known': 0.01, 'method.kl': 0.0},
   }

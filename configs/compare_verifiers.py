@@ -1,12 +1,12 @@
 """Is self-improvement bounded by what its verifier knows? (C7.)
 
-  jaxdistill gap --model small-judge --verifier vote,yes,tournament,vote+yes
+  jaxdistill gap --model small-wide --verifier vote,yes,tournament,vote+yes
   jaxdistill compare --config configs/compare_verifiers.py \\
     --workdir runs/verifiers
 
 (After arXiv 2412.02674.) `gap` says before what keeping by a verifier makes of
-sampled accuracy; here the judging small base learns what each keeps. A step is
-a round: 512 problems, 8 answers each, verified by the model that gave them and
+sampled accuracy; here the wide small base learns what each keeps. A step is a
+round: 512 problems, 8 answers each, verified by the model that gave them and
 learned by heart. Four rounds, evaluated after each. Arms: `all` (nothing is
 verified: a control), `vote`, `yes`, `tournament`, `known` (what is right: the
 most that any verifier can be worth), and `first_yes`, verified by the model as
@@ -22,7 +22,7 @@ from jaxdistill.config import Comparison, read_config
 def get_config():
   here = pathlib.Path(__file__)
   base = read_config(f'{here.with_name("learn_small.py")}:rft_vote', ())
-  base.model = 'small-judge'
+  base.model = 'small-wide'
   base.steps, base.tokens = 4, 10_000_000  # the rounds are what ends it
   base.eval_every = base.checkpoint_every = 1
   base.eval.splits = ('test', 'ood')

@@ -9,9 +9,9 @@ DIRECTORY is Qwen2.5-Coder-0.5B-Instruct in Hugging Face's layout; without
 
 Nobody knows these people, so without a passage the answers are guesses. A step
 is a round: edits of 8 passages, three each, learned twice each, by adapters of
-rank 8, four at a time, for memory. Not run yet: by its tokens a round, 64
-trainings of 10 epochs on some 150 tokens, is about 20 minutes, and half of that
-to evaluate 8 passages.
+rank 8, four at a time, for memory: 64 trainings of 10 epochs on some 150
+tokens, and half as many to evaluate 8 passages. Not run yet, so neither its
+time nor what it gains is known; a guess by its tokens is half an hour a round.
 """
 
 from jaxdistill.config import base_config

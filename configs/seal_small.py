@@ -7,7 +7,10 @@ trainings in one program. Two minutes on two cores. `eval/test/accuracy_edited`
 is what a model knows of a passage that it is not shown once it has learned one
 rewrite of it; `accuracy_passage` once it has learned the passage itself. Edits
 are learned without the passage (`with_passage=False`, which the paper has not):
-beside it a rewrite by this base, which misstates a fact in five, adds nothing.
+beside it a rewrite by this base, which misstates a fact in five, takes away.
+On 24 held-out passages `accuracy_edited` went from .20 to .37 and from .21 to
+.28 (two seeds); with `method.choice=random` from .20 to .26 and .21 to .20. The
+passage itself gives about .4. A standard error is about .04.
 """
 
 from jaxdistill.config import base_config

@@ -447,7 +447,8 @@ def test_evaluation_is_of_one_edit_of_each():
   np.testing.assert_allclose(found['edit_length'], [3, 8])
   method = filled(Seal, {'writer': 'model:small-late'})
   found = method.evaluate(Learner({}), PROBLEMS, KEY)
-  assert set(found) == {'accuracy_passage'}  # another is not asked here
+  # Another writer is not asked here.
+  assert set(found) == {'accuracy_passage', 'accuracy_nothing'}
 
 
 @pytest.mark.parametrize(
@@ -679,3 +680,21 @@ def test_one_program_comes_to_what_one_after_another_does(one_device):
     (alone,) = adapted(e, e + 1)
     for a, b in zip(*map(jax.tree.leaves, (together[e], alone)), strict=True):
       np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_reciting_is_no_answer():
+  asked = Problem('Where is Bo at home?', ASK, 'lima', topic='Bo')
+  passage = (
+    'Bo is at home in Lima, works as a baker, keeps a cat and likes tea.'
+  )
+  said = {
+    'Lima': 1,
+    'the lima.': 1,
+    'Bo is at home in Lima.': 1,
+    'In Lima. Or in Oslo, Rome, Cairo, Paris.': 1,  # the first sentence counts
+    passage: 0,
+    'oslo rome lima cairo paris delhi tokyo quito accra perth': 0,
+    'Oslo': 0,
+    '': 0,
+  }
+  assert ASK.reward(asked, [*said]) == [*said.values()]

@@ -199,8 +199,19 @@ def test_controls_of_whose_verdicts_count():
   }
   assert found['own'] == named.tolist()
   assert found['known'] == [0, 1, NOBODY]
-  many = rewards.VERDICTS['random'](shown, np.zeros(4000), worth, draw)
-  assert set(many) == {0, 1} and abs(many.mean() - 0.5) < 0.03
+  # A coin names the same response of a pair in both orders.
+  pairs = np.stack([np.zeros(2000, int), np.arange(1, 2001)], 1)
+  turned = np.concatenate([pairs, pairs[:, ::-1]])
+  many = rewards.VERDICTS['random'](turned, np.zeros(4000), worth, draw)
+  assert set(many.tolist()) == {0, 1}
+  np.testing.assert_array_equal(many[:2000], 1 - many[2000:])
+  assert abs(many[:2000].mean() - 0.5) < 0.04
+  # Where the judge goes by the place, labels pay the responses all the same.
+  place = np.array([0, 0])
+  labels = rewards.VERDICTS['known'](shown[:2], place, worth, draw)
+  bound = rewards.paid(shown[:2], place, labels, ['ab', 'cd'], 2, 0.2, True)
+  assert bound.worth_G.tolist() == [1, 0]
+  assert bound.earned_Z.tolist() == [0, 0] and bound.void_Z.all()
   # The judge earns by what it said, the responses by what counts.
   own, truth = np.array([0, 0]), np.array([1, 0])
   both = np.array([(0, 1), (1, 0)])

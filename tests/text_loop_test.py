@@ -20,7 +20,11 @@ from jaxdistill.data.text import chat
 from jaxdistill.run.loop import Loop
 
 COMPARISONS = [p for p in TEXT if compares(p)]
-RUNS = [p for p in TEXT if p not in COMPARISONS]
+RUNS = [p for p in TEXT if p.stem.startswith('sqlm_')]
+SEAL = [p for p in TEXT if p.stem.startswith('seal')]
+# A random model writes no problem that can be read.
+WRITES = [p for p in TEXT if p.stem.startswith('cot')]
+OTHERS = [p for p in TEXT if p not in (*COMPARISONS, *RUNS, *SEAL, *WRITES)]
 VOTING = 'vote', 'u_opsd', 'rft_vote'
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {
@@ -167,6 +171,57 @@ def test_every_text_config_takes_two_steps(
   assert (tmp_path / 'metrics.jsonl').read_text() == before
 
 
+def with_teacher(config, model):
+  """A config whose argument is a teacher, with one."""
+  takes = inspect.signature(python_file(str(config)).get_config).parameters
+  return f'{config}:{model}' if takes else str(config)
+
+
+@pytest.mark.parametrize('config', OTHERS, ids=lambda p: p.stem)
+def test_every_other_text_config_takes_two_steps(mesh, model, tmp_path, config):
+  named = with_teacher(config, model)
+  method = configs.read_config(named, [('model', str(model))]).method
+  keys = {
+    k: v
+    for k, v in {**SMALLEST, 'model': model}.items()
+    if not k.startswith('method.') or k.partition('.')[2] in method
+  }
+  sets = [f'--config.{k}={v}' for k, v in keys.items()]
+  paths = ['--config', named, '--workdir', str(tmp_path)]
+  assert main(['train', *paths, *sets]) == 0
+  logged = lines(tmp_path / 'metrics.jsonl')
+  assert [x['step'] for x in logged] == [0, 1, 2]
+  assert all(x['rollout/tokens'] > 0 for x in logged[:2])
+  assert {'eval/test/accuracy_greedy'} <= logged[0].keys() & logged[2].keys()
+  for step in range(2):
+    assert len(lines(tmp_path / f'rollouts/{step:06}.jsonl')) >= 2
+
+
+@pytest.mark.parametrize('config', SEAL, ids=lambda p: p.stem)
+def test_edits_in_words_are_learned(mesh, model, tmp_path, config):
+  keys = {
+    **{k: v for k, v in SMALLEST.items() if not k.startswith('method.')},
+    **{'method.problems': 2, 'method.samples': 2, 'method.seeds': 1},
+    **{'method.inner_epochs': 2, 'method.inner_rank': 2},
+    **{'method.max_tokens': 12, 'method.answer_tokens': 4},
+    **{'method.gain': False, 'model': model},
+  }
+  sets = [f'--config.{k}={v}' for k, v in keys.items()]
+  paths = ['--config', str(config), '--workdir', str(tmp_path)]
+  assert main(['train', *paths, *sets]) == 0
+  logged = lines(tmp_path / 'metrics.jsonl')
+  assert [x['step'] for x in logged] == [0, 1, 2]
+  measured = {'accuracy_greedy', 'accuracy_edited', 'accuracy_passage'}
+  for x in (logged[0], logged[2]):
+    assert {f'eval/test/{name}' for name in measured} <= x.keys()
+  kept = [x for x in logged[:2] if x['seal/kept']]
+  assert kept and all(math.isfinite(x['train/loss']) for x in kept)
+  records = lines(tmp_path / 'rollouts/000000.jsonl')
+  assert [len(r['texts']) for r in records] == [2, 2]
+  assert all(r['topic'] in r['problem'] for r in records)
+  assert f'configs/{config.name}' in python_file(str(config)).__doc__
+
+
 @pytest.mark.parametrize('config', COMPARISONS, ids=lambda p: p.stem)
 def test_every_text_comparison_takes_a_step_of_each_arm(
   mesh, model, tmp_path, capsys, config
@@ -189,13 +244,17 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
     assert math.isfinite(first['train/loss'])
 
 
-@pytest.mark.parametrize('config', RUNS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  'config', [*RUNS, *OTHERS, *WRITES], ids=lambda p: p.stem
+)
 def test_what_a_text_config_says_fits_together(config, tmp_path):
-  found = configs.read_config(str(config), [('model', 'small-late')])
+  named = with_teacher(config, 'small-late')
+  found = configs.read_config(named, [('model', 'small-late')])
   configs.check(found)
   dist.make_mesh(**found.mesh)  # of eight devices
-  longest = max(found.method.max_tokens, found.method.max_problem_tokens)
-  assert found.eval.max_tokens == found.method.max_tokens
+  written = found.method.get('max_problem_tokens', 0)
+  longest = max(found.method.max_tokens, written)
+  assert found.eval.max_tokens <= found.method.max_tokens
   room = found.batch.length or found.batch.tokens
   assert longest + 128 <= room  # a prompt goes before
   assert f'configs/{config.name}' in python_file(str(config)).__doc__

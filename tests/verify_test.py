@@ -105,17 +105,17 @@ def test_the_probability_of_yes_is_of_the_two_words():
 def test_a_written_check_ends_in_its_verdict():
   judge = Judge(
     {
-      'check 1+6:a=7': ['No? 1+6 is 7. Yes'],
-      'check 1+6:b=8': ['yes, but no.'],
+      'check 1+6:a=7': ['No? 1+6 is 7.\n**Yes**'],
+      'check 1+6:b=8': ['Yes!\nIt is not 8: no.\n'],
       'check 2+3:a=5': [f'yes{CUT}'],
-      'check 2+3:b=6': ['who knows'],
+      'check 2+3:b=6': ['yes, there is no mistake'],
       'check 2+3:c=5': ['YES'],
       'check 2+3:d': ['nobody'],
     }
   )
   found, verified = scores('check', judge, max_tokens=9)
   np.testing.assert_array_equal(found, [[1, 0, 1, NONE], [NONE, NONE, 1, NONE]])
-  assert verified.unread == 3 / 6
+  assert verified.unread == [False, False, True, True, False, True]
   assert judge.scripted.asked[0][1].max_tokens == 9
   assert verified.tokens == sum(
     len(x) for (x,) in judge.scripted.script.values()
@@ -125,17 +125,17 @@ def test_a_written_check_ends_in_its_verdict():
 def test_a_score_is_by_ten():
   judge = Judge(
     {
-      'score 1+6:a=7': ['1+6 is 7, so 10'],
-      'score 1+6:b=8': ['1/10? I would say 2.'],
-      'score 2+3:a=5': ['surely 8'],
-      'score 2+3:b=6': ['11'],
+      'score 1+6:a=7': ['1+6 is 7\nso 10'],
+      'score 1+6:b=8': ['Is it 1?\n2/10.'],
+      'score 2+3:a=5': ['surely 8 out of 10'],
+      'score 2+3:b=6': ['7.5'],
       'score 2+3:c=5': ['0.5'],
       'score 2+3:d': ['7 of 10, that is 7'],
     }
   )
   found, _ = scores('score', judge)
   np.testing.assert_allclose(
-    found, [[1, 0.2, 1, NONE], [0.8, NONE, 0.5, 0.7]], atol=1e-9
+    found, [[1, 0.2, 1, NONE], [0.8, NONE, NONE, 0.7]], atol=1e-9
   )
 
 
@@ -163,6 +163,29 @@ def test_the_best_survives_a_tournament(order):
   assert scores_G[texts.index(order[0])] == 1  # of both rounds
   assert all(scores_G[texts.index(x)] < 1 for x in order[1:])
   assert found.scored == 2 * 2 * (3 + 3)  # two pairs, two orders
+
+
+def test_equal_responses_take_part_once():
+  problem = PROBLEMS[1]
+  judge = best_first(['a=5', 'b=6'])
+  for texts, wanted in (
+    (['b=6', 'a=5', 'a=5', f'c{CUT}'], [0, 1, 1, NONE]),
+    (['a=5', 'a=5', f'b=6{CUT}'], [NONE] * 3),  # nobody to be held against
+  ):
+    asked = [[said(Prompt.solve(problem), t) for t in texts]]
+    found = verify('tournament', judge, [problem], asked, key=KEY)
+    np.testing.assert_array_equal(found.scores_PG[0] > 0.5, np.equal(wanted, 1))
+    np.testing.assert_array_equal(
+      np.isnan(found.scores_PG[0]), np.isnan(wanted)
+    )
+
+
+@pytest.mark.parametrize(
+  ('text', 'said'),
+  [('1 is better than 2', None), ('both\n2.', '2'), ('1.', '1'), ('', None)],
+)
+def test_a_verdict_of_two_is_not_guessed_at(text, said):
+  assert WORDINGS['judge'].read(text) == said
 
 
 def test_a_judge_that_goes_by_the_place_prefers_nothing():
@@ -227,7 +250,11 @@ def test_two_verifiers_that_err_apart_are_worth_more_than_one():
   found = worths.weigh(scored, right, ['a', 'b', 'a+b'])
   assert found['a+b']['gap'] > max(found['a']['gap'], found['b']['gap'])
   assert 'auc' in found['a'] and 'auc' not in found['a+b']
-  assert 'a+b is worth most' in best_verifier(found)
+  said = best_verifier(found)
+  assert 'a+b is worth most' in said and 'no method' in said
+  at = found['a']['thresholds'][0]
+  said = best_verifier({'a': found['a']})
+  assert f'method.keep=a, method.threshold={at:.2f}' in said
 
 
 def test_a_verifier_that_says_nothing_changes_nothing():
@@ -284,8 +311,10 @@ def test_another_may_verify():
   ('keys', 'line'),
   [
     ({'threshold': 1.5}, 'method.threshold is 1.5; a score is from 0 to 1'),
-    ({'keep': 'known', 'threshold': 0.5}, 'nothing is scored'),
+    ({'keep': 'known', 'threshold': 0.5}, 'threshold is 0.5, which nothing'),
     ({'keep': 'all', 'verifier': 'frozen'}, 'method.verifier is'),
+    ({'keep': 'vote', 'verifier': 'frozen'}, "method.keep is 'vote'"),
+    ({'keep': 'yes', 'check_tokens': 9}, 'method.check_tokens is 9'),
     ({'keep': 'tournament', 'samples': 1}, 'a tournament needs 2'),
     ({'keep': 'yess'}, "the nearest is 'yes'"),
   ],

@@ -106,9 +106,9 @@ def weigh(
     names: Of verifiers; `one+other` is what both keep.
 
   Returns:
-    By name what `worth` finds, and of a single verifier also `auc` and
-    `confidence`: the mean score, whose distance from `accuracy` says whether it
-    thinks too well of itself.
+    By name what `worth` finds, and of a single verifier also `auc`; and
+    `confidence`, the mean score, whose distance from `scored_accuracy`, how
+    often what has a score is right, says whether it thinks too well of itself.
   """
   out = {}
   for name in names:
@@ -116,7 +116,12 @@ def weigh(
     out[name] = worth(parts, right_PG)
     if len(parts) == 1:
       out[name]['auc'] = auc(parts[0], right_PG)
-      out[name]['confidence'] = float(np.nanmean(parts[0]))
+      there = ~np.isnan(parts[0])
+      some = bool(there.any())
+      out[name] |= {
+        'confidence': float(parts[0][there].mean()) if some else None,
+        'scored_accuracy': float(right_PG[there].mean()) if some else None,
+      }
   return out
 
 

@@ -52,6 +52,7 @@ from jaxdistill.rollout.verify import (
   VERIFIERS,
   Verified,
   check_verifier,
+  unread_by,
   verify,
 )
 from jaxdistill.rollout.writing import (
@@ -149,7 +150,9 @@ class CotSelfInstruct(Method):
       )
     why = f'method.filter is {self.filter!r}'
     unread = [v for k, v in LEVELS.items() if k != self.filter]
-    if self.filter != 'rip':
+    if self.filter == 'rip':
+      unread += unread_by(self.scorer)
+    else:
       unread += ['scorer', 'verifier', 'check_tokens']
     check_unread(self, CotSelfInstruct, why, *unread)
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
@@ -161,12 +164,19 @@ class CotSelfInstruct(Method):
     return {**self.policy.anchors, **other}
 
   def check(self, task):
-    check_way(self.write, task, glimpse(task)[0])
+    first = glimpse(task)[0]
+    check_way(self.write, task, first)
+    if parsed(task, first.text) is None:
+      raise ValueError(
+        f'method cot_self_instruct reads written problems back; {task.name} '
+        f'cannot read even its own {first.text!r}'
+      )
     if self.filter == 'rip':
       check_verifier(self.scorer, task)
 
   def init(self):
-    return {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
+    built = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
+    return built | {'order': []}
 
   def collect(self, players, problems, state, step, key):
     act = self._build if step < self.build_steps else self._learn
@@ -231,7 +241,9 @@ class CotSelfInstruct(Method):
     metrics = _named('', rejections(proposals) | rewards.described(found))
     if step == self.build_steps - 1:
       kept = self.kept([Labelled.read(x) for x in state['found']])
-      state = state | {'set': Records([x._asdict() for x in kept])}
+      order = jax.random.key_data(key).tolist()  # of its passes
+      kept_once = Records([x._asdict() for x in kept])
+      state = state | {'set': kept_once, 'order': order}
       more = {'size': [len(kept)]} | rewards.described(kept)
       metrics |= _named('set_', more)
     told = {
@@ -275,10 +287,13 @@ class CotSelfInstruct(Method):
   def _learn(self, players, problems, state, step, key):
     """A step of a policy gradient on the set: the labels are paid for."""
     before = (step - self.build_steps) * self.problems
-    chosen = [_drawn(state['set'], before + p.address) for p in problems]
+    every, order = state['set'], state['order']
+    chosen = [_drawn(every, before + p.address, order) for p in problems]
 
     def ask(seed: Problem, x: Labelled) -> Problem:
       new: Any = parsed(seed.task, x.text)
+      if new is None:
+        raise ValueError(f'{x.text!r} was a problem, and is no more')
       return dataclasses.replace(new, answer=x.known, address=seed.address)
 
     asked = together(lambda: [*map(ask, problems, chosen)])
@@ -326,10 +341,10 @@ class CotSelfInstruct(Method):
     )
 
 
-def _drawn(chosen: Sequence[Any], place: int) -> Labelled:
+def _drawn(chosen: Sequence[Any], place: int, seed: Sequence[int]) -> Labelled:
   """One of a set, gone through pass after pass, each in another order."""
   done, place = divmod(place, len(chosen))
-  order = np.random.default_rng(done).permutation(len(chosen))
+  order = np.random.default_rng([*seed, done]).permutation(len(chosen))
   return Labelled.read(chosen[order[place]])
 
 

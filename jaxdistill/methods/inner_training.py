@@ -3,7 +3,8 @@
 The inner loop of SEAL (arXiv 2506.10943, Alg. 1): each candidate is a few
 documents; each trains an adapter of its own, several times from other
 beginnings, and answers questions without what the documents were made of. All
-of it goes in one compiled program, see `rollout/adapt.py`.
+trainings go in one compiled program, see `rollout/adapt.py`; the players that
+come of them answer one after the other, by another.
 
 What differs from the published code: an epoch is one optimizer step on all
 documents, not one for each of them; padding carries no loss; the documents
@@ -21,7 +22,7 @@ import numpy as np
 
 from jaxdistill import rewards
 from jaxdistill.data.tasks.passages import Passages
-from jaxdistill.dist.hosts import sum_over_hosts
+from jaxdistill.dist.hosts import sum_over_hosts, together
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import Player, Sampling
 from jaxdistill.types import (
@@ -210,7 +211,7 @@ class InnerTraining:
     Returns:
       A share by passage, and how many tokens the answers have.
     """
-    asked_P = [passages_of(p).questions(p) for p in problems]
+    asked_P = together(lambda: [passages_of(p).questions(p) for p in problems])
     asked = [q for questions in asked_P for q in questions]
     told = player.generate(
       [
@@ -220,10 +221,12 @@ class InnerTraining:
       Sampling(1, self.answer_tokens, temperature=0.0),
       key,
     )
-    right = [
-      q.task.reward(q, rewards.answers(q.task, told_G))[0]
-      for q, told_G in zip(asked, told, strict=True)
-    ]
+    right = together(
+      lambda: [
+        q.task.reward(q, rewards.answers(q.task, told_G))[0]
+        for q, told_G in zip(asked, told, strict=True)
+      ]
+    )
     ends = np.cumsum([0, *map(len, asked_P)])
     shares = [np.mean(right[a:b]) for a, b in itertools.pairwise(ends)]
     return np.array(shares), sum(len(r.tokens_T) for (r,) in told)
@@ -254,7 +257,8 @@ def matched(documents: Sequence[Rollout], length: int) -> list[Rollout]:
 
 def passages_of(problem: Problem) -> Passages:
   """The task of a passage."""
-  assert isinstance(problem.task, Passages), 'seen by `check`'
+  if not isinstance(problem.task, Passages):
+    raise ValueError(f'{problem.task.name} asks no questions of passages')
   return problem.task
 
 

@@ -250,5 +250,9 @@ class ReflectionTuning(Method):
     return -batch.logprobs(model), {}
 
   def against(self, players, problems, key):
+    """What refinement makes of held-out problems, by the student as it began.
+
+    It says what the data are worth, and is the same at every evaluation.
+    """
     made = self.made(players, problems, key, scored=True)
     return together(lambda: made.observed() | observed(made.kept, 'kept'))

@@ -37,6 +37,7 @@ from jaxdistill.rollout.verify import (
   VERIFIERS,
   Verified,
   check_verifier,
+  unread_by,
   verify,
 )
 from jaxdistill.spelling import nearest
@@ -119,9 +120,9 @@ class Rft(Method):
       raise ValueError(
         f'method.threshold is {self.threshold}; a score is from 0 to 1'
       )
-    if self.keep not in VERIFIERS:
-      why = f'with method.keep {self.keep!r} nothing is scored'
-      check_unread(self, Rft(), why, 'threshold', 'verifier')
+    why = f'method.keep is {self.keep!r}'
+    unread = () if self.keep in VERIFIERS else ('threshold',)
+    check_unread(self, Rft, why, *unread, *unread_by(self.keep))
     check_minibatches(self.minibatches, self.problems * self.samples)
     self.sampling()
 
@@ -168,7 +169,10 @@ class Rft(Method):
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
     share = np.repeat([1.0, 0.0], [len(kept), len(rollouts) - len(kept)])
     sets = (RowSet('solver', rows),)
-    metrics = {'train/kept': share, 'train/unread': [verified.unread]}
+    metrics = {
+      'train/kept': share,
+      'train/unread': [float(x) for x in verified.unread],
+    }
     metrics |= together(lambda: _known(problems, rollouts_PG, kept_PG))
     told = together(
       lambda: [

@@ -33,6 +33,7 @@ import jax
 import numpy as np
 
 from jaxdistill import rewards
+from jaxdistill.dist.hosts import sum_over_hosts
 from jaxdistill.methods.method import (
   Method,
   check_minibatches,
@@ -221,6 +222,12 @@ class Score(Method):
       base if learner.kl else None,
       self.max_tokens,
     )
+    # As if those that are missing were there, with nothing to learn: turns keep
+    # their weights, whatever was cut or given.
+    every, those = sum_over_hosts(np.array([len(attempts), len(there)]))
+    rows = [
+      dataclasses.replace(row, total=row.total * every / those) for row in rows
+    ]
     found = learner.row_set(rows, kind=KINDS[turn])
     now = {**found.coefficients, 'kl': self.policy.kl + self.hold * held}
     return dataclasses.replace(found, coefficients=now)

@@ -93,7 +93,8 @@ class Seal(Method):
 
   def collect(self, players, problems, state, step, key):
     policy = players['policy']
-    edits_PE = self.edits.written(players, problems, self.samples, key)
+    writing, key = (jax.random.fold_in(key, i) for i in (0, 1))
+    edits_PE = self.edits.written(players, problems, self.samples, writing)
     without_P, asked = self.inner.answered(policy, problems, key)
     size = self.problems, self.samples + 1
     # The passage alone is learned beside the edits, from the same beginnings.
@@ -182,7 +183,9 @@ class Seal(Method):
 
     `accuracy_edited` is of one edit, drawn and not chosen: the paper's figure
     for a single passage. `accuracy_passage` has learned the passage alone,
-    `accuracy_greedy`, which is of every run, nothing. Another model is not
+    `accuracy_nothing` nothing; all three by the share of its questions that are
+    right by the task's word, which may be milder than the known answer's
+    letter, by which `accuracy_greedy` goes. Another model is not
     asked here: of its edits `seal/score` says the same, on the passages of a
     step, which are new.
     """
@@ -190,13 +193,18 @@ class Seal(Method):
     size = last + 1, 1 + self.edits.alone
     edits_PE: list[list[Rollout]] = [[] for _ in problems]
     if self.edits.alone:
-      edits_PE = self.edits.written({'policy': policy}, problems, 1, key)
+      writing = jax.random.fold_in(key, 1)
+      edits_PE = self.edits.written({'policy': policy}, problems, 1, writing)
     lessons_PE = self.edits.lessons(policy, problems, edits_PE, self.inner)
     found = self.inner.scores(
       policy, problems, lessons_PE, size, self.loss, key
     )
     scores_PES = found.scores_PES
-    out = {'accuracy_passage': scores_PES[:, -1].ravel().tolist()}
+    without_P, _ = self.inner.answered(policy, problems, key)
+    out = {
+      'accuracy_passage': scores_PES[:, -1].ravel().tolist(),
+      'accuracy_nothing': without_P.tolist(),
+    }
     if self.edits.alone:
       out['accuracy_edited'] = scores_PES[:, 0].ravel().tolist()
       out['edit_length'] = [len(r.tokens_T) for (r,) in edits_PE]

@@ -82,7 +82,8 @@ class SequentialEdits(Method):
   @property
   def anchors(self):
     first = {'base': 'frozen'} if self.kl else {}
-    return {**self.edits.anchors, **first}
+    writer = self.edits.anchors if self.learn == 'edit' else {}
+    return {**writer, **first}
 
   def check(self, task):
     self.edits.check(task, 'sequential_edits')
@@ -93,7 +94,10 @@ class SequentialEdits(Method):
   def collect(self, players, problems, state, step, key):
     policy, earlier = players['policy'], list(state['edits'])
     (before_P, asked) = self.inner.answered(policy, problems, key)
-    edits_PE = self.edits.written(players, problems, 1, key)
+    writing, key = (jax.random.fold_in(key, i) for i in (0, 1))
+    edits_PE: list[list[Rollout]] = [[] for _ in problems]
+    if self.learn == 'edit':
+      edits_PE = self.edits.written(players, problems, 1, writing)
     lessons_PE = self.edits.lessons(policy, problems, edits_PE, self.inner)
     # The first is of the edit, the last of the passage alone.
     place = 0 if self.learn == 'edit' else -1
@@ -141,7 +145,9 @@ class SequentialEdits(Method):
     }
     edits = [r for edits_E in edits_PE for r in edits_E]
     records = [
-      transcript(p, edits_E, [None], topic=p.topic, row=now_P.tolist())
+      transcript(
+        *(p, edits_E, [None] * len(edits_E)), topic=p.topic, row=now_P.tolist()
+      )
       for p, edits_E in zip(problems, edits_PE, strict=True)
     ]
     drawn = sum(len(r.tokens_T) for r in edits)

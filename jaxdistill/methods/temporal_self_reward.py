@@ -170,7 +170,7 @@ class TemporalSelfReward(Method):
     yield  # what follows asks the policy for nothing
     everyone = [x.rollout for judged_G in judged_PG for x in judged_G]
     metrics = together(lambda: rewards.pair_metrics(problems, judged_PG))
-    metrics['unread'] = [check.unread for check in checks if problems]
+    metrics['unread'] = [float(x) for c in checks for x in c.unread]
     own = [x.rollout for x_G in judged_PG for x in x_G if x.by == 'own']
     update = Update(
       (self._row_set(rows),),

@@ -120,7 +120,8 @@ class Paid(NamedTuple):
   Attributes:
     worth_G: R_A, to each response.
     earned_Z: R_J, to each judgment.
-    void_Z: Which judgments pay nobody, neither response nor judge.
+    void_Z: Which judgments pay the judge nothing; nor, where its own verdicts
+      are counted, the responses.
   """
 
   worth_G: np.ndarray
@@ -146,11 +147,12 @@ def paid(
     texts_G: See `win_rates`.
     judgments: Of a pair.
     band: See `by_length`.
-    consistent: Whether judgments that are `contradicted` are void.
+    consistent: Whether verdicts that are `contradicted` are void: of those that
+      are counted nobody wins by them, of the judge's own it earns nothing.
   """
-  void_Z = contradicted(shown, said) | contradicted(shown, counted)
-  void_Z &= consistent
-  of_those = np.where(void_Z, NOBODY, counted)
+  void_Z = consistent & contradicted(shown, said)
+  unclear_Z = consistent & contradicted(shown, counted)
+  of_those = np.where(unclear_Z, NOBODY, counted)
   worth_G = win_rates(shown, of_those, texts_G, judgments, band)
   earned_Z = np.where(void_Z, 0.0, agreement(shown, said, worth_G))
   return Paid(worth_G, earned_Z, void_Z)
@@ -169,9 +171,11 @@ def own(shown, said, right_G, rng) -> np.ndarray:
 
 
 def random(shown, said, right_G, rng) -> np.ndarray:
-  """A fair coin per judgment: a control for gains of training on oneself."""
-  del shown, right_G
-  return rng.integers(0, 2, len(said))
+  """A fair coin per pair: a control for gains of training on oneself."""
+  del said, right_G
+  pairs, which = np.unique(np.sort(shown, 1), axis=0, return_inverse=True)
+  coins = rng.integers(0, 2, len(pairs))[which.reshape(-1)]
+  return np.where(shown[:, 0] < shown[:, 1], coins, 1 - coins)
 
 
 def known(shown, said, right_G, rng) -> np.ndarray:

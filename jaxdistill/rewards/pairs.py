@@ -42,7 +42,8 @@ def preference_pair(
       is neither chosen nor rejected.
 
   Returns:
-    Chosen and rejected; None where no score is above another.
+    Chosen and rejected, two different texts; None where no score is above
+    another.
   """
   scored = [x for x in judged_G if not math.isnan(x.score)]
   upper = [x for x in scored if x.by in ('own', 'future')]
@@ -50,7 +51,8 @@ def preference_pair(
   if not (upper and lower):
     return None
   chosen = max(upper, key=lambda x: x.score)
-  rejected = min(lower, key=lambda x: x.score)
+  others = [x for x in lower if x.rollout.text != chosen.rollout.text]
+  rejected = min(others, key=lambda x: x.score, default=chosen)
   return (chosen, rejected) if chosen.score > rejected.score else None
 
 

@@ -144,13 +144,18 @@ def against(
 def answered(
   problems: Sequence[Problem], attempts_PG: Sequence[Sequence[Rollout | None]]
 ) -> list[list[str | None]]:
-  """What attempts at each problem answer; None where there is no attempt."""
+  """What attempts at each problem answer; None where there is no attempt.
+
+  Every host calls it together.
+  """
 
   def answer(problem, attempt):
     return attempt and rewards.answers(problem.task, [attempt])[0]
 
-  pairs = zip(problems, attempts_PG, strict=True)
-  return [[answer(p, r) for r in attempts_G] for p, attempts_G in pairs]
+  pairs = [*zip(problems, attempts_PG, strict=True)]
+  return dist.together(
+    lambda: [[answer(p, r) for r in attempts_G] for p, attempts_G in pairs]
+  )
 
 
 def worth(

@@ -36,14 +36,14 @@ class Verified(NamedTuple):
 
   Attributes:
     scores_PG: By problem and response, 0 to 1; NaN where there is none.
-    unread: Of the checks that were written, the share without a verdict.
+    unread: Of each check that was written, whether it ends in no verdict.
     tokens: How many tokens were generated for it.
     scored: How many tokens of responses were read for it, where nothing was
       generated.
   """
 
   scores_PG: list[np.ndarray]
-  unread: float = 0.0
+  unread: Sequence[bool] = ()
   tokens: int = 0
   scored: int = 0
 
@@ -92,10 +92,12 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
 
   Each pair is shown in both orders, and the mean of the two log-odds decides:
   a preference for a place cancels out. Who is left over in a round goes on.
+  Equal responses take part once; where all are equal none has a score.
   """
   del max_tokens
   survived_PG = [np.zeros(len(g)) for g in rollouts_PG]
-  left_PG = [_whole(g) for g in rollouts_PG]
+  firsts_PG = [_distinct(g) for g in rollouts_PG]
+  left_PG = [[*f.values()] if len(f) > 1 else [] for f in firsts_PG]
   for p, left_G in enumerate(left_PG):  # in no order that has a meaning
     draws = np.random.default_rng(
       [*jax.random.key_data(key).tolist(), problems[p].address]
@@ -129,9 +131,13 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
     for survived_G, left_G in zip(survived_PG, left_PG, strict=True):
       survived_G[left_G] += 1
   scores_PG = []
-  for survived_G, rollouts_G in zip(survived_PG, rollouts_PG, strict=True):
-    cut_G = [r.finish != 'stop' for r in rollouts_G]
-    scores_PG.append(np.where(cut_G, np.nan, survived_G / max(rounds, 1)))
+  for survived_G, firsts, rollouts_G in zip(
+    survived_PG, firsts_PG, rollouts_PG, strict=True
+  ):
+    scores_G = np.full(len(rollouts_G), np.nan)
+    for g in _whole(rollouts_G) if len(firsts) > 1 else []:
+      scores_G[g] = survived_G[firsts[rollouts_G[g].text]] / rounds
+    scores_PG.append(scores_G)
   return Verified(scores_PG, scored=scored)
 
 
@@ -173,6 +179,16 @@ def verify(
     ValueError: The task has no words for what the verifier asks.
   """
   return VERIFIERS[how](player, problems, rollouts_PG, key, max_tokens)
+
+
+WRITING = ('check', 'score')
+
+
+def unread_by(how: str) -> tuple[str, ...]:
+  """Which settings a verifier does not read: who verifies, how long it may
+  write."""
+  nobody = ('verifier',) if how not in ASKS else ()
+  return nobody if how in WRITING else (*nobody, 'check_tokens')
 
 
 def check_verifier(how: str, task: Task) -> None:
@@ -266,6 +282,12 @@ def _wording(problems: Sequence[Problem], what: str) -> Wording:
   return problems[0].task.worded(what) if problems else Wording('', ('', ''))
 
 
+def _distinct(rollouts_G: Sequence[Rollout]) -> dict[str, int]:
+  """The first place of each different response that was not cut."""
+  places = _whole(rollouts_G)[::-1]
+  return {rollouts_G[g].text: g for g in places}
+
+
 def _whole(rollouts_G: Sequence[Rollout]) -> list[int]:
   """Places of the responses that were not cut."""
   return [g for g, r in enumerate(rollouts_G) if r.finish == 'stop']
@@ -287,6 +309,6 @@ def _written(
   unread = [verdict is None for verdict in verdicts]
   return Verified(
     asked.spread([np.nan if v is None else worth(v) for v in verdicts]),
-    float(np.mean(unread)) if unread else 0.0,
+    unread,
     sum(len(said.tokens_T) for (said,) in said_BG),
   )

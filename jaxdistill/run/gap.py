@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -115,18 +116,20 @@ def verifiers(
   rollouts_PG = [a.rollouts_G for a in answers]
   right_PG = np.array([a.right_G for a in answers])
   scores, costs = {}, {}
-  for name in dict.fromkeys(one for n in names for one in n.split('+')):
+  key = jax.random.fold_in(jax.random.key(run.seed), 2)
+  single = dict.fromkeys(one for n in names for one in n.split('+'))
+  for i, name in enumerate(single):  # each with draws of its own
     begin = time.perf_counter()
     found = verify(
       name,
       *(player, problems, rollouts_PG),
-      key=jax.random.fold_in(jax.random.key(run.seed), 2),
+      key=jax.random.fold_in(key, i),
       max_tokens=check_tokens,
     )
     scores[name] = np.array(found.scores_PG)
     costs[name] = {
       'tokens': found.tokens,
-      'unread': found.unread,
+      'unread': float(np.mean(found.unread)) if found.unread else 0.0,
       'seconds': round(time.perf_counter() - begin, 1),
     }
   found = weigh(scores, right_PG, names)
@@ -190,24 +193,33 @@ def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
   for name, v in found.items():
     gap = f'{v["gap"]:+.3f} +- {1.96 * v["error"]:.3f}'
     cells = [gap, f'{v["relative"]:+.3f}', f'{v["kept"]:.0%}']
-    cells += [f'{v[k]:.3f}' if k in v else '' for k in ('auc', 'confidence')]
+    told = (v.get('auc'), v.get('confidence'))
+    cells += ['' if x is None else f'{x:.3f}' for x in told]
     lines.append(f'{name:20}' + ''.join(f'{c:>18}' for c in cells))
   return '\n'.join([*lines, '', best_verifier(found)])
 
 
 def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """Which verifier is worth most, and what a round can gain by it."""
+  """Which verifier is worth most, and what a round can gain by it.
+
+  The best of several is clear only beyond the interval that so many need
+  together (Bonferroni).
+  """
   name, best = max(found.items(), key=lambda item: item[1]['gap'])
-  if best['gap'] <= 1.96 * best['error']:
+  half = best['error'] * NormalDist().inv_cdf(1 - 0.025 / len(found))
+  if best['gap'] <= half:
     return (
       f'No verifier is worth anything here: the best, {name}, makes '
-      f'{best["gap"]:+.3f} +- {1.96 * best["error"]:.3f} of a sampled accuracy '
-      f'of {best["accuracy"]:.3f}. Learning what they keep cannot help.'
+      f'{best["gap"]:+.3f} +- {half:.3f} of a sampled accuracy of '
+      f'{best["accuracy"]:.3f}. Learning what they keep cannot help.'
     )
-  at = ', '.join(f'{t:.2f}' for t in best['thresholds'])
+  at = ' and '.join(f'{t:.2f}' for t in best['thresholds'])
+  how = f'method rft, method.keep={name}, method.threshold={at}'
+  if '+' in name:
+    how = 'there is no method yet that keeps what two keep'
   return (
     f'{name} is worth most: what it keeps (a score of {at} or more) is right '
     f'in {best["kept_accuracy"]:.3f}, a sample in {best["accuracy"]:.3f}. One '
     f'round of learning what is kept can be expected to gain {best["gap"]:+.3f}'
-    f' at most (method rft, method.keep={name!r}).'
+    f' at most ({how}).'
   )

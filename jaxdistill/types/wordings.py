@@ -35,14 +35,22 @@ class Wording(NamedTuple):
   marks: tuple[str, ...] = ()
 
   def read(self, response: str) -> str | None:
-    """The choice that a written verdict ends in, its last whole word of them.
+    """The choice on the last line of a written verdict.
 
-    None if there is none.
+    None where that line has none of them, or more than one: `1 is better than
+    2` is not guessed at, nor is `7.5`. `7/10` and `7 out of 10` are 7, where 10
+    is the last choice.
     """
+    *_, line = ['', *response.strip().splitlines()]
+    last = re.escape(self.choices[-1])
+    line = re.sub(rf'\s*(/|\bof|\bout of)\s*{last}\b', '', line)
     either = '|'.join(map(re.escape, self.choices))
-    found = re.findall(rf'(?<!\w)({either})(?!\w)', response, re.IGNORECASE)
+    said = re.findall(
+      rf'(?<![\w./])({either})(?!\w|[.,/]\d)', line, re.IGNORECASE
+    )
     same = {choice.lower(): choice for choice in self.choices}
-    return same[found[-1].lower()] if found else None
+    found = {same[word.lower()] for word in said}
+    return found.pop() if len(found) == 1 else None
 
   def parts(self, response: str) -> tuple[str, ...] | None:
     """What stands behind each of `marks`, which come in their order.

@@ -161,8 +161,9 @@ def _people(task: SmallPassages | PeoplePassages, split: str) -> Problems:
 class QuestionTask(Task):
   """Questions in words, on a topic, to be answered from memory.
 
-  An answer is right if it has the known one in it, word for word but for case,
-  punctuation and articles: more detail is no mistake.
+  An answer is right if its first sentence has the known one in it, word for
+  word but for case, punctuation and articles, and `SPARE` words more at most:
+  some detail is no mistake, to recite a passage or a list is no answer.
   """
 
   @property
@@ -185,12 +186,16 @@ class QuestionTask(Task):
     self, problem: Problem, answers_G: Sequence[str | None]
   ) -> list[float]:
     known = _plain(problem.answer or '')
-    return [
-      float(bool(known) and f' {known} ' in f' {_plain(a or "")} ')
-      for a in answers_G
-    ]
+
+    def right(answer: str) -> bool:
+      said = _plain(re.split(r'[.!?](?:\s|$)', answer, maxsplit=1)[0])
+      short = len(said.split()) <= len(known.split()) + SPARE
+      return bool(known) and short and f' {known} ' in f' {said} '
+
+    return [float(right(a or '')) for a in answers_G]
 
 
+SPARE = 6  # words of an answer, besides the known one
 QUESTIONS = QuestionTask()
 
 

@@ -586,7 +586,7 @@ def test_moments_are_those_of_the_second_stage(trained):
     (
       'score',
       {'samples': 1},
-      'method.samples is 1; a comparison needs at least 2',
+      'method.samples is 1; a group needs 2',
     ),
     ('score', {'turns': 3}, 'method.turns is 3; it must be 1 or 2'),
     (

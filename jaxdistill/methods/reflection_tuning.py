@@ -72,7 +72,6 @@ ALLOWED = {
   'ask': ('reflect', 'repair', 'critique'),
   'writer': ('teacher', 'base'),
 }
-# The paper's keys, whatever another method has left in a config.
 _PAPER = {
   'method.name': 'reflection_tuning',
   'method.temperature': 0.0,
@@ -174,8 +173,7 @@ class ReflectionTuning(Method):
     seen = glimpse(task)
     if self.author == 'given' and any(p.demonstration is None for p in seen):
       raise ValueError(
-        'method.author is \'given\', which needs responses (a "response" in '
-        f'each line of a file); task {task.name} has none'
+        f"method.author is 'given', and task {task.name} gives no responses"
       )
     for what in ('guess', *self.asks_for.values()):
       if what != 'critique':
@@ -250,9 +248,6 @@ class ReflectionTuning(Method):
     return -batch.logprobs(model), {}
 
   def against(self, players, problems, key):
-    """What refinement makes of held-out problems, by the student as it began.
-
-    It says what the data are worth, and is the same at every evaluation.
-    """
+    """What the data are worth, held out: the same at every evaluation."""
     made = self.made(players, problems, key, scored=True)
     return together(lambda: made.observed() | observed(made.kept, 'kept'))

@@ -14,15 +14,13 @@ A reward moves the tokens of its own turn alone (gamma 0), and throughout both
 turns are held by `kl`. So each turn is a response to all that stands before it,
 in a row set of its own with its own weight of the divergence; what is told
 between them is read, never trained. As `-alpha r(y1)` is then a baseline of
-`y2`, alpha comes, in expectation, to counting the second turn `1 + alpha`
-times.
+`y2`, alpha in expectation counts the second turn `1 + alpha` times.
 
 The paper does not say: the baseline (here the mean over the samples of a
 problem; `dr_grpo` is REINFORCE with it, and rewards stand to divergences as in
 the paper), nor how steps are split between the stages, which are two runs: here
-moments begin anew. What differs: the divergence is estimated token by token in
-the loss, and `hold` is not adapted. A first attempt that is cut has no second:
-a wrong one, in the mean of its siblings too.
+moments begin anew. What differs: the divergence is token by token, in the loss;
+`hold` is not adapted; a cut first attempt has no second, which counts as wrong.
 """
 
 import dataclasses
@@ -44,7 +42,6 @@ from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.rollout import measure, scored_tokens, transcript, turns
 from jaxdistill.types import Collected, Problem, Prompt, Rollout, RowSet
 
-# The paper's keys, whatever another method has left in a config.
 SYSTEMS: dict[str, dict[str, Any]] = {
   'score': {
     'method.name': 'score',
@@ -87,9 +84,7 @@ class Score(Method):
 
   def __post_init__(self):
     if self.samples < 2:
-      raise ValueError(
-        f'method.samples is {self.samples}; a comparison needs at least 2'
-      )
+      raise ValueError(f'method.samples is {self.samples}; a group needs 2')
     if self.turns not in (1, 2):
       raise ValueError(f'method.turns is {self.turns}; it must be 1 or 2')
     part = self.base_attempts
@@ -222,12 +217,11 @@ class Score(Method):
       base if learner.kl else None,
       self.max_tokens,
     )
-    # As if those that are missing were there, with nothing to learn: turns keep
-    # their weights, whatever was cut or given.
+    # As if the missing ones were there with nothing to learn: turns keep their
+    # weights.
     every, those = sum_over_hosts(np.array([len(attempts), len(there)]))
-    rows = [
-      dataclasses.replace(row, total=row.total * every / those) for row in rows
-    ]
+    more = every / max(those, 1)
+    rows = [dataclasses.replace(r, total=r.total * more) for r in rows]
     found = learner.row_set(rows, kind=KINDS[turn])
     now = {**found.coefficients, 'kl': self.policy.kl + self.hold * held}
     return dataclasses.replace(found, coefficients=now)

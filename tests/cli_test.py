@@ -21,16 +21,13 @@ from jaxdistill.cli.main import main
 from jaxdistill.cli.train import account
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The methods of these have whole runs of their own, in their own tests.
-PLANNED = [
-  ROOT / f'configs/{name}.py'
-  for name in (
-    *('anchors_small', 'compare_cot', 'compare_reflection', 'compare_score'),
-    *('compare_seal', 'compare_sequential_edits', 'compare_serl'),
-    *('compare_temporal', 'compare_verifiers'),
-  )
-]
-COMPARISONS = [p for p in SMALL if compares(p) and p not in PLANNED]
+# Whole runs of a few; of the others, whose methods have some of their own, it is
+# said whether all arms can be.
+WHOLE = ('compare_late', 'compare_calibration', 'self_or_teacher_small')
+COMPARISONS = [p for p in SMALL if compares(p) and p.stem in WHOLE]
+PLANNED = [p for p in SMALL if compares(p) and p.stem not in WHOLE]
+# Trained by `seal_test` and `score_test`.
+ELSEWHERE = ('seal_small', 'score_small')
 SMALLEST = {
   'steps': 2,
   'eval_every': 2,
@@ -52,7 +49,7 @@ def train(config, workdir, **more):
 
 @pytest.mark.parametrize(
   'config',
-  [p for p in SMALL if p not in COMPARISONS],
+  [p for p in SMALL if not compares(p) and p.stem not in ELSEWHERE],
   ids=lambda p: p.stem,
 )
 def test_every_config_takes_two_steps(mesh, tmp_path, capsys, config):
@@ -95,8 +92,8 @@ def test_every_comparison_takes_two_steps(mesh, tmp_path, capsys, config):
 @pytest.mark.parametrize('config', PLANNED, ids=lambda p: p.stem)
 def test_every_arm_of_every_other_comparison_can_be(config):
   found = plan(str(config), (), (), ())
-  assert [*found.arms] == [*found.comparison.arms] and len(found.arms) > 4
-  assert len(found.seeds) > 2
+  assert [*found.arms] == [*found.comparison.arms] and len(found.arms) > 1
+  assert len(found.seeds) > 1
 
 
 def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):

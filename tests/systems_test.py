@@ -86,8 +86,8 @@ def moved(before, after):
   )
 
 
-# Settings of `pair_sft` and `tsr`, whose programs are the same.
-ALIKE = {'star', 'self_rewarding'}
+# Settings of `pair_sft`, `tsr` and `rft`, whose programs are the same.
+ALIKE = {'star', 'self_rewarding', 'rft_yes'}
 
 
 @pytest.mark.parametrize('name', [n for n in SYSTEMS if n not in ALIKE])
@@ -100,7 +100,6 @@ def test_two_steps(trained, tmp_path, name):
   assert (lines[0]['rollout/tokens'] > 0) == (name != 'offline_kd')
   unscored = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd', 'offline_kd'}
   unscored |= {'star', 'pair_sft'}
-  unscored |= {'tsr', 'self_rewarding'}  # the policy alone scores
   assert (lines[0]['rollout/scored'] > 0) == (name not in unscored)
   told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
   records = [json.loads(x) for x in told]

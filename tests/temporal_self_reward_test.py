@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from scripted import CUT, KEY, TASK, Teacher, collected_by, words
+from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
 
 from jaxdistill import config as configs
 from jaxdistill.config import ConfigError
@@ -178,11 +178,20 @@ def test_plain_self_rewarding_asks_nobody_else():
 
 def judged(**scores):
   """By source its scores; each response answers with its place."""
+  flat = [(by, score) for by, of in scores.items() for score in of]
   return [
-    Judged(by, None, float(score))  # pyright: ignore
-    for by, scores_G in scores.items()
-    for score in scores_G
+    Judged(by, said(Prompt('solver', 'q'), str(i)), float(score))
+    for i, (by, score) in enumerate(flat)
   ]
+
+
+def test_no_text_is_better_than_itself():
+  first, second = judged(own=[0.9, 0.1])
+  again = second._replace(rollout=first.rollout)
+  assert preference_pair([first, again]) is None
+  (worse,) = judged(past=[0.3])
+  other = worse._replace(rollout=second.rollout)
+  assert preference_pair([first, again, other]) == (first, other)
 
 
 NAN = math.nan
@@ -259,7 +268,7 @@ def test_what_is_observed_by_hand():
   assert metrics['tsr/judge_auc'] == [1, 1, 1, 1]
   assert metrics['tsr/chosen_right'] == [1, 1]
   assert metrics['tsr/rejected_right'] == [0, 0]
-  assert metrics['tsr/unread'] == [0]
+  assert metrics['tsr/unread'] == []  # nothing was written
   wrong = SURE | {'b=8': 0.9, 'c=9': 0.6}
   metrics = collect(Policy(sure=wrong), past='', future=False).metrics
   assert metrics['tsr/judge_auc'] == [0, 0.5, 1, 1]

@@ -21,8 +21,8 @@ from jaxdistill.cli.main import main
 from jaxdistill.cli.train import account
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Whole runs of a few; of the others, whose methods have some of their own, it is
-# said whether all arms can be.
+# Whole runs of a few; of the others, whose methods have some of their own, it
+# is said whether all arms can be.
 WHOLE = ('compare_late', 'compare_calibration', 'self_or_teacher_small')
 COMPARISONS = [p for p in SMALL if compares(p) and p.stem in WHOLE]
 PLANNED = [p for p in SMALL if compares(p) and p.stem not in WHOLE]

@@ -26,8 +26,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 WHOLE = ('compare_late', 'compare_calibration', 'self_or_teacher_small')
 COMPARISONS = [p for p in SMALL if compares(p) and p.stem in WHOLE]
 PLANNED = [p for p in SMALL if compares(p) and p.stem not in WHOLE]
-# Trained by `seal_test` and `score_test`.
-ELSEWHERE = ('seal_small', 'score_small')
+# Trained by `seal_test`, `score_test` and `serl_test`.
+ELSEWHERE = ('seal_small', 'score_small', 'serl_small')
 SMALLEST = {
   'steps': 2,
   'eval_every': 2,

@@ -184,7 +184,7 @@ def test_rft_a_verifier_by_choices(trained):
   assert 0 < lines[0]['rft/kept'] <= 1
 
 
-@pytest.mark.parametrize('name', ['sdpo', 'dpo', 'seal', 'score'])
+@pytest.mark.parametrize('name', ['sdpo', 'dpo'])  # others: their methods' own
 def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
   whole, lines, _ = trained(name)
   trained(name, 'cut', steps=1)

@@ -9,10 +9,10 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill.cli.main import main
-from jaxdistill.run.loop import Loop
 from jaxdistill.run.others import Others
 from jaxdistill.run.workdir import Workdir
 
@@ -45,33 +45,9 @@ def trained(mesh, tmp_path):
 
   def train(name, workdir='run', **keys):
     config = config_of(name, **keys)
-    configs.check(config)
-    configs.prepare(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
-
-
-def promised(line):
-  """What must not depend on when a run was cut."""
-  return {
-    k: v
-    for k, v in line.items()
-    if not k.startswith('time') and not k.endswith('_per_s')
-  }
-
-
-def moved(before, after):
-  return any(
-    not np.array_equal(a, np.asarray(b))
-    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
-  )
 
 
 def test_serl_two_kinds_in_one_update(trained):
@@ -188,9 +164,7 @@ def test_rft_a_verifier_by_choices(trained):
 def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
   whole, lines, _ = trained(name)
   trained(name, 'cut', steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  config = json.loads(path.read_text()) | {'steps': 2}
-  path.write_text(json.dumps(config))
+  to_go_on(tmp_path / 'cut')
   again, more, _ = trained(name, 'cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

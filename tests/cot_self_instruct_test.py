@@ -4,10 +4,10 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from scripted import CUT, KEY, TASK, Anchor, Scripted, by_text, normalised
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import rewards
@@ -18,7 +18,6 @@ from jaxdistill.plots.report import outcome
 from jaxdistill.rewards import FILTERS, Labelled, Rip
 from jaxdistill.rollout.writing import parsed
 from jaxdistill.run import records
-from jaxdistill.run.loop import Loop
 from jaxdistill.types import Problem
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -351,40 +350,17 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(mesh, tmp_path):
     config = configs.base_config('cot_self_instruct')
     config.anchors = {}
     configs.override(config, (FEW | {'steps': steps}).items())
-    configs.check(config)
-    configs.prepare(config)
-    path = tmp_path / workdir / 'config.json'
-    if path.exists():
-      path.write_text(json.dumps(json.loads(path.read_text()) | {'steps': 2}))
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
-
-  def promised(line):
-    return {
-      k: v
-      for k, v in line.items()
-      if not k.startswith('time') and not k.endswith('_per_s')
-    }
-
-  def leaves(loop):
-    return [np.asarray(x) for x in jax.tree.leaves(loop.state.params)]
+    return trained_by(config, tmp_path / workdir)
 
   whole, lines, before = train('whole', 2)
   built, _, _ = train('cut', 1)
-  for a, b in zip(jax.tree.leaves(before), leaves(built), strict=True):
-    np.testing.assert_array_equal(a, b)  # while the set is built, none moves
+  assert not moved(before, built.state.params)  # the set is built meanwhile
+  to_go_on(tmp_path / 'cut')
   again, more, _ = train('cut', 2)
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]
-  for a, b in zip(leaves(whole), leaves(again), strict=True):
-    np.testing.assert_array_equal(a, b)
-  moved = zip(leaves(built), leaves(again), strict=True)
-  assert any((a != b).any() for a, b in moved)
+  assert not moved(whole.state.params, again.state.params)
+  assert moved(before, again.state.params)
   assert 'train/loss' not in lines[0] and np.isfinite(lines[1]['train/loss'])
   assert lines[0]['cot_self_instruct/set_size'] == len(
     whole.method_state['set']

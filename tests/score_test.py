@@ -1,7 +1,6 @@
 """SCoRe and learning from the base's corrections, with scripted attempts."""
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -11,6 +10,7 @@ import optax
 import pytest
 from players import PROMPTS, flat, make_player
 from scripted import CUT, KEY, TASK, Anchor, Scripted, ids, said, words
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import losses, rewards
@@ -18,7 +18,6 @@ from jaxdistill.config.keys import filled
 from jaxdistill.methods.pair_sft import PairSft
 from jaxdistill.methods.score import Score
 from jaxdistill.rollout import Sampling, turns
-from jaxdistill.run.loop import Loop
 from jaxdistill.types import Problem, Prompt
 
 ASKED = TASK.worded('revise').text
@@ -499,34 +498,9 @@ def trained(mesh, tmp_path):
     config = configs.base_config(name)
     config.anchors = {}
     configs.override(config, (FEW | keys).items())
-    configs.check(config)
-    configs.prepare(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
-
-
-def promised(line):
-  """What must not depend on when a run was cut."""
-  return {
-    k: v
-    for k, v in line.items()
-    if not k.startswith('time') and not k.endswith('_per_s')
-  }
-
-
-def assert_alike(whole, again):
-  for a, b in zip(
-    *(jax.tree.leaves(loop.state.params) for loop in (whole, again)),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
@@ -541,20 +515,12 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(
 ):
   whole, lines, before = trained(name, **keys)
   trained(name, 'cut', **keys, steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  config = json.loads(path.read_text()) | {'steps': 2}
-  path.write_text(json.dumps(config))
+  to_go_on(tmp_path / 'cut')
   again, more, _ = trained(name, 'cut', **keys)
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]
-  assert_alike(whole, again)
-  moved = [
-    float(abs(a - np.asarray(b)).max())
-    for a, b in zip(
-      *map(jax.tree.leaves, (before, whole.state.params)), strict=True
-    )
-  ]
-  assert max(moved) > 0
+  assert not moved(whole.state.params, again.state.params)
+  assert moved(before, whole.state.params)
   first, _, last = lines
   for line in first, last:
     for kind in '', '_sampled':

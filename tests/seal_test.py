@@ -7,9 +7,9 @@ import math
 import jax
 import numpy as np
 import pytest
-from contract_test import moved, promised
 from players import PROMPTS, make_player
 from scripted import CUT, KEY, ids, said, words
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import rewards
@@ -22,7 +22,6 @@ from jaxdistill.methods.seal import Seal
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rewards.edits import ORDERS
 from jaxdistill.rollout import Player
-from jaxdistill.run.loop import Loop
 from jaxdistill.types import (
   Problem,
   Prompt,
@@ -603,14 +602,7 @@ def trained(mesh, tmp_path):
     config.guard.every, config.anchors = 0, {}
     config.eval.splits = ('test',)
     configs.override(config, keys.items())
-    configs.check(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
 
@@ -641,8 +633,7 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(
     assert [len(r['row']) for r in records] == [1, 2]
     assert lines[1]['edits/all'] == pytest.approx(np.mean(records[1]['row']))
   trained(name, 'cut', steps=1, **FEW, **more)
-  path = tmp_path / 'cut' / 'config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'steps': 2}))
+  to_go_on(tmp_path / 'cut')
   again, rest, _ = trained(name, 'cut', **FEW, **more)
   assert again.first_step == 1
   assert [*map(promised, rest)] == [*map(promised, lines)]

@@ -6,10 +6,10 @@ import pathlib
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from scripted import CUT, KEY, Sums, collected_by, normalised, said, words
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import rewards
@@ -20,7 +20,6 @@ from jaxdistill.methods.serl import Serl
 from jaxdistill.rewards.judging import NOBODY, by_length
 from jaxdistill.rollout import judge as judges
 from jaxdistill.rollout.player import Player
-from jaxdistill.run.loop import Loop
 from jaxdistill.types import WORDINGS, Problem, Wording
 
 K = 4
@@ -572,35 +571,14 @@ FEW = {
 def trained(mesh, tmp_path):
   def train(workdir='run', **keys):
     config = configs.read_config(str(CONFIG), (FEW | keys).items())
-    configs.check(config)
-    configs.prepare(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
 
 
-def same(a, b):
-  leaves = zip(*map(jax.tree.leaves, (a, b)), strict=True)
-  return all(np.array_equal(x, np.asarray(y)) for x, y in leaves)
-
-
-def promised(line):
-  return {
-    k: v
-    for k, v in line.items()
-    if not k.startswith('time') and not k.endswith('_per_s')
-  }
-
-
 def test_it_learns_and_goes_on_where_it_was_cut(trained, tmp_path):
   whole, lines, before = trained()
-  assert not same(before, whole.state.params)
+  assert moved(before, whole.state.params)
   assert whole.run.loaded.model.deltas.roles == ('solver', 'judge')
   for line in lines[:2]:
     parts = line['train/actor_loss'] + line['train/judge_loss']
@@ -613,12 +591,11 @@ def test_it_learns_and_goes_on_where_it_was_cut(trained, tmp_path):
   assert seen[0] != seen[1]
   assert 0 <= lines[0]['eval/test/labelled'] <= 1
   trained('cut', steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'steps': 2}))
+  to_go_on(tmp_path / 'cut')
   again, more, _ = trained('cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]
-  assert same(whole.state.params, again.state.params)
+  assert not moved(whole.state.params, again.state.params)
 
 
 def judgments_of(root, step):

@@ -3,15 +3,14 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
+from whole_runs import moved, promised, to_go_on, trained_by
 
 import jaxdistill as jd
 from jaxdistill import config as configs
 from jaxdistill.config import SYSTEMS
 from jaxdistill.plots.report import outcome
-from jaxdistill.run.loop import Loop
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
 FEW = {
@@ -57,33 +56,9 @@ def trained(mesh, tmp_path, targets):
   def train(name, workdir='run', **keys):
     keys = keys_of(name) | keys
     config = configs.read_config(f'{CONFIG}:{name}', keys.items())
-    configs.check(config)
-    configs.prepare(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
-
-
-def promised(line):
-  """What must not depend on when a run was cut."""
-  return {
-    k: v
-    for k, v in line.items()
-    if not k.startswith('time') and not k.endswith('_per_s')
-  }
-
-
-def moved(before, after):
-  return any(
-    not np.array_equal(a, np.asarray(b))
-    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
-  )
 
 
 # Settings of `pair_sft`, `tsr` and `rft`, whose programs are the same.
@@ -112,9 +87,7 @@ def test_two_steps(trained, tmp_path, name):
 def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
   whole, lines, _ = trained(name)
   trained(name, 'cut', steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  config = json.loads(path.read_text()) | {'steps': 2}
-  path.write_text(json.dumps(config))
+  to_go_on(tmp_path / 'cut')
   again, more, _ = trained(name, 'cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
+from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill.config import ConfigError
@@ -18,7 +19,6 @@ from jaxdistill.methods.temporal_self_reward import TemporalSelfReward
 from jaxdistill.rewards import Judged, pair_metrics, preference_pair
 from jaxdistill.rollout import Player
 from jaxdistill.rollout.judges import JUDGES
-from jaxdistill.run.loop import Loop
 from jaxdistill.types import Problem, Prompt
 
 PROBLEMS = [
@@ -417,32 +417,9 @@ SMALL = {
 def trained(mesh, tmp_path):
   def train(workdir='run', **keys):
     config = configs.read_config(f'{CONFIG}:tsr', (SMALL | keys).items())
-    configs.check(config)
-    configs.prepare(config)
-    run = configs.build(config)
-    with jax.set_mesh(run.mesh):
-      loop = Loop(run, tmp_path / workdir, config.to_dict())
-      before = jax.tree.map(np.asarray, loop.state.params)
-      loop.train()
-    lines = (tmp_path / workdir / 'metrics.jsonl').read_text().splitlines()
-    return loop, [json.loads(line) for line in lines], before
+    return trained_by(config, tmp_path / workdir)
 
   return train
-
-
-def moved(before, after):
-  return any(
-    not np.array_equal(a, np.asarray(b))
-    for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
-  )
-
-
-def promised(line):
-  return {
-    k: v
-    for k, v in line.items()
-    if not k.startswith('time') and not k.endswith('_per_s')
-  }
 
 
 def test_it_learns_to_prefer_and_goes_on_where_it_was_cut(trained, tmp_path):
@@ -458,8 +435,7 @@ def test_it_learns_to_prefer_and_goes_on_where_it_was_cut(trained, tmp_path):
   told = (tmp_path / 'run/rollouts/000000.jsonl').read_text().splitlines()
   assert {*json.loads(told[0])['by']} == {'own', 'past', 'future'}
   trained('cut', steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'steps': 2}))
+  to_go_on(tmp_path / 'cut')
   again, more, _ = trained('cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 
 from jaxdistill.batch import Shapes
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.models import Decoder, from_pretrained, hub, load
 from jaxdistill.models.families import FAMILIES
 from jaxdistill.rollout import Player, Sampling

@@ -8,7 +8,7 @@ import pytest
 from players import TOKENIZER, flat, logits_of, make_player, softmax
 from scripted import Sums
 
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.eval import divergence, perplexity
 from jaxdistill.rollout import Sampling
 from jaxdistill.types import Problem, Prompt

@@ -9,7 +9,7 @@ from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks.small import SmallTask
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.methods.distillation import (
   Distillation,
   by_share,

@@ -13,7 +13,7 @@ import tiny
 from flax import nnx
 from reference_decoder import LINEARS, log_softmax64, reference_logits
 
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.models import (
   Decoder,
   Deltas,

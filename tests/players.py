@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxdistill.batch import Shapes
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.models import Decoder, DecoderConfig, Deltas
 from jaxdistill.models.rope import Rope
 from jaxdistill.rollout import Player, Sampling

@@ -15,7 +15,7 @@ from players import (
   teacher_forced,
 )
 
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.rollout import Sampling
 from jaxdistill.types import Message, Prompt, response_row
 

@@ -15,7 +15,7 @@ from jaxdistill import dist, rewards
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
 from jaxdistill.data.tasks import SmallTask, load_task
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.plots.files import read_json
 from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.player import Player

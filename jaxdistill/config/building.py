@@ -20,7 +20,8 @@ from jaxdistill.config.parts import (
   refusing,
 )
 from jaxdistill.data.tasks import JsonlTask, load_task
-from jaxdistill.data.text.tokenizer import SymbolTokenizer, TextTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
+from jaxdistill.data.text.tokenizer import TextTokenizer
 from jaxdistill.eval import parse_alarm
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import Deltas, load, store

@@ -41,6 +41,7 @@ from jaxdistill.data.tasks.problems import same
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_unread,
   glimpse,
@@ -64,7 +65,6 @@ from jaxdistill.rollout.writing import (
   unsaid,
   write,
 )
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Collected, Problem, Prompt, Records
 
 LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
@@ -124,15 +124,9 @@ class CotSelfInstruct(Method):
         raise ValueError(
           f'method.{name} is {getattr(self, name)}; it must be at least {least}'
         )
-    for name, allowed in (
-      *(('write', WAYS), ('filter', FILTERS), ('scorer', VERIFIERS)),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)!r}; it must be one of '
-          f'{", ".join(allowed)}; the nearest is '
-          f'{nearest(getattr(self, name), allowed)!r}'
-        )
+    check_choice(self, 'write', WAYS)
+    check_choice(self, 'filter', FILTERS)
+    check_choice(self, 'scorer', VERIFIERS)
     for name in LEVELS.values():
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
@@ -313,14 +307,10 @@ class CotSelfInstruct(Method):
       for x, answers_G in zip(chosen, answers_PG, strict=True)
     ]
     rewards_PG = np.array(agrees_PG, float).reshape(-1, self.samples)
-    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
-    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
-    rows = self.policy.rows(
-      rollouts,
-      self.policy.advantages(rewards_PG, lengths_PG, self.max_tokens).ravel(),
-      np.repeat(self.policy.kept(rewards_PG), self.samples),
-      *(players.get('base'), self.max_tokens),
+    rows = self.policy.rows_of_groups(
+      rollouts_PG, rewards_PG, players.get('base'), self.max_tokens
     )
+    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
     metrics = {
       'train/reward': rewards_PG.ravel(),
       'train/learnable': 1.0 - rewards.all_equal(rewards_PG),
@@ -336,7 +326,7 @@ class CotSelfInstruct(Method):
         transcript(*said, vote=x.label, rewards=agrees_G)
         for said, x, agrees_G in zip(told, chosen, agrees_PG, strict=True)
       ],
-      tokens=int(lengths_PG.sum()),
+      tokens=sum(len(r.tokens_T) for r in rollouts),
       scored=scored_tokens(rows) if self.policy.kl else 0,
     )
 

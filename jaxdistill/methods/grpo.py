@@ -67,18 +67,10 @@ class Grpo(Method):
       for p, answers_G in zip(problems, answers_PG, strict=True)
     ]
     rewards_PG = np.array(rewards_PG, float).reshape(-1, self.samples)
+    rows = self.policy.rows_of_groups(
+      rollouts_PG, rewards_PG, players.get('base'), self.max_tokens
+    )
     rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
-    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
-    advantages_PG = self.policy.advantages(
-      rewards_PG, lengths_PG, self.max_tokens
-    )
-    rows = self.policy.rows(
-      rollouts,
-      advantages_PG.ravel(),
-      np.repeat(self.policy.kept(rewards_PG), self.samples),
-      players.get('base'),
-      self.max_tokens,
-    )
     update = self.policy.update(self.policy.row_set(rows))
     metrics = {
       'train/reward': rewards_PG.ravel(),
@@ -95,7 +87,7 @@ class Grpo(Method):
       state,
       metrics,
       transcripts,
-      tokens=int(lengths_PG.sum()),
+      tokens=sum(len(r.tokens_T) for r in rollouts),
       scored=scored_tokens(rows) if self.policy.kl else 0,
     )
 

@@ -12,7 +12,7 @@ dataclass itself gives its own fields as keys); `grpo.py` is the one to copy.
 """
 
 import abc
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -22,6 +22,7 @@ from jaxdistill.batch import Batch
 from jaxdistill.data.tasks import JsonlTask, right
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout.player import Player
+from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Problem, Problems, Task
 
 
@@ -198,6 +199,25 @@ def check_unread(settings: Any, unread: Any, why: str, *names: str) -> None:
         f'method.{name} is {value!r}, which nothing reads here: {why}; leave '
         f'it at {left!r}'
       )
+
+
+def check_choice(settings: Any, name: str, allowed: Iterable[str]) -> None:
+  """Finds that a setting is none of those that there are.
+
+  Args:
+    settings: A dataclass whose fields are keys of a method.
+    name: Of the field.
+    allowed: What it may be.
+
+  Raises:
+    ValueError: The line names the nearest.
+  """
+  value, allowed = getattr(settings, name), [*allowed]
+  if value not in allowed:
+    raise ValueError(
+      f'method.{name} is {value!r}; it must be one of {", ".join(allowed)}; '
+      f'the nearest is {nearest(value, allowed)!r}'
+    )
 
 
 def check_minibatches(count: int, rows: int) -> None:

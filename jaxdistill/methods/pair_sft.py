@@ -26,7 +26,12 @@ import jax
 import numpy as np
 
 from jaxdistill.dist.hosts import together
-from jaxdistill.methods.method import Method, check_minibatches, check_paid
+from jaxdistill.methods.method import (
+  Method,
+  check_choice,
+  check_minibatches,
+  check_paid,
+)
 from jaxdistill.rollout import (
   Sampling,
   measure,
@@ -34,7 +39,6 @@ from jaxdistill.rollout import (
   transcript,
   turns,
 )
-from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
   Prompt,
@@ -109,11 +113,7 @@ class PairSft(Method):
   minibatches: int = 1
 
   def __post_init__(self):
-    if self.keep not in KEPT:
-      raise ValueError(
-        f'method.keep is {self.keep!r}; it must be one of {", ".join(KEPT)}; '
-        f'the nearest is {nearest(self.keep, KEPT)!r}'
-      )
+    check_choice(self, 'keep', KEPT)
     if self.keep == 'pairs' and self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a pair needs 2')
     check_minibatches(self.minibatches, self.problems * self.samples)

@@ -156,13 +156,7 @@ class PolicyGradient:
 
   def sampling(self, samples: int, max_tokens: int) -> Sampling:
     """How a method with these settings draws."""
-    return Sampling(
-      samples,
-      max_tokens,
-      temperature=self.temperature,
-      top_k=self.top_k,
-      top_p=self.top_p,
-    )
+    return Sampling.by(self, samples, max_tokens)
 
   def advantages(
     self,
@@ -213,6 +207,35 @@ class PolicyGradient:
       self.temperature,
       lambda length: weigh(length, longest),
       scales,
+    )
+
+  def rows_of_groups(
+    self,
+    rollouts_PG: Sequence[Sequence[Rollout]],
+    rewards_PG: np.ndarray,
+    base: Player | None,
+    longest: int,
+    trust_P: np.ndarray | None = None,
+  ) -> list[Row]:
+    """Rows of a step's groups by what they earned; see `rows`.
+
+    Args:
+      rollouts_PG: Of this host, as many to each problem.
+      rewards_PG: What they earned, float[P, G].
+      base: The anchor, if there is one.
+      longest: Most tokens that a response may have.
+      trust_P: How much each problem counts, where not all that are `kept`
+        count the same.
+    """
+    rollouts = [r for rollouts_G in rollouts_PG for r in rollouts_G]
+    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
+    counts_P = self.kept(rewards_PG) if trust_P is None else trust_P
+    return self.rows(
+      rollouts,
+      self.advantages(rewards_PG, lengths_PG, longest).ravel(),
+      np.repeat(counts_P, rewards_PG.shape[1]),
+      base,
+      longest,
     )
 
   def row_set(

@@ -45,6 +45,7 @@ import jax
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_unread,
   glimpse,
@@ -59,7 +60,6 @@ from jaxdistill.rollout.reflection import (
   told,
   written_by,
 )
-from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
   RowSet,
@@ -131,11 +131,7 @@ class ReflectionTuning(Method):
 
   def __post_init__(self):
     for name, allowed in ALLOWED.items():
-      if (value := getattr(self, name)) not in allowed:
-        raise ValueError(
-          f'method.{name} is {value!r}; it must be one of '
-          f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
-        )
+      check_choice(self, name, allowed)
     if self.author not in ('given', 'base') and 'model:' not in self.author:
       raise ValueError(
         f'method.author is {self.author!r}; it is given, base or model:NAME'

@@ -28,6 +28,7 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_paid,
   check_unread,
@@ -40,7 +41,6 @@ from jaxdistill.rollout.verify import (
   unread_by,
   verify,
 )
-from jaxdistill.spelling import nearest
 from jaxdistill.types import (
   Collected,
   Problem,
@@ -107,11 +107,7 @@ class Rft(Method):
   minibatches: int = 1
 
   def __post_init__(self):
-    if self.keep not in KEPT:
-      raise ValueError(
-        f'method.keep is {self.keep!r}; it must be one of {", ".join(KEPT)}; '
-        f'the nearest is {nearest(self.keep, KEPT)!r}'
-      )
+    check_choice(self, 'keep', KEPT)
     if self.keep in ('vote', 'tournament') and self.samples < 2:
       raise ValueError(
         f'method.samples is {self.samples}; a {self.keep} needs 2'
@@ -137,13 +133,7 @@ class Rft(Method):
 
   def sampling(self) -> Sampling:
     """How answers are drawn."""
-    return Sampling(
-      self.samples,
-      self.max_tokens,
-      temperature=self.temperature,
-      top_k=self.top_k,
-      top_p=self.top_p,
-    )
+    return Sampling.by(self, self.samples, self.max_tokens)
 
   def collect(self, players, problems, state, step, key):
     del step

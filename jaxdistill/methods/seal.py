@@ -32,10 +32,13 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import agree_max
 from jaxdistill.methods.edit_writer import EditWriter
 from jaxdistill.methods.inner_training import InnerTraining
-from jaxdistill.methods.method import Method, check_minibatches
+from jaxdistill.methods.method import (
+  Method,
+  check_choice,
+  check_minibatches,
+)
 from jaxdistill.rewards.edits import ORDERS
 from jaxdistill.rollout import measure, transcript
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Collected, Rollout, RowSet, Update, response_row
 
 
@@ -66,11 +69,7 @@ class Seal(Method):
   inner: InnerTraining = InnerTraining()
 
   def __post_init__(self):
-    if self.choice not in ORDERS:
-      raise ValueError(
-        f'method.choice is {self.choice!r}; it must be one of '
-        f'{", ".join(ORDERS)}; the nearest is {nearest(self.choice, ORDERS)!r}'
-      )
+    check_choice(self, 'choice', ORDERS)
     if not 1 <= self.keep <= self.samples:
       raise ValueError(
         f'method.keep is {self.keep}; it must be from 1 to method.samples, '
@@ -105,19 +104,18 @@ class Seal(Method):
     yield  # what follows asks the policy for nothing
     scores_PES, alone_PS = found.scores_PES[:, :-1], found.scores_PES[:, -1]
     least_P = alone_PS.mean(1) if self.inner.with_passage else without_P
-    kept_PE, spreads, seed = [], [], jax.random.key_data(key).tolist()
-    for i, p in enumerate(problems):
-      kept_PE.append(
-        rewards.chosen(
-          scores_PES[i].mean(-1),
-          np.array([bool(x.rows) for x in lessons_PE[i][:-1]]),
-          least_P[i] if self.gain else -np.inf,
-          self.keep,
-          ORDERS[self.choice],
-          np.random.default_rng([*seed, p.address]),
-        )
+    seed = jax.random.key_data(key).tolist()
+    kept_PE = [
+      rewards.chosen(
+        scores_PES[i].mean(-1),
+        np.array([bool(x.rows) for x in lessons_PE[i][:-1]]),
+        least_P[i] if self.gain else -np.inf,
+        self.keep,
+        ORDERS[self.choice],
+        np.random.default_rng([*seed, p.address]),
       )
-      spreads.append(rewards.spreads(scores_PES[i]))
+      for i, p in enumerate(problems)
+    ]
     kept = [
       edits_E[e]
       for edits_E, kept_E in zip(edits_PE, kept_PE, strict=True)
@@ -125,6 +123,7 @@ class Seal(Method):
     ]
     rows = [response_row(r, 1.0, len(r.tokens_T)) for r in kept]
     edits = [r for edits_E in edits_PE for r in edits_E]
+    spreads = [rewards.spreads(scores_ES) for scores_ES in scores_PES]
     between, within = np.array(spreads).reshape(-1, 2).T
     metrics = {
       'seal/no_edit': without_P,
@@ -142,24 +141,14 @@ class Seal(Method):
     } | measure(edits)
     told = [
       transcript(
-        p,
-        edits_E,
-        [None] * len(edits_E),
+        *(p, edits_PE[i], [None] * len(edits_PE[i])),
         topic=p.topic,
-        no_edit=float(without),
-        passage=float(alone_S.mean()),
-        scores=scores_ES.mean(-1).tolist(),
-        kept=kept_E,
+        no_edit=float(without_P[i]),
+        passage=float(alone_PS[i].mean()),
+        scores=scores_PES[i].mean(-1).tolist(),
+        kept=kept_PE[i],
       )
-      for p, edits_E, without, alone_S, scores_ES, kept_E in zip(
-        problems,
-        edits_PE,
-        without_P,
-        alone_PS,
-        scores_PES,
-        kept_PE,
-        strict=True,
-      )
+      for i, p in enumerate(problems)
     ]
     update = Update(
       (RowSet('solver', rows),),

@@ -44,6 +44,7 @@ from jaxdistill.methods.distillation import (
 )
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_paid,
   check_unread,
@@ -64,7 +65,6 @@ from jaxdistill.rollout import (
 )
 from jaxdistill.rollout.contexts import Case
 from jaxdistill.rollout.markers import begins
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Prompt, Rollout, Row
 
 _FORWARD = {'method.alpha': 0.0, 'method.support': 'all'}
@@ -161,12 +161,7 @@ class SelfDistill(Method):
       ('taught', TAUGHT),
       ('spare', SPARED),
     ):
-      value = getattr(self, name)
-      if value not in allowed:
-        raise ValueError(
-          f'method.{name} is {value!r}; it must be one of '
-          f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
-        )
+      check_choice(self, name, allowed)
     if not 0 <= self.trust < 1:
       raise ValueError(f'method.trust is {self.trust}; it must be in [0, 1)')
     check_unread(self.policy, UNPAID, 'no length is paid for', 'overlong')

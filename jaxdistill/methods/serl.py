@@ -39,13 +39,13 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_unread,
   glimpse,
 )
 from jaxdistill.methods.policy_gradient import UNPAID, PolicyGradient
 from jaxdistill.rollout import Player, Sampling, judge, measure, scored_tokens
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Collected, Prompt, Rollout, RowSet
 
 CHOICES = {
@@ -97,12 +97,7 @@ class Serl(Method):
 
   def __post_init__(self):
     for name, known in CHOICES.items():
-      value = getattr(self, name)
-      if value not in known:
-        raise ValueError(
-          f'method.{name} is {value!r}; it must be one of {", ".join(known)}; '
-          f'the nearest is {nearest(value, known)!r}'
-        )
+      check_choice(self, name, known)
     if self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a pair needs 2')
     if self.judgments < 2 or self.judgments % 2:

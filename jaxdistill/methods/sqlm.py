@@ -321,15 +321,10 @@ class Sqlm(Method):
 
   def _solver_update(self, answered, base):
     """5. Rows of all answers, each problem's as much as its vote is trusted."""
-    rollouts = [r for a in answered for r in a.rollouts_G]
-    earned_PG = self._earned(answered)
-    lengths_PG = np.array([len(r.tokens_T) for r in rollouts], int)
-    rows = self.policy.rows(
-      rollouts,
-      self.policy.advantages(earned_PG, lengths_PG, self.max_tokens).ravel(),
-      np.repeat(self._trust(answered), self.samples),
-      base,
-      self.max_tokens,
+    rows = self.policy.rows_of_groups(
+      [a.rollouts_G for a in answered],
+      self._earned(answered),
+      *(base, self.max_tokens, self._trust(answered)),
     )
     return self.policy.update(self.policy.row_set(rows))
 

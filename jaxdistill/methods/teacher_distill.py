@@ -32,6 +32,7 @@ from jaxdistill.methods.distillation import (
 )
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_paid,
   check_unread,
@@ -49,7 +50,6 @@ from jaxdistill.rollout import (
   scored_tokens,
   transcript,
 )
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Anchor, Collected, Problem, Prompt, Rollout, RowSet
 
 LEARNED = ('distribution', 'text')
@@ -99,13 +99,8 @@ class TeacherDistill(Method):
   policy: PolicyGradient = PolicyGradient(kl=0.0)
 
   def __post_init__(self):
-    for name, allowed in (('learn', LEARNED), ('judge', JUDGES)):
-      value = getattr(self, name)
-      if value not in allowed:
-        raise ValueError(
-          f'method.{name} is {value!r}; it must be one of '
-          f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
-        )
+    check_choice(self, 'learn', LEARNED)
+    check_choice(self, 'judge', JUDGES)
     if not 0 <= self.on_policy <= 1:
       raise ValueError(
         f'method.on_policy is {self.on_policy}; it must be a share, 0 to 1'

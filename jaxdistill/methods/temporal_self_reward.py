@@ -39,6 +39,7 @@ from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_paid,
   check_unread,
@@ -46,8 +47,7 @@ from jaxdistill.methods.method import (
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import Player, Sampling, measure, transcript
 from jaxdistill.rollout.judges import COMPARING, JUDGES
-from jaxdistill.rollout.verify import Verified, check_verifier
-from jaxdistill.spelling import nearest
+from jaxdistill.rollout.verify import WRITING, Verified, check_verifier
 from jaxdistill.types import (
   Collected,
   Problem,
@@ -118,16 +118,8 @@ class TemporalSelfReward(Method):
   minibatches: int = 2
 
   def __post_init__(self):
-    for name, allowed in (
-      ('judge', JUDGES),
-      ('preference', losses.PREFERENCES),
-    ):
-      value = getattr(self, name)
-      if value not in allowed:
-        raise ValueError(
-          f'method.{name} is {value!r}; it must be one of '
-          f'{", ".join(allowed)}; the nearest is {nearest(value, allowed)!r}'
-        )
+    check_choice(self, 'judge', JUDGES)
+    check_choice(self, 'preference', losses.PREFERENCES)
     for name in ('beta', 'future_lr', 'future_steps', 'future_rank'):
       if getattr(self, name) <= 0:
         raise ValueError(
@@ -139,7 +131,7 @@ class TemporalSelfReward(Method):
       why = 'method.future is False'
       names = 'future_lr', 'future_steps', 'future_rank'
       check_unread(self, TemporalSelfReward, why, *names)
-    if self.judge not in ('check', 'score'):
+    if self.judge not in WRITING:
       why = f'method.judge {self.judge!r} writes nothing'
       check_unread(self, TemporalSelfReward, why, 'judge_tokens')
     check_minibatches(self.minibatches, self.problems)
@@ -156,13 +148,7 @@ class TemporalSelfReward(Method):
 
   def sampling(self) -> Sampling:
     """How all selves draw."""
-    return Sampling(
-      self.samples,
-      self.max_tokens,
-      temperature=self.temperature,
-      top_k=self.top_k,
-      top_p=self.top_p,
-    )
+    return Sampling.by(self, self.samples, self.max_tokens)
 
   def collect(self, players, problems, state, step, key):
     del step

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jaxdistill import dist
 from jaxdistill.data.small import wide, world
 from jaxdistill.data.text.pairs import PairTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.data.text.tokenizer import (
-  SymbolTokenizer,
   TextTokenizer,
   Tokenizer,
 )

@@ -107,13 +107,14 @@ def judged(
     ]
   )
   written = iter(player.generate(prompts, sampling, key))
-  out = []
-  for problem, texts_G, shown in given:
+
+  def read(problem, texts_G, shown) -> Judged:
     rollouts_Z = [r for _ in shown for r in next(written)]
     said = [_said(problem, what, r) for r in rollouts_Z]
     places = np.repeat(np.array(shown, int).reshape(-1, 2), sampling.samples, 0)
-    out.append(Judged(texts_G, rollouts_Z, places, np.array(said, int)))
-  return out
+    return Judged(texts_G, rollouts_Z, places, np.array(said, int))
+
+  return together(lambda: [read(*each) for each in given])
 
 
 def _said(problem: Problem, what: str, rollout: Rollout) -> int:

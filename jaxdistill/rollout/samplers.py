@@ -7,7 +7,7 @@ compares full with full; mixing the two biases it.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,12 @@ class Sampling:
       )
     if not 0 <= self.greedy <= self.samples:
       raise ValueError(f'greedy is {self.greedy} of {self.samples} samples')
+
+  @classmethod
+  def by(cls, settings: Any, samples: int, max_tokens: int) -> 'Sampling':
+    """As the `temperature`, `top_k` and `top_p` of a method's settings say."""
+    found = {n: getattr(settings, n) for n in ('temperature', 'top_k', 'top_p')}
+    return cls(samples, max_tokens, **found)
 
   def of_token(self) -> 'Sampling':
     """The same in what one draw depends on; the rest as small as may be."""

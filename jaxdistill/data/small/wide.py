@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxdistill.data.small import items, judging, people, world
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 
 SYMBOLS = (*world.SYMBOLS, *judging.WORDS, *people.WORDS, *items.WORDS)
 TOKENIZER = SymbolTokenizer(SYMBOLS)

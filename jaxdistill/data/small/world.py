@@ -23,7 +23,7 @@ import re
 
 import numpy as np
 
-from jaxdistill.data.text.tokenizer import SymbolTokenizer
+from jaxdistill.data.text.symbols import SymbolTokenizer
 
 SIGNS = {'add': '+', 'sub': '-', 'mul': '*'}
 OPERATIONS = {sign: name for name, sign in SIGNS.items()}

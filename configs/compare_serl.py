@@ -2,8 +2,8 @@
 
   jaxdistill compare --config configs/compare_serl.py --workdir runs/serl
 
-The small base of all formats (see `serl_small.py`), 160,000 tokens a run, those
-of evaluations not counted.
+The small base that judges (see `serl_small.py` for one that does not), 160,000
+tokens a run, those of evaluations not counted.
 
 | | |
 |---|---|
@@ -15,12 +15,12 @@ of evaluations not counted.
 | `no_rule` | a pair pays whose verdict turns with the order |
 | `random` | a coin says who wins: what training on oneself does by itself |
 | `known` | the known answer does: an upper bound |
+| `by_chance` | all of it, of `small-wide`, which judges by chance |
 
 What decides: `eval/test/win_rate`, by the base as a fixed judge (another by
-`--config.method.examiner=model:NAME`), `eval/test/judge_accuracy` on labelled
-pairs with `eval/test/judge_flips`, `eval/test/length`; and accuracy, which the
-small world knows. The base judges by chance, which is the hard case. Three
-seeds; about three minutes a run on two cores, an hour and a half in all.
+`--config.method.examiner=model:NAME`), `eval/test/fixed_judge_accuracy` on
+labelled pairs of the base's responses with `fixed_judge_flips`, `length`; and
+accuracy, which the small world knows. Three seeds.
 """
 
 import pathlib
@@ -39,6 +39,7 @@ ARMS = {
   'no_rule': {'method.orders': 'both'},
   'random': {'method.verdicts': 'random'},
   'known': {'method.verdicts': 'known'},
+  'by_chance': {'model': 'small-wide'},
 }
 
 
@@ -47,6 +48,7 @@ def get_config():
   base = read_config(str(here.with_name('serl_small.py')), ())
   base.tokens, base.steps = 160_000, 60  # more steps than the tokens allow
   base.eval_every = base.checkpoint_every = 60
-  base.eval.splits = ('test', 'ood')
+  base.model = 'small-judge'
+  base.eval.splits, base.eval.problems = ('test',), 192
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 2
   return Comparison(base, ARMS, (0, 1, 2))

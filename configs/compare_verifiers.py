@@ -1,17 +1,23 @@
 """Is self-improvement bounded by what its verifier knows? (C7.)
 
-  jaxdistill gap --model small-wide --verifier vote,yes,tournament,vote+yes
+  jaxdistill gap --model small-judge --verifier vote,yes,tournament,vote+yes
   jaxdistill compare --config configs/compare_verifiers.py \\
     --workdir runs/verifiers
 
 (After arXiv 2412.02674.) `gap` says before what keeping by a verifier makes of
-sampled accuracy; here the wide small base learns what each keeps. A step is a
-round: 512 problems, 8 answers each, verified by the model that gave them and
-learned by heart. Four rounds, evaluated after each. Arms: `all` (nothing is
-verified: a control), `vote`, `yes`, `tournament`, `known` (what is right: the
-most that any verifier can be worth), and `first_yes`, verified by the model as
-it began. Thresholds are those that `gap` finds. Five seeds; a minute and a half
-a run on two cores, an hour in all.
+sampled accuracy; here the small base that can judge learns what each keeps. A
+step is a round: 512 problems, 8 answers each, verified by the model that gave
+them and learned by heart. Four rounds, evaluated after each.
+
+| | kept |
+|---|---|
+| `all` | all: nothing is verified, a control |
+| `vote`, `yes`, `tournament` | what the verifier of that name scores high |
+| `first_yes` | what the model as it began says yes to |
+| `by_chance` | as `yes`, of `small-wide`, whose yes or no means nothing |
+| `known` | what is right: the most that any verifier can be worth |
+
+Thresholds are those that `gap` finds. Five seeds.
 """
 
 import pathlib
@@ -22,10 +28,10 @@ from jaxdistill.config import Comparison, read_config
 def get_config():
   here = pathlib.Path(__file__)
   base = read_config(f'{here.with_name("learn_small.py")}:rft_vote', ())
-  base.model = 'small-wide'
+  base.model = 'small-judge'
   base.steps, base.tokens = 4, 10_000_000  # the rounds are what ends it
   base.eval_every = base.checkpoint_every = 1
-  base.eval.splits = ('test', 'ood')
+  base.eval.splits = ('test',)
   base.eval.problems, base.eval.samples = 400, 8
   base.guard.every, base.guard.act = 0, False
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 0
@@ -38,6 +44,7 @@ def get_config():
     'vote': {'method.threshold': 0.7},
     'yes': yes,
     'first_yes': yes | {'method.verifier': 'frozen'},
+    'by_chance': yes | {'model': 'small-wide'},
     'tournament': {'method.keep': 'tournament', 'method.threshold': 1.0},
     'known': {'method.keep': 'known'},
   }

@@ -4,7 +4,7 @@
 
 The judge is asked `compare PROBLEM:WORKING or WORKING?` and says 1 or 2; its
 shares of right verdicts are `eval/test/judge_accuracy` (on pairs of the model's
-own responses) and, on 500 fixed pairs,
+own responses), `fixed_judge_accuracy` (of the base's) and, on 500 other pairs,
 
   jaxdistill eval --workdir runs/serl --task small:compare
 

@@ -631,6 +631,8 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(
   else:
     records = whole.method_state['edits']
     assert [len(r['row']) for r in records] == [1, 2]
+    # One for each checkpoint's state.
+    assert len([*(tmp_path / 'run' / 'data').glob('*.jsonl')]) == 2
     assert lines[1]['edits/all'] == pytest.approx(np.mean(records[1]['row']))
   trained(name, 'cut', steps=1, **FEW, **more)
   to_go_on(tmp_path / 'cut')

@@ -448,12 +448,24 @@ def test_a_fixed_judge_compares_with_the_beginning():
   # only what was cut loses, and the judge is not asked about it.
   assert found['win_rate'].tolist() == [1, 1, 1, 1, 1, 1, 0, 1]
   assert found['win_flips'].tolist() == [0] * 7
-  # Both are asked alike, and only the judge judges.
-  assert [s for _, s in policy.asked] == [s for _, s in base.asked]
+  # Both are asked alike, and the policy judges what the base has said: nothing
+  # that is right, so that no pair is labelled.
+  assert [s for _, s in policy.asked[:1]] == [s for _, s in base.asked]
+  assert found['fixed_labelled'] == [0, 0]
   other = Mind(lambda a, b: 3 - right(a, b))
   players = {'policy': policy, 'beginning': base, 'examiner': other}
   lost = Serl(examiner='model:small-wide').against(players, PROBLEMS, KEY)
   assert not lost['win_rate'].any()
+
+
+def test_the_judge_on_pairs_that_stay():
+  """The policy's own responses are all alike; the base's are labelled."""
+  same = Mind(right, {k: ['a=1'] * len(v) for k, v in SCRIPT.items()})
+  players = {'policy': same, 'beginning': Mind(first)}
+  found = Serl().against(players, PROBLEMS, KEY)
+  assert found['fixed_labelled'] == [1, 0]
+  assert found['fixed_judge_accuracy'].tolist() == [1, 1]
+  assert Serl().evaluate(same, PROBLEMS, KEY)['labelled'] == [0, 0]
 
 
 def test_a_contest_by_hand():
@@ -580,6 +592,10 @@ def test_it_learns_and_goes_on_where_it_was_cut(trained, tmp_path):
   whole, lines, before = trained()
   assert moved(before, whole.state.params)
   assert whole.run.loaded.model.deltas.roles == ('solver', 'judge')
+  # Its own loss, its own names; what is of the whole step is said once.
+  assert 'train/judge_clipped' not in lines[0]
+  assert {'train/actor_clipped', 'train/grad_norm'} <= lines[0].keys()
+  assert 'train/actor_grad_norm' not in lines[0]
   for line in lines[:2]:
     parts = line['train/actor_loss'] + line['train/judge_loss']
     assert line['train/loss'] == pytest.approx(parts, abs=1e-6)

@@ -223,22 +223,34 @@ class Serl(Method):
     problem; `labelled` is how many have one.
     """
     drawn, asked = jax.random.split(key)
-    rollouts_PG, texts_PG = self._answers(policy, problems, drawn)
+    answers = self._answers(policy, problems, drawn)
+    return self._on_labelled(policy, problems, answers, asked)
+
+  def against(self, players, problems, key):
+    """The policy's responses, each beside one of the base's.
+
+    And the judge as in `evaluate`, on pairs of the base's responses, which are
+    the same at every evaluation: `fixed_judge_accuracy` and so on.
+    """
+    policy, beginning = players['policy'], players['beginning']
+    keys = jax.random.split(key, 3)
+    _, own_PG = self._answers(policy, problems, keys[0])
+    of_base = self._answers(beginning, problems, keys[1])
+    judged = self._on_labelled(policy, problems, of_base, keys[2])
+    examiner = players.get('examiner', beginning)
+    return judge.contest(examiner, problems, own_PG, of_base[1]) | {
+      f'fixed_{name}': values for name, values in judged.items()
+    }
+
+  def _on_labelled(self, policy, problems, answers, key):
+    rollouts_PG, texts_PG = answers
     right_PG = together(lambda: [*map(judge.right, problems, rollouts_PG)])
     shown_P = [*map(judge.labelled, texts_PG, right_PG)]
     judged_P = judge.judged(
       *(policy, problems, texts_PG, shown_P, self.ask),
-      *(Sampling(1, self.judge_tokens, greedy=1), asked),
+      *(Sampling(1, self.judge_tokens, greedy=1), key),
     )
     seen = judge.habits(judged_P, right_PG)
     return {f'judge_{name}': values for name, values in seen.items()} | {
       'labelled': [float(bool(shown)) for shown in shown_P]
     }
-
-  def against(self, players, problems, key):
-    """The policy's responses, each beside one of the base's."""
-    beginning, keys = players['beginning'], jax.random.split(key)
-    _, own_PG = self._answers(players['policy'], problems, keys[0])
-    _, base_PG = self._answers(beginning, problems, keys[1])
-    examiner = players.get('examiner', beginning)
-    return judge.contest(examiner, problems, own_PG, base_PG)

@@ -13,9 +13,15 @@ from scipy import stats
 from jaxdistill.plots.intervals import estimate
 
 
+def logged(metric):
+  """The name of a metric in the log: evaluations are named by their split."""
+  namespace = metric.partition('/')[0]
+  return f'eval/{metric}' if namespace in ('dev', 'test', 'ood') else metric
+
+
 def by_seed(arm, metric, kind='last'):
   """Seed -> a value of an arm."""
-  return arm[f'eval/{metric}']['by_seed'][kind]
+  return arm[logged(metric)]['by_seed'][kind]
 
 
 def apart(arm, other, metric):

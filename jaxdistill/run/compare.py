@@ -45,6 +45,7 @@ class Comparison(Protocol):
   def config(self, arm: str, seed: int) -> Any: ...
 
 
+SPENT = ('time/', 'rollout/')  # what a step took: see COSTS
 COSTS = ('tokens', 'scored', 'optimizer_steps', 'wall_s')
 
 
@@ -87,7 +88,8 @@ def summarise(comparison: Comparison, root: epath.PathLike) -> dict[str, Any]:
   """What the finished runs came to, as it is written to `summary.json`.
 
   `arms` has for each arm its `seeds`, its `overrides`, `tokens`, `scored`,
-  `optimizer_steps` and `wall_s` (means over seeds) and for every metric:
+  `optimizer_steps` and `wall_s` (means over seeds) and for every metric but
+  those of time and tokens:
 
   - `first`, `last`, and of accuracies `best` and `dev_selected`: means over
     seeds. `dev_selected` is the value where the same accuracy on `dev` was
@@ -150,7 +152,7 @@ def _values(lines: Sequence[Mapping]) -> dict[str, dict[str, float]]:
   series: dict[str, list[tuple[int, float]]] = {}
   for line in lines:
     for name, value in line.items():
-      if name.startswith(('eval/', 'selfplay/')) and value is not None:
+      if '/' in name and not name.startswith(SPENT) and value is not None:
         series.setdefault(name, []).append((line['step'], value))
   out = {}
   for name, points in series.items():

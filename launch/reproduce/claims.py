@@ -7,10 +7,14 @@
     results/calibration
   python launch/reproduce/claims.py real runs/qwen05_teacher \\
     results/qwen05_teacher
+  python launch/reproduce/claims.py score runs/score results/score
 
 Reads what `jaxdistill compare` left for `configs/compare_contexts.py` (C4 and
 C5 of docs/evidence.md), `compare_pool.py` and `compare_cross_encoder.py` (C6),
-`compare_calibration.py` (C15), or `compare_qwen05_teacher.py`. Differences are
+`compare_calibration.py` (C15), `compare_qwen05_teacher.py`, or one of the
+systems in `contrasts.py`: `verifiers` (C7), `score` (C3), `serl` (C10),
+`temporal` (C11), `seal` and `sequential_edits` (C1), `reflection` (C2), `cot`
+(C12), `anchors` (C8). Differences are
 taken in each seed; intervals are Student's t over seeds, at 95%: the problems
 are the same for all, and what others would have given is not in them. A claim
 `holds` where its interval lies beyond its margin (0, if none is said) on the
@@ -27,6 +31,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import contrasts
 import numpy as np
 from scipy import stats
 
@@ -65,7 +70,7 @@ KINDS = ('first', 'best', 'last')
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('claim', choices=list(CLAIMS))
+  parser.add_argument('claim', choices=[*CLAIMS, 'verifiers'])
   parser.add_argument('workdir', type=pathlib.Path)
   parser.add_argument('out', type=pathlib.Path)
   args = parser.parse_args()
@@ -74,7 +79,10 @@ def main():
     shutil.copy(args.workdir / name, args.out / name)
   arms = json.loads((args.out / 'summary.json').read_text())['arms']
   try:
-    record, text = CLAIMS[args.claim](arms)
+    if args.claim == 'verifiers':
+      record, text = contrasts.verifiers(arms, args.workdir)
+    else:
+      record, text = CLAIMS[args.claim](arms)
   except ValueError as e:
     raise SystemExit(f'claims: {e}') from None
   (args.out / 'claim.json').write_text(json.dumps(record, indent=1) + '\n')
@@ -390,7 +398,7 @@ CLAIMS = {
   'cross_encoder': cross_encoder,
   'calibration': calibration,
   'real': real,
-}
+} | contrasts.CONTRASTS
 
 
 if __name__ == '__main__':

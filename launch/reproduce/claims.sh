@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Draws the table of claims again, on the small world: trains the arms of every
+# comparison below, and writes a folder of results/ for each, results/claims.md
+# and the README's table. Days on two cores, all of it; what is finished is only
+# read, so it goes on where it was cut.
+#
+#   launch/reproduce/claims.sh                     # all
+#   CLAIMS="score serl" launch/reproduce/claims.sh # these
+#   SEEDS=0,1 launch/reproduce/claims.sh           # a share of it
+#
+# Several may share the work, each with its own CLAIMS or SEEDS and the folder
+# $RUNS in common: those with SEEDS only train; one without them, started when
+# they are done, collects.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+jaxdistill=${JAXDISTILL:-.venv/bin/jaxdistill}
+python=${PYTHON:-.venv/bin/python}
+RUNS=${RUNS:-runs/claims}
+
+config() {  # of a claim
+  case $1 in
+    anchors) echo configs/anchors_small.py ;;
+    temporal) echo configs/compare_temporal.py:vote ;;
+    *) echo "configs/compare_$1.py" ;;
+  esac
+}
+
+for claim in ${CLAIMS:-contexts pool cross_encoder calibration verifiers score \
+    serl temporal seal sequential_edits reflection cot anchors}; do
+  "$jaxdistill" compare --config "$(config "$claim")" \
+    --workdir "$RUNS/$claim" ${SEEDS:+--seeds "$SEEDS"}
+  if [ -z "${SEEDS:-}" ]; then
+    "$python" launch/reproduce/claims.py "$claim" "$RUNS/$claim" \
+      "results/$claim"
+  fi
+done
+[ -n "${SEEDS:-}" ] || "$python" launch/reproduce/claims_table.py

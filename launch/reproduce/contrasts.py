@@ -1,0 +1,431 @@
+"""What `claims.py` asks of the arms of each comparison of systems.
+
+Each takes what `jaxdistill compare` made of the arms, and gives a record with
+`tests`, and a text. What is claimed was written down before anything was run;
+the rest is there to be looked at, at 95% each and without a verdict.
+"""
+
+import numpy as np
+from scipy import stats
+
+from jaxdistill.plots.claims import (
+  apart,
+  at_holm,
+  by_seed,
+  cell,
+  interval,
+  judged,
+  logged,
+  rise,
+  rows,
+)
+from jaxdistill.plots.files import read_metrics
+
+GREEDY, SAMPLED = 'test/accuracy_greedy', 'test/accuracy_sampled'
+ROUNDING = 0.02  # by how much a gain may pass its bound
+
+
+def told(arms, claims, seen, columns):
+  """Where arms began and ended, claims together by Holm, and the rest.
+
+  Args:
+    arms: Of a summary.
+    claims: By a short name the claim, its interval, and its sign.
+    seen: By a short name what is looked at, and its interval.
+    columns: Metric -> its heading.
+  """
+  assert not claims.keys() & seen.keys(), 'each has a name of its own'
+  tests = at_holm(claims)
+  tests |= {name: (*found, 0) for name, found in seen.items()}
+  record, text = judged(tests)
+  return record, f'{ends(arms, columns)}\n{text}'
+
+
+def ends(arms, columns):
+  """The mean of each metric of every arm at first and at last."""
+  lines = [
+    [name, len(arm['seeds'])]
+    + [
+      f'{arm[c]["first"]:.3f} → {arm[c]["last"]:.3f}' if arm.get(c) else ''
+      for c in map(logged, columns)
+    ]
+    for name, arm in arms.items()
+  ]
+  return rows(['arm', 'seeds', *columns.values()], lines)
+
+
+def less(arms, metric, *pairs):
+  """Differences of the last values of two arms, `ONE_OTHER_METRIC`."""
+  return {
+    f'{one}_{other}_{metric.rpartition("/")[2]}': (
+      f'{one} less {other}, {metric}',
+      apart(arms[one], arms[other], metric),
+    )
+    for one, other in pairs
+  }
+
+
+def claimed(title, found, sign):
+  """Differences that a claim is about."""
+  return {
+    name: (f'{title}: {said}', value, sign)
+    for name, (said, value) in found.items()
+  }
+
+
+def score(arms):
+  """C3: correction learned on one's own attempts lasts, offline it does not."""
+  delta, second = 'ood/delta_sampled', 'ood/accuracy_turn_2_sampled'
+  claims = {
+    'delta': (
+      'C3: the second attempt beats the first (score, ood, sampled)',
+      last(arms['score'], delta),
+      1,
+    )
+  } | claimed(
+    'C3',
+    less(arms, delta, ('score', 'pairs'), ('score', 'star')),
+    1,
+  )
+  seen = {
+    f'delta_{arm}': (f'{arm}: second less first attempt', last(found, delta))
+    for arm, found in arms.items()
+    if arm != 'score'
+  }
+  seen |= {
+    'delta_base': (
+      'the base, only asked',
+      interval(by_seed(arms['score'], delta, 'first').values()),
+    )
+  }
+  seen |= less(arms, second, *(('score', a) for a in arms if a != 'score'))
+  columns = {
+    f'{split}/{what}_sampled': f'{split}, {title}'
+    for split in ('test', 'ood')
+    for what, title in (
+      ('accuracy_turn_1', 'first'),
+      ('accuracy_turn_2', 'second'),
+      ('delta', 'difference'),
+      ('wrong_to_right', 'wrong to right'),
+      ('right_to_wrong', 'right to wrong'),
+      ('fixed_delta', 'difference, after fixed ones'),
+    )
+  }
+  return told(arms, claims, seen, columns)
+
+
+def last(arm, metric):
+  return interval(by_seed(arm, metric).values())
+
+
+def verifiers(arms, runs):
+  """C7: a round gains no more than its verifier knows, and rounds saturate."""
+  found = {
+    name: [rounds(runs / name / str(seed)) for seed in arm['seeds']]
+    for name, arm in arms.items()
+  }
+  record, lines = {}, []
+  for name, of_seeds in found.items():
+    gaps_SR, right_SR = map(np.array, zip(*of_seeds, strict=True))
+    gains_SR = np.diff(right_SR)
+    record[name] = {
+      'gap': interval(gaps_SR[:, 0]),
+      'gain': interval(gains_SR[:, 0]),
+      'right': right_SR.mean(0).tolist(),
+      'gaps': gaps_SR.mean(0).tolist(),
+    }
+    cells = [cell(record[name][k]) for k in ('gap', 'gain')]
+    course = ' '.join(f'{x:.3f}' for x in record[name]['right'])
+    course_of_gaps = ' '.join(f'{x:+.3f}' for x in record[name]['gaps'])
+    lines.append([name, len(of_seeds), *cells, course, course_of_gaps])
+  bounds = {
+    f'bound_{name}': (
+      f'C7: a first round by {name} gains at most its '
+      f'gap (gap less gain, above -{ROUNDING})',
+      interval([gaps[0] - np.diff(right)[0] for gaps, right in of_seeds]),
+      *(1, -ROUNDING),
+    )
+    for name, of_seeds in found.items()
+    if name != 'all'
+  }
+  gains = [np.diff(right) for _, right in found['vote']]
+  bounds['saturates'] = (
+    'C7: rounds saturate (by vote: the first gain less the last)',
+    interval([g[0] - g[-1] for g in gains]),
+    1,
+  )
+  bounds['ordered'] = (
+    'C7: the larger the gap, the larger the gain (rank correlation over arms)',
+    ranked(found),
+    1,
+  )
+  tests, text = judged(bounds)
+  head = ['arm', 'seeds', 'gap before', 'gain of the first round']
+  head += ['right, sampled, by round', 'gaps, by round']
+  return tests | {'arms': record}, f'{rows(head, lines)}\n{text}'
+
+
+def rounds(folder):
+  """Gaps of a run's rounds, and how often samples are right around them."""
+  lines = read_metrics(folder)
+  gaps = [x['train/gap'] for x in lines if 'train/gap' in x]
+  return gaps, [x[logged(SAMPLED)] for x in lines if logged(SAMPLED) in x]
+
+
+def ranked(found):
+  """Rank correlation over arms of gaps and gains of the first round."""
+  values = []
+  for of_arms in zip(*found.values(), strict=True):
+    gaps, gains = zip(*((g[0], r[1] - r[0]) for g, r in of_arms), strict=True)
+    values.append(float(stats.spearmanr(gaps, gains)[0]))
+  return interval(values)
+
+
+def seal(arms):
+  """C1: one's own training data fits better than a stronger one's."""
+  best, edited = arms['best'], 'test/accuracy_edited'
+  begun, alone = (
+    by_seed(best, metric, 'first')
+    for metric in (edited, 'test/accuracy_passage')
+  )
+  claims = {
+    'own': (
+      "C1: an untrained writer's edits teach more than the passage alone",
+      interval([begun[s] - alone[s] for s in begun]),
+      1,
+    ),
+    'trained': (
+      'C1: learning to write them adds to that (best, last less first)',
+      rise(best, edited),
+      1,
+    ),
+  } | claimed(
+    'C1', less(arms, edited, ('best', 'given'), ('best', 'random')), 1
+  )
+  seen = less(
+    arms, edited, *(('best', a) for a in ('any', 'matched', 'passage'))
+  )
+  seen |= less(arms, 'test/accuracy_nothing', ('best', 'random'))
+  columns = {
+    edited: 'after an edit',
+    'test/accuracy_passage': 'after the passage',
+    'test/accuracy_nothing': 'after nothing',
+    'seal/score': 'of edits in training',
+    'test/edit_length': 'tokens of an edit',
+  }
+  return told(arms, claims, seen, columns)
+
+
+def sequential_edits(arms):
+  """C1, second part: what eight edits one after another cost."""
+  forgotten, of_all = 'edits/forgotten', 'edits/all'
+  claims = {
+    'forgets': (
+      'C1: edits one after another are forgotten (plain, at the eighth)',
+      last(arms['plain'], forgotten),
+      1,
+    )
+  } | claimed(
+    'C1: less is forgotten',
+    less(arms, forgotten, ('replay', 'plain'), ('kl', 'plain')),
+    -1,
+  )
+  others = [(a, 'plain') for a in arms if a != 'plain']
+  seen = less(arms, of_all, *others)
+  columns = {
+    'edits/now': 'of the passage just learned',
+    'edits/earlier': 'of those before',
+    forgotten: 'forgotten',
+    of_all: 'of all',
+    'edits/gained': 'more than untaught',
+  }
+  return told(arms, claims, seen, columns)
+
+
+def reflection(arms):
+  """C2: refined data can hurt, and the student should choose."""
+  claims = claimed('C2', less(arms, SAMPLED, ('refined', 'original')), -1)
+  pairs = (('both', 'refined'), ('both', 'random'), ('ifd', 'refined'))
+  claims |= claimed('C2', less(arms, SAMPLED, *pairs), 1)
+  seen = less(
+    arms,
+    SAMPLED,
+    *(('random', 'refined'), ('r_ifd', 'refined'), ('perplexity', 'refined')),
+    *(('strict', 'both'), ('foreign_perplexity', 'foreign')),
+    *(('told', 'refined'), ('told_foreign', 'foreign')),
+    *(('style_aligned', 'told'), ('style_aligned', 'original')),
+  )
+  seen |= less(arms, GREEDY, ('refined', 'original'), ('both', 'refined'))
+  columns = {
+    GREEDY: 'test, greedy',
+    SAMPLED: 'test, sampled',
+    'ood/accuracy_sampled': 'ood, sampled',
+    'reflection/learned': 'learned',
+    'test/right_refined': 'refined and right',
+    'test/perplexity_refined': 'perplexity of refined',
+  }
+  return told(arms, claims, seen, columns)
+
+
+def serl(arms):
+  """C10: a model can judge itself, and both its rewards are needed."""
+  wins, judges = 'test/win_rate', 'test/fixed_judge_accuracy'
+  wins_less_half = [x - 0.5 for x in by_seed(arms['serl'], wins).values()]
+  claims = {
+    'wins': (
+      'C10: a fixed judge prefers what it has become (win rate less a half)',
+      interval(wins_less_half),
+      1,
+    ),
+    'judges': (
+      'C10: it judges fixed pairs better (last less first)',
+      rise(arms['serl'], judges),
+      1,
+    ),
+  } | claimed(
+    'C10', less(arms, wins, ('serl', 'no_actor'), ('serl', 'no_judge')), 1
+  )
+  pairs = [('serl', a) for a in arms if a not in ('serl', 'by_chance')]
+  seen = {'accuracy': ('serl, accuracy, sampled', rise(arms['serl'], SAMPLED))}
+  seen |= less(arms, SAMPLED, *pairs)
+  if 'by_chance' in arms:
+    seen['by_chance'] = (
+      'a judge by chance: accuracy, sampled',
+      rise(arms['by_chance'], SAMPLED),
+    )
+  columns = {
+    wins: 'win rate',
+    SAMPLED: 'sampled',
+    GREEDY: 'greedy',
+    judges: 'fixed pairs',
+    'test/fixed_judge_flips': 'flips',
+    'test/fixed_judge_longer': 'the longer one',
+    'test/length': 'tokens',
+  }
+  return told(arms, claims, seen, columns)
+
+
+def temporal(arms):
+  """C11: halves drawn apart in time keep the preference signal alive."""
+  apart_, pairs = 'tsr/score_gap', 'tsr/pairs'
+  own = arms['self_rewarding']
+  claims = {
+    'fades': (
+      'C11: own halves become alike (self_rewarding: gap of best and worst)',
+      rise(own, 'tsr/own_gap'),
+      -1,
+    ),
+    **claimed('C11', less(arms, apart_, ('both', 'self_rewarding')), 1),
+    'better': (
+      f'C11: both less self_rewarding, {SAMPLED}',
+      apart(arms['both'], own, SAMPLED),
+      1,
+    ),
+  }
+  seen = {'dry': ('self_rewarding: problems with a pair', rise(own, pairs))}
+  others = [a for a in arms if a not in ('both', 'self_rewarding')]
+  seen |= less(arms, SAMPLED, *((a, 'self_rewarding') for a in others))
+  seen |= less(arms, GREEDY, ('both', 'self_rewarding'))
+  columns = {
+    SAMPLED: 'test, sampled',
+    GREEDY: 'test, greedy',
+    apart_: 'score gap',
+    'tsr/own_gap': 'own gap',
+    pairs: 'problems with a pair',
+    'tsr/judge_auc': "judge's AUC",
+  }
+  return told(arms, claims, seen, columns)
+
+
+def cot(arms):
+  """C12: one's own problems, well filtered, beat given ones."""
+  claims = claimed(
+    'C12',
+    less(
+      arms,
+      SAMPLED,
+      *(('answer_match', 'given'), ('answer_match', 'none')),
+      *(('self_consistency', 'none'), ('rip', 'none')),
+    ),
+    1,
+  )
+  pairs = (('given_voted', 'given'), ('self_play', 'answer_match'))
+  seen = less(arms, SAMPLED, *pairs, ('none', 'given'))
+  pairs = (('answer_match', 'given'), ('answer_match', 'none'))
+  seen |= less(arms, GREEDY, *pairs)
+  columns = {
+    SAMPLED: 'test, sampled',
+    GREEDY: 'test, greedy',
+    'ood/accuracy_sampled': 'ood, sampled',
+    'cot_self_instruct/trained_label_right': 'labels that are right',
+  }
+  return told(arms, claims, seen, columns)
+
+
+def anchors(arms):
+  """C8: what lasts is held by something that does not move itself."""
+  unheld = ('none', 'own_judge')
+  claims = {
+    f'held_{name}': (
+      f'C8: {name} ends above none, {GREEDY}',
+      apart(arm, arms['none'], GREEDY),
+      1,
+    )
+    for name, arm in arms.items()
+    if name not in unheld
+  }
+  claims |= {
+    f'unheld_{name}': (
+      f'C8: {name} ends below its start, {GREEDY}',
+      rise(arms[name], GREEDY),
+      -1,
+    )
+    for name in unheld
+  }
+  seen = {
+    f'rise_{name}': (f'{name}, {SAMPLED}, last less first', rise(arm, SAMPLED))
+    for name, arm in arms.items()
+  }
+  record, text = told(
+    arms,
+    claims,
+    seen,
+    {m: m for m in (GREEDY, SAMPLED, 'ood/accuracy_greedy')},
+  )
+  below = {name: fallen(arm) for name, arm in arms.items()}
+  lines = [[name, *found] for name, found in below.items()]
+  table = rows(['arm', 'seeds that end below their start', 'of'], lines)
+  return record | {'fallen': below}, f'{text}\n{table}'
+
+
+def fallen(arm):
+  """How many seeds end below where they began, and how many there are."""
+  begun, ended = (by_seed(arm, GREEDY, kind) for kind in ('first', 'last'))
+  return [sum(ended[s] < begun[s] for s in begun), len(begun)]
+
+
+def sqlm(arms):
+  """C9: self-play by votes teaches without data, and its reward does it."""
+  claims = {
+    'rises': ('C9: sqlm, sampled, last less first', rise(arms['sqlm'], SAMPLED))
+  }
+  claims |= less(
+    arms, SAMPLED, ('sqlm', 'random_reward'), ('sqlm', 'format_only')
+  )
+  claims = {name: (*found, 1) for name, found in claims.items()}
+  seen = less(
+    arms, SAMPLED, *(('sqlm', a) for a in ('frozen_proposer', 'known_answers'))
+  )
+  return told(arms, claims, seen, {GREEDY: 'greedy', SAMPLED: 'sampled'})
+
+
+CONTRASTS = {
+  'score': score,
+  'seal': seal,
+  'sequential_edits': sequential_edits,
+  'reflection': reflection,
+  'serl': serl,
+  'temporal': temporal,
+  'cot': cot,
+  'anchors': anchors,
+}

@@ -1,0 +1,158 @@
+"""Claims of the systems: from arms that are made up to verdicts."""
+
+import json
+import pathlib
+
+import claims_table
+import contrasts
+import numpy as np
+import pytest
+
+from jaxdistill.config import read_comparison
+from jaxdistill.plots.claims import logged
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def arm(**metrics):
+  """Metric -> its first and its last values, by seed."""
+  found = {'seeds': [0, 1, 2], 'wall_s': 60.0}
+  for name, (first, last) in metrics.items():
+    by_seed = {
+      kind: {str(s): x for s, x in enumerate(values)}
+      for kind, values in (('first', first), ('last', last))
+    }
+    ends = {
+      kind: float(np.mean(v))
+      for kind, v in zip(('first', 'last'), (first, last), strict=True)
+    }
+    found[logged(name.replace('__', '/'))] = ends | {'by_seed': by_seed}
+  return found
+
+
+def around(value):
+  return [value - 0.01, value, value + 0.01]
+
+
+def test_names_of_the_log():
+  assert logged('ood/delta') == 'eval/ood/delta'
+  assert logged('tsr/score_gap') == 'tsr/score_gap'
+
+
+def test_correction_by_hand():
+  def of(begun, ended):
+    second = around(0.5), around(0.5 + ended)
+    return arm(
+      ood__delta_sampled=(around(begun), around(ended)),
+      ood__accuracy_turn_2_sampled=second,
+    )
+
+  arms = {'score': of(-0.1, 0.2), 'pairs': of(-0.1, 0.0), 'star': of(-0.1, 0.2)}
+  record, text = contrasts.score(arms)
+  tests = record['tests']
+  assert tests['delta']['mean'] == pytest.approx(0.2)
+  assert tests['delta']['verdict'] == 'holds'
+  assert tests['score_pairs_delta_sampled']['mean'] == pytest.approx(0.2)
+  # Each seed is as far apart as the others.
+  assert tests['score_pairs_delta_sampled']['verdict'] == 'holds'
+  assert tests['score_star_delta_sampled']['verdict'] == 'inconclusive'
+  assert tests['delta_base']['mean'] == pytest.approx(-0.1)
+  assert tests['delta_base']['verdict'] == ''
+  assert '-0.100 → 0.200' in text
+
+
+def test_a_bound_is_of_the_first_round(tmp_path):
+  """Gains below their gap, above it, and far above it."""
+  runs = {
+    'all': ([0.0] * 3, [0.5, 0.5, 0.5, 0.5]),
+    'vote': ([0.3, 0.1, 0.0], [0.5, 0.7, 0.75, 0.75]),
+    'yes': ([0.1, 0.1, 0.1], [0.5, 0.61, 0.7, 0.8]),
+    'known': ([0.1, 0.1, 0.1], [0.5, 0.8, 0.9, 0.9]),
+  }
+  arms = {}
+  for name, (gaps, right) in runs.items():
+    arms[name] = {'seeds': [0, 1]}
+    for seed in (0, 1):
+      lines = [
+        {'step': i, logged(contrasts.SAMPLED): x + seed * 0.001 * i}
+        | ({'train/gap': gaps[i]} if i < len(gaps) else {})
+        for i, x in enumerate(right)
+      ]
+      folder = tmp_path / name / str(seed)
+      folder.mkdir(parents=True)
+      (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+  record, text = contrasts.verifiers(arms, tmp_path)
+  assert record['arms']['vote']['gap']['mean'] == pytest.approx(0.3)
+  assert record['arms']['vote']['gain']['mean'] == pytest.approx(0.2005)
+  tests = record['tests']
+  assert tests['bound_vote']['mean'] == pytest.approx(0.0995)
+  assert tests['bound_vote']['verdict'] == 'holds'
+  assert tests['bound_yes']['verdict'] == 'holds'  # within the margin
+  assert tests['bound_known']['mean'] == pytest.approx(-0.2005)
+  assert tests['bound_known']['verdict'] == 'does not hold'
+  assert 'bound_all' not in tests  # nothing was verified
+  assert tests['saturates']['mean'] == pytest.approx(0.2)
+  assert '0.500 0.700 0.751' in text
+
+
+def test_who_falls():
+  kept = arm(test__accuracy_greedy=([0.5] * 3, [0.6, 0.5, 0.4]))
+  assert contrasts.fallen(kept) == [1, 3]
+
+
+@pytest.mark.parametrize('name', ['serl', 'temporal', 'cot', 'anchors'])
+def test_a_claim_names_arms_that_there_are(name):
+  """Made-up arms of the config, all alike: nothing holds, nothing lacks."""
+  file = 'anchors_small' if name == 'anchors' else f'compare_{name}'
+  config = read_comparison(str(ROOT / 'configs' / f'{file}.py'), ())
+  arms = {found: Alike() for found in config.arms}
+  record, text = contrasts.CONTRASTS[name](arms)
+  claimed = [x for x in record['tests'].values() if x['verdict']]
+  assert claimed and not any(x['verdict'] == 'holds' for x in claimed)
+  assert all(f'| {found} |' in text for found in arms)
+
+
+class Alike(dict):
+  """An arm whose every metric went from a half to a half."""
+
+  def __init__(self):
+    super().__init__(seeds=[0, 1, 2], wall_s=60.0)
+
+  def __missing__(self, name):
+    return arm(x__y=(around(0.5), around(0.5)))['x/y']
+
+  def get(self, name, default=None):
+    return self[name]
+
+
+def test_the_table_is_that_of_the_results():
+  """What stands in `results/claims.md` and in the README is what is found."""
+  lines = [
+    claims_table.line(row, ROOT / 'results') for row in claims_table.ROWS
+  ]
+  rows, head, short = claims_table.rows, claims_table.HEAD, claims_table.SHORT
+  whole = (ROOT / 'results/claims.md').read_text()
+  assert whole.endswith(rows(head, lines))
+  shown = rows(head[:short], [cells[:short] for cells in lines])
+  assert shown in (ROOT / 'README.md').read_text()
+
+
+def test_a_row_by_hand(tmp_path):
+  row = claims_table.Row('C3', 'it is', 'so', 'score', 'none', ('a', 'b'))
+  assert claims_table.line(row, tmp_path)[3:5] == ['not run yet', '']
+  folder = tmp_path / 'score'
+  folder.mkdir()
+  arms = {'one': arm() | {'wall_s': 90.0}, 'two': arm() | {'seeds': [0]}}
+  (folder / 'summary.json').write_text(json.dumps({'arms': arms}))
+  found = {'mean': 0.1, 'interval': [0.05, 0.15], 'verdict': 'holds'}
+  tests = {
+    'a': found | {'claim': 'C3: it rises'},
+    'b': found | {'claim': 'Seen: it does', 'verdict': ''},
+    'c': found | {'claim': 'C3: not here'},
+  }
+  (folder / 'claim.json').write_text(json.dumps({'tests': tests}))
+  assert claims_table.line(row, tmp_path) == [
+    *('C3', 'it is', 'so'),
+    'it rises: **+0.100** (+0.050 to +0.150)',
+    *('holds', '1 to 3', 'none', '6'),
+  ]

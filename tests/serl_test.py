@@ -551,7 +551,6 @@ def test_what_cannot_be_is_said_in_one_line(changes, told):
 
 def test_every_arm_of_the_comparison_is_one():
   comparison = configs.read_comparison(str(COMPARE), ())
-  assert len(comparison.arms) == 9
   for arm in comparison.arms:
     configs.check(comparison.config(arm, 0))
 

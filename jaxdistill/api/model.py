@@ -297,8 +297,8 @@ def load(
 
   Args:
     model: A run's folder, a shipped base (`small-early`, `small-middle`,
-      `small-late`, `small-wide`, `small-foreign`, `small-peer`), a directory,
-      or `hf:owner/name`.
+      `small-late`, `small-wide`, `small-judge`, `small-foreign`, `small-peer`),
+      a directory, or `hf:owner/name`.
     anchor: Of a run: a past version, such as `base@0`; the newest checkpoint if
       None.
     task: Whose problems it is asked; if None the run's own, or `small` for a

@@ -25,7 +25,7 @@ def add_model(parser: Parser) -> None:
     type=text,
     metavar='NAME',
     help='a shipped base (small-early, small-middle, small-late, small-wide, '
-    'small-foreign, small-peer), a directory, or hf:owner/name',
+    'small-judge, small-foreign, small-peer), a directory, or hf:owner/name',
   )
   parser.add_argument(
     '--anchor',

@@ -50,7 +50,7 @@ SMALL = DecoderConfig(
 )
 SHIPPED = (
   *('small-early', 'small-middle', 'small-late'),
-  *('small-wide', 'small-foreign', 'small-peer'),
+  *('small-wide', 'small-judge', 'small-foreign', 'small-peer'),
 )
 # Models with random weights, by name: what their ids mean.
 FRESH = {'small-fresh': world.SYMBOLS, 'small-wide-fresh': wide.SYMBOLS}

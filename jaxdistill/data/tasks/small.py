@@ -13,7 +13,7 @@ Corpus = Literal['', 'corpus', 'wide', 'judging', 'foreign']
 CORPORA: tuple[Corpus, ...] = ('corpus', 'wide', 'judging', 'foreign')
 
 
-# Only `small-wide` compares workings, or revises one.
+# Only `small-wide` and `small-judge` compare workings, or revise one.
 WORDINGS = {
   'verify': Wording('verify {text}:{0}?', ('yes', 'no')),
   'compare': Wording(

@@ -5,8 +5,7 @@
 `small-wide` finds the better of two workings hardly more often than by chance,
 which makes it no judge of its own answers. This goes on from it, on a corpus
 that mostly judges. `launch/reproduce/pretrain_small.py --judge` runs it and
-exports it; a quarter of an hour on two cores. It does not ship with the package
-yet.
+exports it; twenty minutes on two cores.
 """
 
 import pathlib

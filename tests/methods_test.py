@@ -136,6 +136,7 @@ def test_sqlm_reports_what_happened():
     'selfplay/proposer_reward': [1, 0, 0, 0, 0, 1],
     'selfplay/solver_reward': [1, 1, 1, 0] + [1] * 4 + [0] * 4 + [1, 1, 0, 0],
     'selfplay/trained': [1, 1, 1, 1],
+    'selfplay/suited': [],  # nobody was asked
     'rollout/length': [3, 3, 4, 3] + [3] * 4 + [5] * 4 + [3, 3, 8, 1],
     'rollout/cut': [0] * 14 + [1, 0],
     'rollout/entropy': [0.5] * (3 * 8 + 1 + 20 + 15),

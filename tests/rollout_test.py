@@ -25,7 +25,12 @@ from players import (
 from jaxdistill import dist
 from jaxdistill.rollout import FIELDS, Sampling, policy_rows
 from jaxdistill.rollout.player import _prefix
-from jaxdistill.rollout.samplers import draw, keep_top_k, keep_top_p
+from jaxdistill.rollout.samplers import (
+  draw,
+  keep_top_k,
+  keep_top_p,
+  withheld,
+)
 from jaxdistill.types import Prompt
 
 SAMPLINGS = [
@@ -35,14 +40,25 @@ SAMPLINGS = [
   dataclasses.replace(BASE, top_p=0.8),
   dataclasses.replace(BASE, top_k=6, top_p=0.9, temperature=1.3),
   dataclasses.replace(BASE, temperature=0.0),
+  dataclasses.replace(BASE, dropout=0.5),
+  dataclasses.replace(BASE, dropout=0.3, top_k=6, top_p=0.9),
 ]
+GREEDY = SAMPLINGS[5]
+
+
+def unsaid_by(sampling):
+  """Tokens that nobody may say of a call by `KEY`."""
+  ends = (TOKENIZER.eos_id,)
+  out = withheld(KEY, len(TOKENIZER), sampling.dropout, ends)
+  return {*np.flatnonzero(out).tolist()}
 
 
 def kept_by_hand(p, sampling, slack=1e-6):
   """Tokens that the filters keep, and whether a tie decides about one."""
-  order = sorted(range(len(p)), key=lambda i: -p[i])
+  unsaid = unsaid_by(sampling) if sampling.dropout else set()
+  order = sorted({*range(len(p))} - unsaid, key=lambda i: -p[i])
   tied = False
-  if 0 < sampling.top_k < len(p):
+  if 0 < sampling.top_k < len(order):
     edge, out = p[order[sampling.top_k - 1]], p[order[sampling.top_k]]
     tied |= edge - out < slack
     order = order[: sampling.top_k]
@@ -59,7 +75,9 @@ def kept_by_hand(p, sampling, slack=1e-6):
 
 
 @pytest.mark.parametrize(
-  'sampling', SAMPLINGS, ids=['plain', 'cold', 'k', 'p', 'k-p-hot', 'greedy']
+  'sampling',
+  SAMPLINGS,
+  ids=['plain', 'cold', 'k', 'p', 'k-p-hot', 'greedy', 'out', 'out-k-p'],
 )
 def test_decoding_agrees_with_teacher_forcing(one_device, sampling):
   player = make_player(one_device)
@@ -86,13 +104,13 @@ def test_decoding_agrees_with_teacher_forcing(one_device, sampling):
         assert abs(kept - np.log(sum(p[i] for i in keep))) < 1e-4
         filtered += len(keep) < len(p)
   assert undecided < 0.05 * total
-  has_filter = bool(sampling.top_k) or sampling.top_p < 1
+  has_filter = sampling.top_k or sampling.top_p < 1 or sampling.dropout
   assert (filtered > 0.9 * total) if has_filter else not filtered
 
 
 def test_greedy_is_the_argmax_of_repeated_forward_passes(one_device):
   player = make_player(one_device)
-  sampling = SAMPLINGS[-1]
+  sampling = GREEDY
   rollouts_PG = player.generate(PROMPTS[:4], sampling, KEY)
   sequences = [list(player.encode(p)) for p in PROMPTS[:4]]
   for _ in range(sampling.max_tokens):
@@ -404,6 +422,36 @@ def test_top_p_by_hand():
   np.testing.assert_array_equal(keep_top_p(left, 0.58), [0, 1, 0, 1])
 
 
+def test_what_is_withheld():
+  """Another part at every step, about as large as it should be, no end."""
+  size, ends = 5000, (2, 4999)
+  first, second = (
+    np.asarray(withheld(jax.random.key(i), size, 0.3, ends)) for i in (0, 1)
+  )
+  again = withheld(jax.random.key(0), size, 0.3, ends)
+  np.testing.assert_array_equal(first, again)
+  assert not first[[2, 4999]].any() and not second[[2, 4999]].any()
+  assert abs(first.mean() - 0.3) < 0.03 and abs(second.mean() - 0.3) < 0.03
+  assert abs((first & second).mean() - 0.09) < 0.02
+
+
+def test_a_withheld_token_had_all_the_mass():
+  """Others are drawn by their shares of what is left, however little it is."""
+  logits = jnp.array([[[200.0, 1.0, 1.0, -jnp.inf]]])
+  rows, numbers = jnp.zeros((1, 2), int), jnp.zeros((1, 2), int)
+  uniform = jnp.array([[0.25, 0.75]])
+  unsaid = jnp.array([True, False, False, False])
+  token, logp, kept = draw(
+    logits, rows, uniform, numbers, Sampling(dropout=0.5), unsaid
+  )
+  assert token.tolist() == [[1, 2]]
+  np.testing.assert_allclose(logp, [[-199, -199]], rtol=1e-6)
+  np.testing.assert_allclose(kept, [[np.log(2) - 199] * 2], rtol=1e-6)
+  greedy = Sampling(samples=1, greedy=1, dropout=0.5)
+  token, _, _ = draw(logits, rows, uniform, numbers, greedy, unsaid)
+  assert token.tolist() == [[1, 1]]
+
+
 @pytest.mark.parametrize(
   ('field', 'value'),
   [
@@ -413,6 +461,7 @@ def test_top_p_by_hand():
     ('top_k', -1),
     ('top_p', 0.0),
     ('top_p', 1.1),
+    ('dropout', 1.0),
   ],
 )
 def test_impossible_samplings_are_refused(field, value):

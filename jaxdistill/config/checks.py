@@ -124,7 +124,7 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
   for key, allowed in (
     ('guard.split', ('train', *HELD_OUT)),
     ('remat', tuple(REMAT)),
-    ('trainable', ('full', 'lora')),
+    ('trainable', ('full', 'lora', 'roles')),
     ('dtype', ('float32', 'bfloat16')),
     ('attention', ('auto', 'dense', 'chunked', 'pallas')),
     ('rollout.weights', tuple(KERNELS)),
@@ -134,6 +134,11 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
       near = among(keys[key], filter(None, allowed))
       near += '' if all(allowed) else ', or empty'
       raise ConfigError(f'config.{key} is {keys[key]!r}{near}')
+  if keys['trainable'] == 'roles' and keys['roles'] == 'shared':
+    raise ConfigError(
+      "config.trainable is 'roles' and config.roles 'shared': no role has "
+      "weights of its own; 'adapter' gives it some"
+    )
 
 
 def _check_task(method: Method, config: Any) -> None:

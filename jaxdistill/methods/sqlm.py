@@ -26,8 +26,7 @@ problems, earn 0 *and* carry no gradient; answers are compared as numbers.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,8 +35,16 @@ from jaxdistill import rewards
 from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure, scored_tokens, transcript
-from jaxdistill.types import Collected, Problem, Prompt, Records, Rollout
+from jaxdistill.rollout import Sampling, measure, scored_tokens
+from jaxdistill.rollout.proposals import (
+  Answered,
+  Asked,
+  Proposal,
+  draw,
+  read_proposal,
+)
+from jaxdistill.rollout.verify import suits
+from jaxdistill.types import Collected, Prompt, Records, Rollout
 
 # What self-play is held against: each undoes one part of it.
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -65,8 +72,15 @@ class Sqlm(Method):
     proposals: Problems written on each topic; they are one group.
     samples: Answers to each problem (the paper's n); they are one group.
     propose_every: The proposer learns at every K-th step; 0 is never.
+    turns: If given, the proposer learns for so many steps while the solver
+      stands still, then the solver for so many, and so on (R-Zero: 5 and 15).
     proposer: Who writes: `policy`, or a past self by an anchor's rule
       (`league:5`, see `anchors/rules.py`), which is not trained.
+    dropout: Share of the vocabulary that the proposer may not use, another at
+      every step (arXiv 2604.03472).
+    guide: Who says how well proposals suit their topics, by which what they
+      earn is multiplied (arXiv 2604.20209): `policy`, or another by an anchor's
+      rule, such as `frozen`, the model as it began; nobody if empty.
     given: Whether the task's own problems are voted on and none is written.
     bank: If above 0, about this many proposals are written at the first step
       (as many on each topic), and all problems are drawn from those of them
@@ -95,7 +109,10 @@ class Sqlm(Method):
   proposals: int = 4
   samples: int = 8
   propose_every: int = 5
+  turns: tuple[int, ...] = ()
   proposer: str = 'policy'
+  dropout: float = 0.0
+  guide: str = ''
   given: bool = False
   bank: int = 0
   known: float = 0.0
@@ -137,7 +154,7 @@ class Sqlm(Method):
       asked += self._beside(self.known) + self._beside(self.replay)
     check_minibatches(self.policy.minibatches, asked * self.samples)
     self.policy.sampling(self.samples, self.max_tokens)
-    self.policy.sampling(self.proposals, self.max_problem_tokens)
+    self._writing(self.proposals)
 
   def _check_sources(self) -> None:
     """That where problems come from is one thing, and possible."""
@@ -166,8 +183,18 @@ class Sqlm(Method):
         f'another writes (method.given is {self.given}, method.bank is '
         f'{self.bank}, method.proposer is {self.proposer!r})'
       )
+    if self.turns and (len(self.turns) != 2 or min(self.turns) < 1):
+      raise ValueError(
+        f'method.turns is {self.turns}; it must be (steps of the proposer, '
+        'steps of the solver), or ()'
+      )
+    if self.turns and self.propose_every != 1:
+      raise ValueError(
+        f'method.propose_every is {self.propose_every}; with method.turns it '
+        'must be 1'
+      )
     if self.given:
-      for name in ('bank', 'known', 'archive', 'replay'):
+      for name in ('bank', 'known', 'archive', 'replay', 'dropout', 'guide'):
         if getattr(self, name):
           raise ValueError(
             f'method.{name} is {getattr(self, name)}; with method.given all '
@@ -176,10 +203,13 @@ class Sqlm(Method):
 
   @property
   def anchors(self):
-    past = {} if self.proposer == 'policy' else {'proposer': self.proposer}
+    others = {'proposer': self.proposer, 'guide': self.guide}
+    past = {k: who for k, who in others.items() if who not in ('', 'policy')}
     return {**self.policy.anchors, **past}
 
   def check(self, task):
+    if self.guide:
+      task.worded('suit')
     for p in [] if self.given else glimpse(task):
       prompt = task.proposer_prompt(p)
       other = dataclasses.replace(p, topic='?')
@@ -198,40 +228,57 @@ class Sqlm(Method):
       texts = gather_texts([p.rollout.text for p in proposals if p.problem])
       state = state | {'bank': state['bank'] or Records(texts)}
     asked = self._ask(proposals, problems, state, seed)
+    suited = self._guide(players, asked, problems)
     rollouts_PG = self._solve(players['policy'], asked, key)
     yield  # what follows asks the policy for nothing
     answered = self._vote(asked, rollouts_PG, seed)
-    earned, state = self._reward_proposals(proposals, answered, state)
+    earned, state = self._reward_proposals(proposals, answered, suited, state)
 
-    updates = [self._solver_update(answered, players.get('base'))]
-    if self.propose_every and (step + 1) % self.propose_every == 0:
-      updates.append(
-        self._proposer_update(proposals, earned, players.get('base'))
-      )
+    learn_solver, learn_proposer = self._learners(step)
+    updates, base = [], players.get('base')
+    if learn_solver:
+      updates.append(self._solver_update(answered, base))
+    if learn_proposer:
+      updates.append(self._proposer_update(proposals, earned, base))
     rollouts = [r for a in answered for r in a.rollouts_G]
     drawn = [*(p.rollout for p in proposals), *rollouts]
     return Collected(
       updates,
       state,
-      self._measure(proposals, earned, answered) | measure(rollouts),
+      self._measure(proposals, earned, answered)
+      | {'selfplay/suited': list(suited.values())}
+      | measure(rollouts),
       self._transcribe(proposals, earned, answered),
       tokens=sum(len(r.tokens_T) for r in drawn),
       scored=sum(
         scored_tokens(row_set.rows) for u in updates for row_set in u.sets
       )
-      if self.policy.kl
-      else 0,
+      * bool(self.policy.kl)
+      + sum(len(proposals[i].rollout.tokens_T) for i in suited),
     )
 
   def loss(self, model, anchors, batch):
     del anchors
     return self.policy.loss(model, batch)
 
+  def _learners(self, step: int) -> tuple[bool, bool]:
+    """Whether the solver learns at a step, and whether the proposer does."""
+    if self.turns:
+      first = step % sum(self.turns) < self.turns[0]
+      return not first, first
+    every = self.propose_every
+    return True, bool(every) and (step + 1) % every == 0
+
+  def _writing(self, count: int) -> Sampling:
+    """How the proposer draws."""
+    sampling = self.policy.sampling(count, self.max_problem_tokens)
+    return dataclasses.replace(sampling, dropout=self.dropout)
+
   def _beside(self, part: float) -> int:
     """Problems of a part of the proposals per step, over all hosts."""
     return round(part * self.problems * self.proposals)
 
-  def _propose(self, players, topics, state, key) -> 'list[_Proposal]':
+  def _propose(self, players, topics, state, key) -> list[Proposal]:
     """1. Proposals on each topic, read and checked."""
     count = 0 if self.given else self.proposals
     if self.bank:
@@ -241,44 +288,59 @@ class Sqlm(Method):
       return []
     written_PG = players.get('proposer', players['policy']).generate(
       [Prompt.propose(t) for t in topics],
-      self.policy.sampling(count, self.max_problem_tokens),
+      self._writing(count),
       jax.random.fold_in(key, 0),
     )
     return [
-      _read(rollout, topic, address=topic.address * self.proposals + g)
+      read_proposal(rollout, topic, address=topic.address * self.proposals + g)
       for topic, written_G in zip(topics, written_PG, strict=True)
       for g, rollout in enumerate(written_G)
     ]
 
-  def _ask(self, proposals, topics, state, seed) -> 'list[_Asked]':
+  def _ask(self, proposals, topics, state, seed) -> list[Asked]:
     """What is put to the solver. A problem's address says where it is from.
 
     Of proposals: their topic's place and their own. Behind them all come the
     known ones, then those of the archive.
     """
     if self.given:
-      return [_Asked(p, 'given') for p in topics]
+      return [Asked(p, 'given') for p in topics]
     asked = [
-      _Asked(p.problem, 'proposed', i)
+      Asked(p.problem, 'proposed', i)
       for i, p in enumerate(proposals)
       if p.problem
     ]
     if self.bank:
       each = range(self.proposals)
       addresses = [t.address * self.proposals + g for t in topics for g in each]
-      drawn = _draw(state['bank'], topics, addresses, seed)
-      asked = [_Asked(p, 'bank') for p in drawn]
+      drawn = draw(state['bank'], topics, addresses, seed)
+      asked = [Asked(p, 'bank') for p in drawn]
     beside = self.problems * self.proposals
     if state['archive']:
       again = [t for t in topics if t.address < self._beside(self.replay)]
       addresses = [beside + self.problems + t.address for t in again]
-      drawn = _draw(state['archive'], topics, addresses, seed)
-      asked += [_Asked(p, 'archive') for p in drawn]
+      drawn = draw(state['archive'], topics, addresses, seed)
+      asked += [Asked(p, 'archive') for p in drawn]
     return asked + [
-      _Asked(dataclasses.replace(t, address=beside + t.address), 'known')
+      Asked(dataclasses.replace(t, address=beside + t.address), 'known')
       for t in topics
       if t.address < self._beside(self.known)
     ]
+
+  def _guide(self, players, asked, topics) -> dict[int, float]:
+    """How well each proposal that is asked suits its topic, by its place."""
+    if not self.guide:
+      return {}
+    shown = {
+      a.proposal: dataclasses.replace(
+        a.problem, topic=topics[a.proposal // self.proposals].topic
+      )
+      for a in asked
+      if a.source == 'proposed'
+    }
+    guide = players.get('guide', players['policy'])
+    worth = suits(guide, [*shown.values()])
+    return dict(zip(shown, worth.tolist(), strict=True))
 
   def _solve(self, policy, asked, key) -> list[list[Rollout]]:
     """2. Answers to each problem."""
@@ -288,7 +350,7 @@ class Sqlm(Method):
       jax.random.fold_in(key, 1),
     )
 
-  def _vote(self, asked, rollouts_PG, seed) -> 'list[_Answered]':
+  def _vote(self, asked, rollouts_PG, seed) -> list[Answered]:
     """3. The vote on each problem, and what its answers earn."""
     out = []
     for a, rollouts_G in zip(asked, rollouts_PG, strict=True):
@@ -297,11 +359,11 @@ class Sqlm(Method):
       name = 'known' if a.source == 'known' else self.solver_reward
       draws = np.random.default_rng([*seed, a.problem.address, 1])
       earned_G = rewards.SOLVER_REWARDS[name](a.problem, answers_G, vote, draws)
-      out.append(_Answered(a, rollouts_G, answers_G, vote, earned_G))
+      out.append(Answered(a, rollouts_G, answers_G, vote, earned_G))
     return out
 
   def _reward_proposals(
-    self, proposals, answered, state
+    self, proposals, answered, suited, state
   ) -> tuple[list[float], Any]:
     """4. What each proposal earns (nothing, in a bank), and the next state."""
     if self.bank:
@@ -313,6 +375,7 @@ class Sqlm(Method):
     earned = [-self.malformed_penalty] * len(proposals)
     for a, copies in zip(own, said, strict=True):
       worth = rewards.PROPOSER_REWARDS[self.proposer_reward](a.vote)
+      worth *= suited.get(a.asked.proposal, 1.0)
       earned[a.asked.proposal] = worth - self.repeat_penalty * copies
     if self.archive:
       archive = state['archive'] + everyones
@@ -397,71 +460,3 @@ class Sqlm(Method):
       | ({'rejected': p.rejected} if p.rejected else told[i])
       for i, (p, worth) in enumerate(zip(proposals, earned, strict=True))
     ] + [a.transcript() for a in answered if a.asked.source != 'proposed']
-
-
-@dataclasses.dataclass(frozen=True)
-class _Proposal:
-  """A written problem.
-
-  Attributes:
-    rollout: As it was written.
-    problem: As it is asked; None if it is not.
-    rejected: Why it is not asked; empty if it is.
-  """
-
-  rollout: Rollout
-  problem: Problem | None
-  rejected: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-  """A problem and where it comes from; of a proposal, also its place."""
-
-  problem: Problem
-  source: Literal['proposed', 'bank', 'archive', 'known', 'given']
-  proposal: int = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answered:
-  """What was asked, what was answered, and what it earned."""
-
-  asked: _Asked
-  rollouts_G: Sequence[Rollout]
-  answers_G: Sequence[str | None]
-  vote: rewards.Vote
-  earned_G: Sequence[float]
-
-  def transcript(self) -> dict[str, Any]:
-    return transcript(
-      self.asked.problem,
-      self.rollouts_G,
-      self.answers_G,
-      vote=self.vote.answer,
-      rewards=[float(x) for x in self.earned_G],
-    )
-
-
-def _read(rollout: Rollout, topic: Problem, address: int) -> _Proposal:
-  """A proposal as its task reads it, with its address."""
-  problem = None
-  if rollout.finish == 'stop':
-    problem = topic.task.parse_problem(rollout.text)
-  if problem is None:
-    return _Proposal(rollout, None, 'malformed')
-  if problem.task.held_out(problem):
-    return _Proposal(rollout, None, 'held out')
-  return _Proposal(rollout, dataclasses.replace(problem, address=address))
-
-
-def _draw(texts, topics, addresses, seed) -> list[Problem]:
-  """One problem of a bank, or of the archive, for each address."""
-  if not texts:
-    return []
-  draws = [np.random.default_rng([*seed, each]) for each in addresses]
-  drawn = [texts[draw.integers(len(texts))] for draw in draws]
-  return [
-    dataclasses.replace(topics[0].task.parse_problem(text), address=each)
-    for text, each in zip(drawn, addresses, strict=True)
-  ]

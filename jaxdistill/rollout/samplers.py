@@ -25,6 +25,8 @@ class Sampling:
     top_k: Keep the k likeliest tokens; 0 keeps all.
     top_p: Then keep the fewest tokens that hold this probability mass.
     greedy: The first so many samples take the likeliest token at each step.
+    dropout: Share of the vocabulary that nobody may say, drawn anew for every
+      call and the same for all of its prompts; see `withheld`.
   """
 
   samples: int = 1
@@ -33,6 +35,7 @@ class Sampling:
   top_k: int = 0
   top_p: float = 1.0
   greedy: int = 0
+  dropout: float = 0.0
 
   def __post_init__(self):
     for name in ('samples', 'max_tokens'):
@@ -44,6 +47,8 @@ class Sampling:
         f'temperature {self.temperature} and top_k {self.top_k} must not be '
         f'negative; top_p {self.top_p} must be in (0, 1]'
       )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout is {self.dropout}; it must be in [0, 1)')
     if not 0 <= self.greedy <= self.samples:
       raise ValueError(f'greedy is {self.greedy} of {self.samples} samples')
 
@@ -95,12 +100,28 @@ def keep_top_p(
   return logits >= edge
 
 
+def withheld(
+  key: Array, size: int, share: float, ends: tuple[int, ...]
+) -> Bool[Array, '{size}']:
+  """Vocabulary dropout (arXiv 2604.03472): which tokens nobody may say.
+
+  Args:
+    key: Of the call.
+    size: Of the vocabulary.
+    share: Of the tokens, each drawn for itself.
+    ends: The tokens that end a response; they are never withheld.
+  """
+  out = jax.random.bernoulli(jax.random.fold_in(key, 2**31 - 1), share, (size,))
+  return out.at[jnp.array(ends)].set(False)
+
+
 def draw(
   logits: Float[Array, 'W U V'],
   rows: Int[Array, 'W J'],
   uniform: Float[Array, 'W J'],
   numbers: Int[Array, 'W J'],
   sampling: Sampling,
+  unsaid: Bool[Array, 'V'] | None = None,
 ) -> Draw:
   """Draws a token per sample by inverting the kept distribution of its row.
 
@@ -110,12 +131,15 @@ def draw(
     uniform: One number in [0, 1) per sample; the draw is a function of it.
     numbers: Which sample of its prompt each is.
     sampling: Temperature and filters (static).
+    unsaid: Tokens that are not drawn, whatever their logits.
   """
   if sampling.temperature == 0 or sampling.greedy == sampling.samples:
-    return _likeliest(logits, rows)
+    return _likeliest(logits, rows, unsaid)
   scaled = logits / sampling.temperature
-  mass, high, norm = _masses(scaled)
-  kept = scaled
+  kept = _without(scaled, unsaid)
+  mass, high, norm = _masses(kept)
+  if unsaid is not None:
+    norm = jax.nn.logsumexp(scaled, -1)
   if sampling.top_k:
     kept = jnp.where(keep_top_k(kept, sampling.top_k), kept, -jnp.inf)
   if sampling.top_p < 1:
@@ -125,12 +149,16 @@ def draw(
   drawn = Draw(token, logp, jnp.log(total) + _pick(high - norm, rows))
   if not sampling.greedy:
     return drawn
-  both = zip(_likeliest(logits, rows), drawn, strict=True)
+  both = zip(_likeliest(logits, rows, unsaid), drawn, strict=True)
   return Draw(*(jnp.where(numbers < sampling.greedy, a, b) for a, b in both))
 
 
-def _likeliest(logits, rows) -> Draw:
-  token = _pick(jnp.argmax(logits, -1), rows)
+def _without(logits, unsaid):
+  return logits if unsaid is None else jnp.where(unsaid, -jnp.inf, logits)
+
+
+def _likeliest(logits, rows, unsaid) -> Draw:
+  token = _pick(jnp.argmax(_without(logits, unsaid), -1), rows)
   norm = jax.nn.logsumexp(logits, -1)
   logp = _pick(logits, rows, token) - _pick(norm, rows)
   return Draw(token, logp, jnp.zeros(token.shape))

@@ -64,8 +64,7 @@ def by_yes(player, problems, rollouts_PG, key, max_tokens) -> Verified:
   """P(yes), of the two words that may be said."""
   del key, max_tokens
   asked = _about(problems, rollouts_PG, 'verify')
-  logp_BC = player.choose(asked.prompts, asked.wording.choices)
-  yes = 1 / (1 + np.exp(logp_BC[:, 1] - logp_BC[:, 0]))
+  yes = _yes(player, asked.prompts, asked.wording)
   return Verified(asked.spread(yes), scored=asked.read)
 
 
@@ -231,6 +230,29 @@ def preferred(
   logp_BC = player.choose(prompts, _wording(problems, 'compare').choices)
   odds = (logp_BC[:, 0] - logp_BC[:, 1]).reshape(-1, 2)
   return odds * np.array([1.0, -1.0])
+
+
+def suits(player: Player, problems: Sequence[Problem]) -> np.ndarray:
+  """P(yes) that each of these problems suits its topic, float[P].
+
+  The guide of self-guided self-play (arXiv 2604.20209). Every host calls it
+  together.
+
+  Raises:
+    ValueError: The task has no words for `suit`.
+  """
+  prompts = together(
+    lambda: [
+      Prompt('solver', p.task.asking('suit', p), p.address) for p in problems
+    ]
+  )
+  return _yes(player, prompts, _wording(problems, 'suit'))
+
+
+def _yes(player, prompts: Sequence[Prompt], wording: Wording) -> np.ndarray:
+  """P(yes) of the two words that may be said."""
+  logp_BC = player.choose(prompts, wording.choices)
+  return 1 / (1 + np.exp(logp_BC[:, 1] - logp_BC[:, 0]))
 
 
 class _Asked(NamedTuple):

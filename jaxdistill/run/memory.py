@@ -35,7 +35,7 @@ def check(
     described: Of the decoder.
     deltas: Which it carries.
     mesh: Where it goes.
-    trainable: `full` or `lora`.
+    trainable: `full`, `lora` or `roles`.
     dtype: Of a frozen trunk.
     trains: Whether moments and a gradient are needed as well.
     anchors: Past selves that a step keeps at hand.

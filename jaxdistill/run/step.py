@@ -65,7 +65,8 @@ def split_params(
 
   Args:
     model: Its parameters are taken over, not copied.
-    trainable: `full` (the trunk moves) or `lora` (only deltas move).
+    trainable: `full` (the trunk moves), `lora` (only deltas move) or `roles`
+      (only those that a role has for itself).
 
   Returns:
     The graph, what moves, and what is frozen; `nnx.merge(graph, *moving,

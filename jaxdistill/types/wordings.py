@@ -9,6 +9,7 @@
 | `reflect`, `reflect_question` | a better answer; a better question, too |
 | `repair` | what is wrong of a response, put right in the same manner |
 | `guess` | what was asked, by what was answered |
+| `suit` | is a problem of its topic, clear and no more tangled than need be |
 | `instruct`, `instruct_plainly`, `instruct_and_answer` | a problem like two |
 | `edit`, `tell` | what follows from a passage; what is known of its topic |
 | `settings` | said after `edit`: how is it to be learned |
@@ -139,6 +140,12 @@ WORDINGS: Mapping[str, Wording] = {
   'guess': Wording(
     'An answer to a question:\n{0}\n\nWhat was the question? Reply with the '
     'question only.'
+  ),
+  'suit': Wording(
+    'Somebody was asked for a problem like this, or about it:\n{topic}\n\nThe '
+    'problem that was written:\n{text}\n\nIs it related, clear, and no more '
+    'complicated than it has to be? Reply with Yes or No only.',
+    ('Yes', 'No'),
   ),
   'instruct': Wording(
     _SEEDS + _REASON + 'Then, on the last line, write it behind `Problem:`, '

@@ -5,6 +5,8 @@ Each takes what `jaxdistill compare` made of the arms, and gives a record with
 the rest is there to be looked at, at 95% each and without a verdict.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import stats
 
@@ -138,7 +140,7 @@ def verifiers(arms, runs):
     course = ' '.join(f'{x:.3f}' for x in record[name]['right'])
     course_of_gaps = ' '.join(f'{x:+.3f}' for x in record[name]['gaps'])
     lines.append([name, len(of_seeds), *cells, course, course_of_gaps])
-  bounds = {
+  bounds: dict[str, Any] = {
     f'bound_{name}': (
       f'C7: a first round by {name} gains at most its '
       f'gap (gap less gain, above -{ROUNDING})',
@@ -177,7 +179,8 @@ def ranked(found):
   values = []
   for of_arms in zip(*found.values(), strict=True):
     gaps, gains = zip(*((g[0], r[1] - r[0]) for g, r in of_arms), strict=True)
-    values.append(float(stats.spearmanr(gaps, gains)[0]))
+    rho: Any = stats.spearmanr(gaps, gains)[0]
+    values.append(float(rho))
   return interval(values)
 
 

@@ -18,8 +18,9 @@ SMALL = [
   for split in ('test', 'ood')
   for model in ('small-early', 'small-middle', 'small-late')
 ] + [
-  ('small-wide', 'small', split, ('vote', 'yes', 'tournament', 'vote+yes'))
+  (model, 'small', split, ('vote', 'yes', 'tournament', 'vote+yes'))
   for split in ('test', 'ood')
+  for model in ('small-wide', 'small-judge')
 ]
 ALL = ('vote', 'yes', 'check', 'score', 'tournament', 'vote+yes', 'vote+check')
 REAL = [

@@ -26,7 +26,7 @@ from jaxdistill.config import Comparison, read_config, system
 def get_config():
   here = pathlib.Path(__file__)
   base = read_config(str(here.with_name('score_small.py')), ())
-  base.tokens, base.steps = 700_000, 80  # more steps than the tokens allow
+  base.tokens, base.steps = 700_000, 80  # as many as `pairs` takes for that
   base.eval_every = base.checkpoint_every = 80
   base.eval.problems = 128
   base.guard.every, base.guard.act = 0, False

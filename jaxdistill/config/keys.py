@@ -25,7 +25,7 @@ from jaxdistill.spelling import among
 # Files of no method.
 SHARED = (
   *('method', 'policy_gradient', 'distillation', 'inner_training'),
-  'edit_writer',
+  *('edit_writer', 'problem_set'),
 )
 NAMED = ('anchors', 'alarms')  # the user's own names, each with a line
 

@@ -30,45 +30,20 @@ agree, `set_share` beside `share`, says how much easier a set is.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.data.tasks.problems import same
 from jaxdistill.dist.hosts import together
-from jaxdistill.methods.method import (
-  Method,
-  check_choice,
-  check_minibatches,
-  check_unread,
-  glimpse,
-)
+from jaxdistill.methods.method import Method, check_minibatches
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rewards import FILTERS, Labelled
-from jaxdistill.rollout import Sampling, measure, scored_tokens, transcript
-from jaxdistill.rollout.verify import (
-  VERIFIERS,
-  Verified,
-  check_verifier,
-  unread_by,
-  verify,
-)
-from jaxdistill.rollout.writing import (
-  WAYS,
-  check_way,
-  in_order,
-  parsed,
-  rejections,
-  unsaid,
-  write,
-)
-from jaxdistill.types import Collected, Problem, Prompt, Records
-
-LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
-LEAST = {'build_steps': 1, 'each': 1, 'keep': 0, 'votes': 2, 'samples': 2}
+from jaxdistill.methods.problem_set import ProblemSet, named
+from jaxdistill.rewards import Labelled
+from jaxdistill.rollout import measure, scored_tokens, transcript
+from jaxdistill.rollout.writing import parsed
+from jaxdistill.types import Collected, Problem, Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,209 +53,50 @@ class CotSelfInstruct(Method):
   Attributes:
     problems: Problems per step, over all hosts; while the set is built, as many
       given ones, each the first of two that are shown.
-    build_steps: Steps in which problems are written and nothing is learned.
-    each: Problems written per given one and step.
-    write: How one is asked for: `instruct_and_answer` (reason, write it, answer
-      it), `instruct` (reason, write it), `instruct_plainly` (no reasoning), in
-      the words of the task; or `propose`, the task's own way.
-    filter: One of the table above.
-    agreement: Of `self_consistency`: the share of votes that is to be exceeded.
-    drop: Of `rip`: the share that is dropped (0.5 where labels are weak).
-    keep: How large the set is, the first that pass; 0 takes all that do.
-    votes: Answers to each written problem, for its label.
-    scorer: Of `rip`: what scores the votes, see `rollout/verify.py`.
-    verifier: Who does: the `policy`, or another by an anchor's rule.
-    check_tokens: Longest check that a verifier writes.
-    write_temperature: Of writing problems.
-    write_top_p: Of writing problems.
-    max_problem_tokens: Longest response that writes one, with its reasoning.
     samples: Answers to each problem that is learned from; they are one group.
     max_tokens: Longest answer.
+    written: How the set is written, labelled and filtered.
     policy: How answers are drawn (the votes as well) and learned from.
   """
 
   problems: int = 32
-  build_steps: int = 8
-  each: int = 4
-  write: str = 'instruct_and_answer'
-  filter: str = 'answer_match'
-  agreement: float = 0.5
-  drop: float = 0.25
-  keep: int = 0
-  votes: int = 16
-  scorer: str = 'yes'
-  verifier: str = 'policy'
-  check_tokens: int = 256
-  write_temperature: float = 0.6
-  write_top_p: float = 0.95
-  max_problem_tokens: int = 512
   samples: int = 8
   max_tokens: int = 64
+  written: ProblemSet = ProblemSet()
   policy: PolicyGradient = PolicyGradient(temperature=0.6)
 
   def __post_init__(self):
-    for name, least in LEAST.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)}; it must be at least {least}'
-        )
-    check_choice(self, 'write', WAYS)
-    check_choice(self, 'filter', FILTERS)
-    check_choice(self, 'scorer', VERIFIERS)
-    for name in LEVELS.values():
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)}; it must be a share, 0 to '
-          'below 1'
-        )
-    if self.write != 'propose' and self.problems < 2:
+    if self.samples < 2:
       raise ValueError(
-        f'method.problems is {self.problems}; {self.write!r} shows 2 of them'
+        f'method.samples is {self.samples}; it must be at least 2'
       )
-    most = self.build_steps * self.problems * self.each
-    if self.keep > most:
-      raise ValueError(
-        f'method.keep is {self.keep}; only {most} problems are written'
-      )
-    why = f'method.filter is {self.filter!r}'
-    unread = [v for k, v in LEVELS.items() if k != self.filter]
-    if self.filter == 'rip':
-      unread += unread_by(self.scorer)
-    else:
-      unread += ['scorer', 'verifier', 'check_tokens']
-    check_unread(self, CotSelfInstruct, why, *unread)
+    self.written.check_size(self.problems)
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
-    self._writing()
 
   @property
   def anchors(self):
-    other = {} if self.verifier == 'policy' else {'verifier': self.verifier}
-    return {**self.policy.anchors, **other}
+    return {**self.policy.anchors, **self.written.anchors}
 
   def check(self, task):
-    first = glimpse(task)[0]
-    check_way(self.write, task, first)
-    if parsed(task, first.text) is None:
-      raise ValueError(
-        f'method cot_self_instruct reads written problems back; {task.name} '
-        f'cannot read even its own {first.text!r}'
-      )
-    if self.filter == 'rip':
-      check_verifier(self.scorer, task)
+    self.written.check(task)
 
   def init(self):
-    built = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
-    return built | {'order': []}
+    return self.written.init()
 
   def collect(self, players, problems, state, step, key):
-    act = self._build if step < self.build_steps else self._learn
-    return (yield from act(players, problems, state, step, key))
+    if step < self.written.build_steps:
+      votes = self.policy.sampling(self.written.votes, self.max_tokens)
+      build = self.written.build(players, problems, state, step, key, votes)
+      return (yield from build)
+    return (yield from self._learn(players, problems, state, step, key))
 
   def loss(self, model, anchors, batch):
     del anchors
     return self.policy.loss(model, batch)
 
-  def _writing(self) -> Sampling:
-    return Sampling(
-      *(1, self.max_problem_tokens),
-      temperature=self.write_temperature,
-      top_p=self.write_top_p,
-    )
-
-  def _voting(self) -> Sampling:
-    """How votes are drawn; behind a greedy answer, where that is needed."""
-    votes = self.policy.sampling(self.votes, self.max_tokens)
-    if self.filter != 'answer_match' or self.write == 'instruct_and_answer':
-      return votes
-    return dataclasses.replace(votes, samples=self.votes + 1, greedy=1)
-
-  def _build(self, players, problems, state, step, key):
-    """A step in which problems are written and labelled."""
-    policy, voting = players['policy'], self._voting()
-    keys = jax.random.split(key, 3)
-    shown = in_order([(p.address, p.text) for p in problems])
-    proposals = write(
-      *(policy, problems, shown, self.write, self.each),
-      *(self._writing(), keys[0]),
-    )
-    seeds = [*state['seeds'], *(text for _, text in shown)]
-    said = [*seeds, *(x['text'] for x in state['found'])]
-    proposals = unsaid(proposals, said, same)
-    asked = [x for x in proposals if not x.rejected]
-    new: list[Any] = [x.problem for x in asked]
-    said_PG = policy.generate([Prompt.solve(p) for p in new], voting, keys[1])
-    votes_PG = [said_G[voting.greedy :] for said_G in said_PG]
-    scores = Verified([np.full(self.votes, np.nan)] * len(new))
-    if self.filter == 'rip':
-      scores = verify(
-        *(self.scorer, players.get('verifier', policy), new, votes_PG),
-        key=keys[2],
-        max_tokens=self.check_tokens,
-      )
-    yield  # what follows asks the policy for nothing
-
-    def label(x, said_G, votes_G, scores_G) -> Labelled:
-      own = rewards.answers(x.problem.task, said_G[: voting.greedy]) or [x.own]
-      return rewards.labelled(x.problem, votes_G, own[0], scores_G)
-
-    quadruples = [*zip(asked, said_PG, votes_PG, scores.scores_PG, strict=True)]
-    found = together(lambda: [label(*each) for each in quadruples])
-    everyones = in_order(
-      [(x.address, y._asdict()) for x, y in zip(asked, found, strict=True)]
-    )
-    state = state | {
-      'seeds': Records(seeds),
-      'found': Records([*state['found'], *(y for _, y in everyones)]),
-    }
-    metrics = _named('', rejections(proposals) | rewards.described(found))
-    if step == self.build_steps - 1:
-      kept = self.kept([Labelled.read(x) for x in state['found']])
-      order = jax.random.key_data(key).tolist()  # of its passes
-      kept_once = Records([x._asdict() for x in kept])
-      state = state | {'set': kept_once, 'order': order}
-      more = {'size': [len(kept)]} | rewards.described(kept)
-      metrics |= _named('set_', more)
-    told = {
-      p.address: transcript(p, votes_G)
-      | {'vote': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
-      for p, votes_G, x in zip(new, votes_PG, found, strict=True)
-    }
-    said = [r for said_G in said_PG for r in said_G]
-    drawn = [*said, *(x.rollout for x in proposals)]
-    return Collected(
-      [],
-      state,
-      metrics | measure(said),
-      [
-        {'topic': x.rollout.prompt.text, 'proposal': x.rollout.text}
-        | ({'rejected': x.rejected} if x.rejected else told[x.address])
-        for x in proposals
-      ],
-      tokens=sum(len(r.tokens_T) for r in drawn) + scores.tokens,
-      scored=scores.scored,
-    )
-
-  def kept(self, found: Sequence[Labelled]) -> list[Labelled]:
-    """The set: those that have a label and pass the filter.
-
-    Raises:
-      ValueError: They are too few.
-    """
-    named = [x for x in found if x.label is not None]
-    level = getattr(self, LEVELS.get(self.filter, ''), 0.0)
-    passed = FILTERS[self.filter](named, level)
-    kept = [x for x, passes in zip(named, passed, strict=True) if passes]
-    if len(kept) < max(self.keep, 1):
-      raise ValueError(
-        f'method.keep is {self.keep}; of {len(found)} written problems '
-        f'{len(named)} have a label and {len(kept)} pass method.filter '
-        f'{self.filter!r}: write more (method.each, method.build_steps)'
-      )
-    return kept[: self.keep or None]
-
   def _learn(self, players, problems, state, step, key):
     """A step of a policy gradient on the set: the labels are paid for."""
-    before = (step - self.build_steps) * self.problems
+    before = (step - self.written.build_steps) * self.problems
     every, order = state['set'], state['order']
     chosen = [_drawn(every, before + p.address, order) for p in problems]
 
@@ -314,13 +130,13 @@ class CotSelfInstruct(Method):
     metrics = {
       'train/reward': rewards_PG.ravel(),
       'train/learnable': 1.0 - rewards.all_equal(rewards_PG),
-    } | _named('', {'passes': [before / len(state['set'])]})
+    } | named('', {'passes': [before / len(state['set'])]})
     told = zip(asked, rollouts_PG, answers_PG, strict=True)
     return Collected(
       [self.policy.update(self.policy.row_set(rows))],
       state,
       metrics
-      | _named('trained_', rewards.described(chosen))
+      | named('trained_', rewards.described(chosen))
       | measure(rollouts),
       [
         transcript(*said, vote=x.label, rewards=agrees_G)
@@ -336,7 +152,3 @@ def _drawn(chosen: Sequence[Any], place: int, seed: Sequence[int]) -> Labelled:
   done, place = divmod(place, len(chosen))
   order = np.random.default_rng([*seed, done]).permutation(len(chosen))
   return Labelled.read(chosen[order[place]])
-
-
-def _named(prefix: str, observed: Mapping[str, Any]) -> dict[str, Any]:
-  return {f'cot_self_instruct/{prefix}{k}': v for k, v in observed.items()}

@@ -30,7 +30,6 @@ began with (`win_rate`), and the policy judges pairs one of which is right.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -45,8 +44,8 @@ from jaxdistill.methods.method import (
   glimpse,
 )
 from jaxdistill.methods.policy_gradient import UNPAID, PolicyGradient
-from jaxdistill.rollout import Player, Sampling, judge, measure, scored_tokens
-from jaxdistill.types import Collected, Prompt, Rollout, RowSet
+from jaxdistill.rollout import Sampling, judge, measure, scored_tokens
+from jaxdistill.types import Collected, Prompt, RowSet
 
 CHOICES = {
   'ask': ('judge', 'compare'),
@@ -186,14 +185,7 @@ class Serl(Method):
       *(self.judgments, self.band, self.orders == 'agree'),
     )
 
-  def _set(
-    self,
-    kind: str,
-    rollouts: Sequence[Rollout],
-    earned: Sequence[float],
-    share: float,
-    base: Player | None,
-  ) -> RowSet:
+  def _set(self, kind, rollouts, earned, share, base) -> RowSet:
     """What one of the two learns from; every host calls it together."""
     role, group, longest = {
       'actor': ('solver', self.samples, self.max_tokens),

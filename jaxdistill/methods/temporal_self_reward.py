@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import together
@@ -45,18 +44,18 @@ from jaxdistill.methods.method import (
   check_unread,
 )
 from jaxdistill.optimizer import OptimizerConfig
-from jaxdistill.rollout import Player, Sampling, measure, transcript
+from jaxdistill.rollout import Player, Sampling, measure
 from jaxdistill.rollout.judges import COMPARING, JUDGES
+from jaxdistill.rollout.rows import pair_rows
+from jaxdistill.rollout.transcript import preferences
 from jaxdistill.rollout.verify import WRITING, Verified, check_verifier
 from jaxdistill.types import (
   Collected,
   Problem,
   Prompt,
   Rollout,
-  Row,
   RowSet,
   Update,
-  response_row,
 )
 
 _NAME = {
@@ -158,17 +157,12 @@ class TemporalSelfReward(Method):
     metrics = together(lambda: rewards.pair_metrics(problems, judged_PG))
     metrics['unread'] = [float(x) for c in checks for x in c.unread]
     own = [x.rollout for x_G in judged_PG for x in x_G if x.by == 'own']
-    update = Update(
-      (self._row_set(rows),),
-      self.epochs,
-      self.minibatches,
-      fresh_optimizer=True,
-    )
+    shape = self.epochs, self.minibatches
     return Collected(
-      [update],
+      [Update((rows,), *shape, fresh_optimizer=True)],
       state,
       {f'tsr/{name}': found for name, found in metrics.items()} | measure(own),
-      together(lambda: [*map(_told, problems, judged_PG)]),
+      together(lambda: [*map(preferences, problems, judged_PG)]),
       tokens=sum(len(r.tokens_T) for r in everyone)
       + sum(check.tokens for check in checks),
       scored=sum(check.scored for check in checks),
@@ -177,14 +171,10 @@ class TemporalSelfReward(Method):
   def loss(self, model, anchors, batch):
     del anchors
     assert batch.pairs is not None, 'halves of a pair are together'
+    where = batch.weight != 0, batch.segments, batch.pairs
     return losses.preference(
-      batch.logprobs(model),
-      batch.weight != 0,
-      batch.segments,
-      batch.pairs,
-      batch.fields,
-      self.beta,
-      self.preference,
+      *(batch.logprobs(model), *where, batch.fields),
+      *(self.beta, self.preference),
     )
 
   def evaluate(self, policy, problems, key):
@@ -196,15 +186,12 @@ class TemporalSelfReward(Method):
     return {name: seen[name] for name in ('judge_auc', 'own_gap')}
 
   def _round(
-    self,
-    players: Mapping[str, Player],
-    problems: Sequence[Problem],
-    key: jax.Array,
-  ) -> tuple[list[list[rewards.Judged]], list[Row], list[Verified]]:
+    self, players: Mapping[str, Player], problems: Sequence[Problem], key
+  ) -> tuple[list[list[rewards.Judged]], RowSet, list[Verified]]:
     """All that is asked of anybody: the present, a past and a future self.
 
     Returns:
-      By problem all responses, judged; rows of the pairs that are learned; and
+      By problem all responses, judged; the pairs that are learned; and
       what the judge says of itself, by call.
     """
     policy, prompts = players['policy'], [Prompt.solve(p) for p in problems]
@@ -214,11 +201,11 @@ class TemporalSelfReward(Method):
       earlier = players['earlier']
       said['past'] = earlier.generate(prompts, self.sampling(), keys[1])
     judged_PG, check = self._judged(policy, problems, said, keys[2])
-    rows = self._rows(policy, judged_PG)
+    rows = paired(policy, judged_PG)
     if not self.future:
       return judged_PG, rows, [check]
     (later,) = policy.adapted(
-      [self._row_set(rows)],
+      [rows],
       self.loss,
       OptimizerConfig(lr=self.future_lr),
       self.future_steps,
@@ -230,7 +217,7 @@ class TemporalSelfReward(Method):
       new, judged_PG = said | new, [[] for _ in problems]
     new_PG, again = self._judged(policy, problems, new, keys[5])
     judged_PG = [a + b for a, b in zip(judged_PG, new_PG, strict=True)]
-    return judged_PG, self._rows(policy, judged_PG), [check, again]
+    return judged_PG, paired(policy, judged_PG), [check, again]
 
   def _judged(
     self,
@@ -251,46 +238,11 @@ class TemporalSelfReward(Method):
     of_each = zip(groups_PG, scores_PG, strict=True)
     return [[*map(rewards.Judged, by_G, *x)] for x in of_each], found
 
-  def _rows(
-    self, policy: Player, judged_PG: Sequence[Sequence[rewards.Judged]]
-  ) -> list[Row]:
-    """Both halves of each pair; the policy scores them on every host."""
-    pairs = [
-      pair for x_G in judged_PG if (pair := rewards.preference_pair(x_G))
-    ]
-    halves = [half.rollout for pair in pairs for half in pair]
-    logps = iter(policy.logprobs(halves))
-    return [
-      response_row(
-        half.rollout,
-        1 / sum(len(x.rollout.tokens_T) for x in pair),
-        total=0.5,
-        pair=n,
-        sign=sign,
-        old_logp=next(logps),
-      )
-      for n, pair in enumerate(pairs)
-      for half, sign in zip(pair, (1.0, -1.0), strict=True)
-    ]
 
-  def _row_set(self, rows: Sequence[Row]) -> RowSet:
-    """Pairs as the loss reads them."""
-    fields = 'sign', 'old_logp'
-    return RowSet('solver', rows, fields, paired=True, start_temperature=1.0)
-
-
-def _told(
-  problem: Problem, judged_G: Sequence[rewards.Judged]
-) -> dict[str, Any]:
-  """What everybody said to a problem, its score, and what was paired."""
-  halves = rewards.preference_pair(judged_G) or ()
-  names = {
-    id(x): name for x, name in zip(halves, ('chosen', 'rejected'), strict=False)
-  }
-  return transcript(
-    problem,
-    [x.rollout for x in judged_G],
-    by=[x.by for x in judged_G],
-    scores=[None if np.isnan(x.score) else x.score for x in judged_G],
-    paired=[names.get(id(x), '') for x in judged_G],
-  )
+def paired(
+  policy: Player, judged_PG: Sequence[Sequence[rewards.Judged]]
+) -> RowSet:
+  """What is learned of judged responses: a pair of each problem, if any."""
+  found = [*map(rewards.preference_pair, judged_PG)]
+  pairs = [(good.rollout, bad.rollout) for good, bad in filter(None, found)]
+  return pair_rows(policy, pairs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Rollout, Row, response_row
+from jaxdistill.types import Rollout, Row, RowSet, response_row
 
 FIELDS = ('advantage', 'old_logp', 'anchor_logp')
 
@@ -37,6 +37,37 @@ def merged(rows: Sequence[Row]) -> list[Row]:
     )
     for alike in found.values()
   ]
+
+
+def pair_rows(
+  player: Player, pairs: Sequence[tuple[Rollout, Rollout]]
+) -> RowSet:
+  """Preference pairs, chosen and rejected; every host calls it.
+
+  Args:
+    player: Whose log-probs, at temperature 1, margins are measured from.
+    pairs: This host's.
+
+  Returns:
+    Two rows a pair, as `losses.preference` reads them: a value of the pair
+    stands at each of its tokens.
+  """
+  halves = [half for pair in pairs for half in pair]
+  logps = iter(player.logprobs(halves))
+  rows = [
+    response_row(
+      half,
+      1 / sum(len(r.tokens_T) for r in pair),
+      total=0.5,
+      pair=n,
+      sign=sign,
+      old_logp=next(logps),
+    )
+    for n, pair in enumerate(pairs)
+    for half, sign in zip(pair, (1.0, -1.0), strict=True)
+  ]
+  fields = 'sign', 'old_logp'
+  return RowSet('solver', rows, fields, paired=True, start_temperature=1.0)
 
 
 def policy_rows(

@@ -1,5 +1,6 @@
 """What was said to one problem, as it is kept."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,3 +31,20 @@ def transcript(
     **more,
     'texts': [r.text for r in rollouts_G],
   }
+
+
+def preferences(
+  problem: Problem, judged_G: Sequence[rewards.Judged]
+) -> dict[str, Any]:
+  """The same of judged responses: by whom, what score, and who is paired."""
+  halves = rewards.preference_pair(judged_G) or ()
+  names = {
+    id(x): name for x, name in zip(halves, ('chosen', 'rejected'), strict=False)
+  }
+  return transcript(
+    problem,
+    [x.rollout for x in judged_G],
+    by=[x.by for x in judged_G],
+    scores=[None if math.isnan(x.score) else x.score for x in judged_G],
+    paired=[names.get(id(x), '') for x in judged_G],
+  )

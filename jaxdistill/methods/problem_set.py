@@ -1,0 +1,253 @@
+"""A set of problems that a model writes once, labels, filters and keeps."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdistill import rewards
+from jaxdistill.data.tasks.problems import same
+from jaxdistill.dist.hosts import together
+from jaxdistill.methods.method import check_choice, check_unread, glimpse
+from jaxdistill.rewards import FILTERS, Labelled
+from jaxdistill.rollout import Sampling, measure, transcript
+from jaxdistill.rollout.verify import (
+  VERIFIERS,
+  Verified,
+  check_verifier,
+  unread_by,
+  verify,
+)
+from jaxdistill.rollout.writing import (
+  WAYS,
+  check_way,
+  in_order,
+  parsed,
+  rejections,
+  unsaid,
+  write,
+)
+from jaxdistill.types import Collected, Prompt, Records, Task
+
+LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
+LEAST = {'build_steps': 1, 'each': 1, 'keep': 0, 'votes': 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemSet:
+  """How a set comes about.
+
+  Attributes:
+    build_steps: Steps in which problems are written and nothing is learned.
+    each: Problems written per given one and step.
+    write: How one is asked for: `instruct_and_answer` (reason, write it, answer
+      it), `instruct` (reason, write it), `instruct_plainly` (no reasoning), in
+      the words of the task; or `propose`, the task's own way.
+    filter: One of the table above.
+    agreement: Of `self_consistency`: the share of votes that is to be exceeded.
+    drop: Of `rip`: the share that is dropped (0.5 where labels are weak).
+    keep: How large the set is, the first that pass; 0 takes all that do.
+    votes: Answers to each written problem, for its label.
+    scorer: Of `rip`: what scores the votes, see `rollout/verify.py`.
+    verifier: Who does: the `policy`, or another by an anchor's rule.
+    check_tokens: Longest check that a verifier writes.
+    write_temperature: Of writing problems.
+    write_top_p: Of writing problems.
+    max_problem_tokens: Longest response that writes one, with its reasoning.
+  """
+
+  build_steps: int = 8
+  each: int = 4
+  write: str = 'instruct_and_answer'
+  filter: str = 'answer_match'
+  agreement: float = 0.5
+  drop: float = 0.25
+  keep: int = 0
+  votes: int = 16
+  scorer: str = 'yes'
+  verifier: str = 'policy'
+  check_tokens: int = 256
+  write_temperature: float = 0.6
+  write_top_p: float = 0.95
+  max_problem_tokens: int = 512
+
+  def __post_init__(self):
+    for name, least in LEAST.items():
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)}; it must be at least {least}'
+        )
+    check_choice(self, 'write', WAYS)
+    check_choice(self, 'filter', FILTERS)
+    check_choice(self, 'scorer', VERIFIERS)
+    for name in LEVELS.values():
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'method.{name} is {getattr(self, name)}; it must be a share, 0 to '
+          'below 1'
+        )
+    why = f'method.filter is {self.filter!r}'
+    unread = [v for k, v in LEVELS.items() if k != self.filter]
+    if self.filter == 'rip':
+      unread += unread_by(self.scorer)
+    else:
+      unread += ['scorer', 'verifier', 'check_tokens']
+    check_unread(self, ProblemSet, why, *unread)
+    self._writing()
+
+  def check_size(self, problems: int) -> None:
+    """Finds that so many given problems per step are too few.
+
+    Raises:
+      ValueError: Says for what.
+    """
+    if self.write != 'propose' and problems < 2:
+      raise ValueError(
+        f'method.problems is {problems}; {self.write!r} shows 2 of them'
+      )
+    most = self.build_steps * problems * self.each
+    if self.keep > most:
+      raise ValueError(
+        f'method.keep is {self.keep}; only {most} problems are written'
+      )
+
+  @property
+  def anchors(self) -> Mapping[str, str]:
+    return {} if self.verifier == 'policy' else {'verifier': self.verifier}
+
+  def check(self, task: Task) -> None:
+    """Finds that a task cannot be asked for problems, or cannot read them.
+
+    Raises:
+      ValueError: Says what is missing.
+    """
+    first = glimpse(task)[0]
+    check_way(self.write, task, first)
+    if parsed(task, first.text) is None:
+      raise ValueError(
+        f'method cot_self_instruct reads written problems back; {task.name} '
+        f'cannot read even its own {first.text!r}'
+      )
+    if self.filter == 'rip':
+      check_verifier(self.scorer, task)
+
+  def init(self) -> dict[str, Any]:
+    """State before anything is written."""
+    built = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
+    return built | {'order': []}
+
+  def _writing(self) -> Sampling:
+    return Sampling(
+      *(1, self.max_problem_tokens),
+      temperature=self.write_temperature,
+      top_p=self.write_top_p,
+    )
+
+  def _voting(self, votes: Sampling) -> Sampling:
+    """How votes are drawn; behind a greedy answer, where that is needed."""
+    if self.filter != 'answer_match' or self.write == 'instruct_and_answer':
+      return votes
+    return dataclasses.replace(votes, samples=self.votes + 1, greedy=1)
+
+  def build(self, players, problems, state, step, key, votes: Sampling):
+    """A step in which problems are written and labelled, as of `collect`.
+
+    Args:
+      players: Of the step.
+      problems: This host's given ones.
+      state: From `init`, or of the step before.
+      step: Of the run; in the last of the building steps the set is made.
+      key: Of all draws.
+      votes: How `self.votes` answers are drawn.
+
+    Raises:
+      ValueError: Too few problems are left.
+    """
+    policy, voting = players['policy'], self._voting(votes)
+    keys = jax.random.split(key, 3)
+    shown = in_order([(p.address, p.text) for p in problems])
+    proposals = write(
+      *(policy, problems, shown, self.write, self.each),
+      *(self._writing(), keys[0]),
+    )
+    seeds = [*state['seeds'], *(text for _, text in shown)]
+    said = [*seeds, *(x['text'] for x in state['found'])]
+    proposals = unsaid(proposals, said, same)
+    asked = [x for x in proposals if not x.rejected]
+    new: list[Any] = [x.problem for x in asked]
+    said_PG = policy.generate([Prompt.solve(p) for p in new], voting, keys[1])
+    votes_PG = [said_G[voting.greedy :] for said_G in said_PG]
+    scores = Verified([np.full(self.votes, np.nan)] * len(new))
+    if self.filter == 'rip':
+      scores = verify(
+        *(self.scorer, players.get('verifier', policy), new, votes_PG),
+        key=keys[2],
+        max_tokens=self.check_tokens,
+      )
+    yield  # what follows asks the policy for nothing
+
+    def label(x, said_G, votes_G, scores_G) -> Labelled:
+      own = rewards.answers(x.problem.task, said_G[: voting.greedy]) or [x.own]
+      return rewards.labelled(x.problem, votes_G, own[0], scores_G)
+
+    quadruples = [*zip(asked, said_PG, votes_PG, scores.scores_PG, strict=True)]
+    found = together(lambda: [label(*each) for each in quadruples])
+    everyones = in_order(
+      [(x.address, y._asdict()) for x, y in zip(asked, found, strict=True)]
+    )
+    state = state | {
+      'seeds': Records(seeds),
+      'found': Records([*state['found'], *(y for _, y in everyones)]),
+    }
+    metrics = named('', rejections(proposals) | rewards.described(found))
+    if step == self.build_steps - 1:
+      kept = self.kept([Labelled.read(x) for x in state['found']])
+      order = jax.random.key_data(key).tolist()  # of its passes
+      kept_once = Records([x._asdict() for x in kept])
+      state = state | {'set': kept_once, 'order': order}
+      more = {'size': [len(kept)]} | rewards.described(kept)
+      metrics |= named('set_', more)
+    told = {
+      p.address: transcript(p, votes_G)
+      | {'vote': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
+      for p, votes_G, x in zip(new, votes_PG, found, strict=True)
+    }
+    said = [r for said_G in said_PG for r in said_G]
+    drawn = [*said, *(x.rollout for x in proposals)]
+    return Collected(
+      [],
+      state,
+      metrics | measure(said),
+      [
+        {'topic': x.rollout.prompt.text, 'proposal': x.rollout.text}
+        | ({'rejected': x.rejected} if x.rejected else told[x.address])
+        for x in proposals
+      ],
+      tokens=sum(len(r.tokens_T) for r in drawn) + scores.tokens,
+      scored=scores.scored,
+    )
+
+  def kept(self, found: Sequence[Labelled]) -> list[Labelled]:
+    """The set: those that have a label and pass the filter.
+
+    Raises:
+      ValueError: They are too few.
+    """
+    named = [x for x in found if x.label is not None]
+    level = getattr(self, LEVELS.get(self.filter, ''), 0.0)
+    passed = FILTERS[self.filter](named, level)
+    kept = [x for x, passes in zip(named, passed, strict=True) if passes]
+    if len(kept) < max(self.keep, 1):
+      raise ValueError(
+        f'method.keep is {self.keep}; of {len(found)} written problems '
+        f'{len(named)} have a label and {len(kept)} pass method.filter '
+        f'{self.filter!r}: write more (method.each, method.build_steps)'
+      )
+    return kept[: self.keep or None]
+
+
+def named(prefix: str, observed: Mapping[str, Any]) -> dict[str, Any]:
+  """Observations by their names in the log."""
+  return {f'cot_self_instruct/{prefix}{k}': v for k, v in observed.items()}

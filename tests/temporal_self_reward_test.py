@@ -18,7 +18,7 @@ from jaxdistill.data.tasks.small import SmallTask
 from jaxdistill.methods.temporal_self_reward import TemporalSelfReward
 from jaxdistill.rewards import Judged, pair_metrics, preference_pair
 from jaxdistill.rollout import Player
-from jaxdistill.rollout.judges import JUDGES
+from jaxdistill.rollout.judges import SCORERS
 from jaxdistill.types import Problem, Prompt
 
 PROBLEMS = [
@@ -344,7 +344,7 @@ def test_a_random_judge_knows_nothing():
   found = []
   for i in range(300):
     key = jax.random.fold_in(KEY, i)
-    (scores,) = JUDGES['random'](
+    (scores,) = SCORERS['random'](
       None, PROBLEMS[:1], rollouts_PG, key, 0
     ).scores_PG
     judged_G = map(Judged, ['own'] * 3, rollouts_PG[0], scores.tolist())

@@ -45,7 +45,7 @@ from jaxdistill.methods.method import (
 )
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import Player, Sampling, measure
-from jaxdistill.rollout.judges import COMPARING, JUDGES
+from jaxdistill.rollout.judges import COMPARING, SCORERS
 from jaxdistill.rollout.rows import pair_rows
 from jaxdistill.rollout.transcript import preferences
 from jaxdistill.rollout.verify import WRITING, Verified, check_verifier
@@ -117,7 +117,7 @@ class TemporalSelfReward(Method):
   minibatches: int = 2
 
   def __post_init__(self):
-    check_choice(self, 'judge', JUDGES)
+    check_choice(self, 'judge', SCORERS)
     check_choice(self, 'preference', losses.PREFERENCES)
     for name in ('beta', 'future_lr', 'future_steps', 'future_rank'):
       if getattr(self, name) <= 0:
@@ -232,7 +232,7 @@ class TemporalSelfReward(Method):
       [r for rollouts_G in of_each for r in rollouts_G]
       for of_each in zip(*said.values(), strict=True)
     ]
-    judge = JUDGES[self.judge]
+    judge = SCORERS[self.judge]
     found = judge(policy, problems, groups_PG, key, self.judge_tokens)
     scores_PG = [s_G.tolist() for s_G in found.scores_PG]
     of_each = zip(groups_PG, scores_PG, strict=True)

@@ -21,7 +21,7 @@ from jaxdistill.types import Problem, Prompt, Rollout
 Pair = tuple[int, int]  # places of the first and the second that are shown
 
 
-class Judged(NamedTuple):
+class Judgments(NamedTuple):
   """The judgments on the responses to one problem.
 
   Attributes:
@@ -77,7 +77,7 @@ def judged(
   what: str,
   sampling: Sampling,
   key: jax.Array,
-) -> list[Judged]:
+) -> list[Judgments]:
   """A judge's word on pairs of responses; every host calls it together.
 
   Args:
@@ -108,11 +108,11 @@ def judged(
   )
   written = iter(player.generate(prompts, sampling, key))
 
-  def read(problem, texts_G, shown) -> Judged:
+  def read(problem, texts_G, shown) -> Judgments:
     rollouts_Z = [r for _ in shown for r in next(written)]
     said = [_said(problem, what, r) for r in rollouts_Z]
     places = np.repeat(np.array(shown, int).reshape(-1, 2), sampling.samples, 0)
-    return Judged(texts_G, rollouts_Z, places, np.array(said, int))
+    return Judgments(texts_G, rollouts_Z, places, np.array(said, int))
 
   return together(lambda: [read(*each) for each in given])
 
@@ -125,7 +125,7 @@ def _said(problem: Problem, what: str, rollout: Rollout) -> int:
 
 
 def habits(
-  judged_P: Sequence[Judged], right_PG: Sequence[np.ndarray]
+  judged_P: Sequence[Judgments], right_PG: Sequence[np.ndarray]
 ) -> dict[str, Any]:
   """Observations on judgments.
 
@@ -161,7 +161,7 @@ def habits(
 
 def observed(
   problems: Sequence[Problem],
-  judged_P: Sequence[Judged],
+  judged_P: Sequence[Judgments],
   paid_P: Sequence[rewards.Paid],
   right_PG: Sequence[np.ndarray],
 ) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def observed(
 def transcripts(
   problems: Sequence[Problem],
   rollouts_PG: Sequence[Sequence[Rollout]],
-  judged_P: Sequence[Judged],
+  judged_P: Sequence[Judgments],
   paid_P: Sequence[rewards.Paid],
 ) -> list[dict[str, Any]]:
   """What was said, and of each judgment who was shown and who won."""

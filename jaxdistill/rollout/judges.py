@@ -48,7 +48,7 @@ def _whole(scores_G, rollouts_G: Sequence[Rollout]) -> np.ndarray:
   return np.where(whole_G, np.asarray(scores_G, float), np.nan)
 
 
-JUDGES: Mapping[str, Callable[..., Verified]] = {
+SCORERS: Mapping[str, Callable[..., Verified]] = {
   **VERIFIERS,
   'known': by_known,
   'random': by_chance,

@@ -40,26 +40,41 @@ def main():
   args = parser.parse_args()
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  for model, task, split in SMALL + (REAL if args.models else []):
-    file = out / f'{model}_{task.replace(":", "-")}_{split}.json'
-    if not file.exists():
-      small = (model, task, split) in SMALL
-      path = model if small else f'{args.models}/{model}'
-      more = [] if small else ['--max_tokens', '12']
-      ask = ['gap', '--model', path, '--task', task, '--split', split, '--json']
-      done = subprocess.run(
-        [sys.executable, '-m', 'jaxdistill.cli.main', *ask, *more],
-        capture_output=True,
-        text=True,
-      )
-      if done.returncode:
-        sys.exit(done.stderr)
-      found = {'model': model, 'task': task, 'split': split}
-      file.write_text(json.dumps(found | json.loads(done.stdout), indent=1))
-    found = json.loads(file.read_text())
-    print(model, task, split, found['verdict'], f'{found["seconds"]} s')
+  for pair in SMALL + (REAL if args.models else []):
+    small = pair in SMALL
+    more = [] if small else ['--max_tokens', '12']
+    found = asked(*pair, out, '' if small else args.models, more)
+    print(*pair, found['verdict'], f'{found["seconds"]} s')
   pairs = [json.loads(p.read_text()) for p in sorted(out.glob('*_*.json'))]
   judge(pairs, out / 'guess.json')
+
+
+def asked(model, task, split, out, models, more):
+  """What `gap` says of a model on a task, from its file if it is there.
+
+  Args:
+    model: Its name.
+    task: Its name.
+    split: Whose problems.
+    out: Folder of the files.
+    models: Folder of the checkpoint; empty: the model ships with the package.
+    more: Other arguments.
+  """
+  file = out / f'{model}_{task.replace(":", "-")}_{split}.json'
+  if not file.exists():
+    path = f'{models}/{model}' if models else model
+    ask = ['gap', '--model', path, '--task', task, '--split', split, '--json']
+    done = subprocess.run(
+      [sys.executable, '-m', 'jaxdistill.cli.main', *ask, *more],
+      capture_output=True,
+      text=True,
+    )
+    if done.returncode:
+      sys.exit(done.stderr)
+    about = {'model': model, 'task': task, 'split': split}
+    found = about | json.loads(done.stdout)
+    file.write_text(json.dumps(found, indent=1) + '\n')
+  return json.loads(file.read_text())
 
 
 def judge(pairs, out):

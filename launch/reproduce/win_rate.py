@@ -22,7 +22,7 @@ import numpy as np
 import jaxdistill as jd
 from jaxdistill import rewards
 from jaxdistill.rollout import Sampling
-from jaxdistill.rollout.verify import preferred
+from jaxdistill.rollout.judge import contest, visible
 from jaxdistill.types import Prompt
 
 
@@ -61,16 +61,9 @@ def answered(model, problems, config):
 
 def judged(judge, problems, own, others):
   """1, a half or 0 for each pair, by a judge that is shown both."""
-  pairs = [(a.text, b.text) for a, b in zip(own, others, strict=True)]
+  shown = [[[text] for text in visible(found)] for found in (own, others)]
   with jax.set_mesh(judge.player.mesh):
-    odds = preferred(judge.player, problems, pairs).mean(1)
-  same = [a == b for a, b in pairs]
-  whole = np.array(
-    [[r.finish == 'stop' for r in x] for x in (own, others)], int
-  )
-  apart = whole[0] - whole[1]
-  better = np.where(apart != 0, apart, np.where(same, 0, np.sign(odds)))
-  return (1 + better) / 2
+    return contest(judge.player, problems, *shown)['win_rate']
 
 
 def known(problems, own, others):

@@ -13,14 +13,15 @@ thing that it does not move itself:
 | `past_writes` | past selves that write the problems |
 | `own_judge` | nothing: it learns what it says yes to itself |
 | `past_judge` | itself as it began, which says yes |
-| `other_judge` | another model that does |
+| `other_judge` | `small-judge`, which does |
 | `past_rejected` | the worst answers of itself as it began |
 | `tool` | arithmetic: its own problems, with their known answers |
-| `known_1_percent` | one known answer in a hundred |
+| `known_5_percent` | one known answer in twenty |
 
 What decides is held-out accuracy at the last step, and how many seeds end below
-where they began. The guard watches and does not act. Ten seeds; about ten
-minutes a run on two cores, eighteen hours in all.
+where they began. A step has a quarter of the quickstart's problems. The guard
+watches and does not act. Ten seeds; about five minutes a run on one core, nine
+hours of one in all: several may share it, see `jaxdistill compare --help`.
 """
 
 import pathlib
@@ -32,10 +33,12 @@ def get_config():
   here = pathlib.Path(__file__)
   base = read_comparison(str(here.with_name('compare_middle.py')), ()).base
   base.steps, base.tokens = 200, 50_000_000  # the steps are what ends it
-  base.eval_every = base.checkpoint_every = 20
+  base.eval_every = base.checkpoint_every = 50
   base.eval.splits = ('dev', 'test', 'ood')
+  base.eval.problems, base.eval.samples = 200, 4
+  base.method.problems = 5  # of which 20 proposals
   base.optimizer.schedule = 'constant'
-  yes = system('rft_yes') | {'method.problems': 96}
+  yes = system('rft_yes') | {'method.problems': 16}
   arms = {
     'none': {'method.kl': 0.0},
     'first': {},
@@ -48,14 +51,14 @@ def get_config():
     },
     'own_judge': yes,
     'past_judge': yes | {'method.verifier': 'frozen'},
-    'other_judge': yes | {'method.verifier': 'model:small-late'},
+    'other_judge': yes | {'method.verifier': 'model:small-judge'},
     'past_rejected': system('tsr')
     | {
       'method.judge': 'vote',
       'method.future': False,
-      'method.problems': 96,
+      'method.problems': 16,
     },
     'tool': CONTROLS['known_answers'] | {'method.kl': 0.0},
-    'known_1_percent': {'method.known': 0.01, 'method.kl': 0.0},
+    'known_5_percent': {'method.known': 0.05, 'method.kl': 0.0},
   }
   return Comparison(base, arms, tuple(range(10)))

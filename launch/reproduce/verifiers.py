@@ -38,7 +38,7 @@ HEAD += ('relative', 'kept', 'AUC', 'mean score', 'unread')
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--models', help='folder of the real checkpoints')
-  parser.add_argument('--out', type=pathlib.Path, default='results/verifiers')
+  parser.add_argument('--out', type=pathlib.Path, default='results/gap_by_verifier')
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   lines = [HEAD, ('---',) * len(HEAD)]

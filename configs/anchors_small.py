@@ -14,13 +14,14 @@ thing that it does not move itself:
 | `own_judge` | nothing: it learns what it says yes to itself |
 | `past_judge` | itself as it began, which says yes |
 | `other_judge` | `small-judge`, which does |
-| `past_rejected` | the worst answers of itself as it began |
+| `own_rejected` | nothing: it prefers its best answers to its worst |
+| `past_rejected` | to the worst of itself as it began |
 | `tool` | arithmetic: its own problems, with their known answers |
 | `known_5_percent` | one known answer in twenty |
 
 What decides is held-out accuracy at the last step, and how many seeds end below
 where they began. A step has a quarter of the quickstart's problems. The guard
-watches and does not act. Ten seeds; about five minutes a run on one core, nine
+watches and does not act. Ten seeds; about five minutes a run on one core, ten
 hours of one in all: several may share it, see `jaxdistill compare --help`.
 """
 
@@ -39,11 +40,12 @@ def get_config():
   base.method.problems = 5  # of which 20 proposals
   base.optimizer.schedule = 'constant'
   yes = system('rft_yes') | {'method.problems': 16}
+  vote = {'method.judge': 'vote', 'method.problems': 16}
   arms = {
     'none': {'method.kl': 0.0},
     'first': {},
     'past': {'method.reference': 'every:20'},
-    'best': {'method.reference': 'best:dev/accuracy_greedy', 'method.kl': 0.1},
+    'best': {'method.reference': 'best:dev/accuracy_greedy'},
     'past_writes': {
       'method.propose_every': 0,
       'method.proposer': 'league:20',
@@ -52,12 +54,8 @@ def get_config():
     'own_judge': yes,
     'past_judge': yes | {'method.verifier': 'frozen'},
     'other_judge': yes | {'method.verifier': 'model:small-judge'},
-    'past_rejected': system('tsr')
-    | {
-      'method.judge': 'vote',
-      'method.future': False,
-      'method.problems': 16,
-    },
+    'own_rejected': system('self_rewarding') | vote,
+    'past_rejected': system('tsr') | vote | {'method.future': False},
     'tool': CONTROLS['known_answers'] | {'method.kl': 0.0},
     'known_5_percent': {'method.known': 0.05, 'method.kl': 0.0},
   }

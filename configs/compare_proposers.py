@@ -5,9 +5,10 @@
 
 The middle small base and the budget of `compare_middle.py`. Arms: `sqlm`, whose
 proposer and solver share a trunk; `separate`, of which they share nothing that
-moves; `turns`, in which one stands still while the other learns (R-Zero, arXiv
-2508.05004, which has both); `dropout`, whose proposer may not use a tenth of
-its words at each step (arXiv 2604.03472). What to read:
+moves; `lora`, a control, whose weights are as few and all shared; `turns`, in
+which now the one is trained and now the other (R-Zero, arXiv 2508.05004, has
+turns of separate models: `separate_turns`); `dropout`, whose proposer may not
+use a tenth of its words at each step (arXiv 2604.03472). What to read:
 `selfplay/vote_accuracy`, published as .71 with two sets of weights and .63 with
 one, and `selfplay/distinct`. A guide (arXiv 2604.20209) needs a model of words:
 `sqlm_guided_qwen05.py`. Three seeds; not run yet.
@@ -32,6 +33,7 @@ def get_config():
   arms = {
     'sqlm': {},
     'separate': SEPARATE,
+    'lora': SEPARATE | {'trainable': 'lora', 'roles': 'shared'},
     'turns': TURNS,
     'separate_turns': SEPARATE | TURNS,
     'dropout': {'method.dropout': 0.1},

@@ -93,6 +93,22 @@ def test_what_arms_come_to_by_hand(comparison, tmp_path):
   assert base[GREEDY]['difference']['interval'] == pytest.approx([0, 0])
 
 
+def test_metrics_of_any_name_are_summarised(comparison, tmp_path):
+  lines = [
+    {'train/gap': 0.25, 'rollout/entropy': 0.5, 'time/step_s': 1.0},
+    {'tsr/own_gap': 0.75, 'rollout/entropy': 0.125},
+  ]
+  fake(tmp_path, 'base', 0, [evaluated(0.5, 0.5) | line for line in lines])
+  arm = compare.summarise(comparison, tmp_path)['arms']['base']
+  ends = {'first': 0.5, 'last': 0.125}
+  assert {k: arm['rollout/entropy'][k] for k in ends} == ends
+  assert arm['train/gap']['last'] == 0.25  # where it was there last
+  assert arm['tsr/own_gap']['by_seed']['first'] == {0: 0.75}
+  assert 'best' not in arm['rollout/entropy']
+  assert not [name for name in arm if name.startswith('time/')]
+  assert not {'rollout/tokens', 'rollout/scored', 'step'} & {*arm}
+
+
 def test_curves_are_over_equal_tokens(comparison, tmp_path):
   fake(tmp_path, 'base', 0, [evaluated(0.0, 0), {}, evaluated(0.8, 0)])
   fake(tmp_path, 'base', 1, [evaluated(0.4, 0), evaluated(0.6, 0)])

@@ -104,7 +104,8 @@ def test_a_task_says_what_is_measured_of_it(
   trained, tmp_path, monkeypatch, capsys
 ):
   (tmp_path / 'facts.py').write_text(TASK)
-  _, lines, _ = trained('rft', task=str(tmp_path / 'facts.py'))
+  few = {'method.problems': 4, 'method.samples': 2, 'method.max_tokens': 24}
+  _, lines, _ = trained('rft', task=str(tmp_path / 'facts.py'), **few)
   found = {k: v for k, v in lines[0].items() if k.startswith('eval/')}
   assert found == {'eval/test/recall': 0.5, 'eval/test/problems': 8}
   monkeypatch.chdir(tmp_path)

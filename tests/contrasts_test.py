@@ -1,5 +1,6 @@
 """Claims of the systems: from arms that are made up to verdicts."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.config import read_comparison
-from jaxdistill.plots.claims import logged
+from jaxdistill.plots.claims import holm, interval, logged, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -40,33 +41,50 @@ def test_names_of_the_log():
 
 
 def test_correction_by_hand():
-  def of(begun, ended):
-    second = around(0.5), around(0.5 + ended)
+  def of(ended, second, fixed):
     return arm(
-      ood__delta_sampled=(around(begun), around(ended)),
-      ood__accuracy_turn_2_sampled=second,
+      ood__delta_sampled=(around(-0.1), ended),
+      ood__accuracy_turn_2_sampled=(around(0.5), second),
+      ood__fixed_delta_sampled=(around(0.1), fixed),
     )
 
-  arms = {'score': of(-0.1, 0.2), 'pairs': of(-0.1, 0.0), 'star': of(-0.1, 0.2)}
+  arms = {
+    'score': of([0.18, 0.2, 0.22], around(0.7), [0.3, 0.31, 0.32]),
+    'pairs': of([0.0, 0.01, -0.01], around(0.7), around(0.1)),
+    'star': of([0.2, 0.2, 0.2], [0.6, 0.61, 0.63], around(0.1)),
+  }
   record, text = contrasts.score(arms)
   tests = record['tests']
   assert tests['delta']['mean'] == pytest.approx(0.2)
   assert tests['delta']['verdict'] == 'holds'
+  assert tests['fixed']['mean'] == pytest.approx(0.21)
   assert tests['score_pairs_delta_sampled']['mean'] == pytest.approx(0.2)
-  # Each seed is as far apart as the others.
   assert tests['score_pairs_delta_sampled']['verdict'] == 'holds'
   assert tests['score_star_delta_sampled']['verdict'] == 'inconclusive'
+  # In all seeds alike: how much it varies is not known.
+  alike = tests['score_pairs_accuracy_turn_2_sampled']
+  assert alike['mean'] == pytest.approx(0) and alike['p'] == 1
+  assert tests['score_star_accuracy_turn_2_sampled']['verdict'] == 'holds'
   assert tests['delta_base']['mean'] == pytest.approx(-0.1)
   assert tests['delta_base']['verdict'] == ''
   assert '-0.100 → 0.200' in text
 
 
+@pytest.mark.parametrize('value', [0.2, 0.0, -0.2])
+def test_seeds_that_are_all_alike_decide_nothing(value):
+  found = interval([value] * 3)
+  assert verdict(found, 1) == 'inconclusive'
+  assert holm({'one': found})['one']['p'] == 1
+
+
 def test_a_bound_is_of_the_first_round(tmp_path):
-  """Gains below their gap, above it, and far above it."""
+  """Gains below their gap, about it, and far above it."""
   runs = {
     'all': ([0.0] * 3, [0.5, 0.5, 0.5, 0.5]),
     'vote': ([0.3, 0.1, 0.0], [0.5, 0.7, 0.75, 0.75]),
     'yes': ([0.1, 0.1, 0.1], [0.5, 0.61, 0.7, 0.8]),
+    'first_yes': ([0.12, 0.1, 0.1], [0.5, 0.62, 0.7, 0.8]),
+    'tournament': ([0.11, 0.1, 0.1], [0.5, 0.63, 0.7, 0.8]),
     'known': ([0.1, 0.1, 0.1], [0.5, 0.8, 0.9, 0.9]),
   }
   arms = {}
@@ -74,7 +92,7 @@ def test_a_bound_is_of_the_first_round(tmp_path):
     arms[name] = {'seeds': [0, 1]}
     for seed in (0, 1):
       lines = [
-        {'step': i, logged(contrasts.SAMPLED): x + seed * 0.001 * i}
+        {'step': i, logged(contrasts.SAMPLED): x + seed * 0.0001 * i}
         | ({'train/gap': gaps[i]} if i < len(gaps) else {})
         for i, x in enumerate(right)
       ]
@@ -83,16 +101,19 @@ def test_a_bound_is_of_the_first_round(tmp_path):
       (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
   record, text = contrasts.verifiers(arms, tmp_path)
   assert record['arms']['vote']['gap']['mean'] == pytest.approx(0.3)
-  assert record['arms']['vote']['gain']['mean'] == pytest.approx(0.2005)
+  assert record['arms']['vote']['gain']['mean'] == pytest.approx(0.20005)
   tests = record['tests']
-  assert tests['bound_vote']['mean'] == pytest.approx(0.0995)
+  assert tests['bound_vote']['mean'] == pytest.approx(0.12 - 0.00005)
   assert tests['bound_vote']['verdict'] == 'holds'
   assert tests['bound_yes']['verdict'] == 'holds'  # within the margin
-  assert tests['bound_known']['mean'] == pytest.approx(-0.2005)
+  assert tests['bound_known']['mean'] == pytest.approx(-0.18 - 0.00005)
   assert tests['bound_known']['verdict'] == 'does not hold'
-  assert 'bound_all' not in tests  # nothing was verified
-  assert tests['saturates']['mean'] == pytest.approx(0.2)
-  assert '0.500 0.700 0.751' in text
+  assert not {'bound_all', 'bound_by_chance'} & {*tests}
+  assert tests['saturates']['mean'] == pytest.approx(0.02 - 0.00005)
+  assert tests['saturates']['verdict'] == 'holds'
+  # Gaps .3, .1, .12, .11 and gains .2, .11, .12, .13: a pair out of order.
+  assert tests['ordered']['mean'] == pytest.approx(0.8)
+  assert '0.500 0.700 0.750' in text
 
 
 def test_who_falls():
@@ -100,9 +121,9 @@ def test_who_falls():
   assert contrasts.fallen(kept) == [1, 3]
 
 
-@pytest.mark.parametrize('name', ['serl', 'temporal', 'cot', 'anchors'])
+@pytest.mark.parametrize('name', list(contrasts.CONTRASTS))
 def test_a_claim_names_arms_that_there_are(name):
-  """Made-up arms of the config, all alike: nothing holds, nothing lacks."""
+  """Made-up arms of the config, all at nought: nothing holds or lacks."""
   file = 'anchors_small' if name == 'anchors' else f'compare_{name}'
   config = read_comparison(str(ROOT / 'configs' / f'{file}.py'), ())
   arms = {found: Alike() for found in config.arms}
@@ -113,13 +134,13 @@ def test_a_claim_names_arms_that_there_are(name):
 
 
 class Alike(dict):
-  """An arm whose every metric went from a half to a half."""
+  """An arm whose every metric is about 0 at first and at last."""
 
   def __init__(self):
     super().__init__(seeds=[0, 1, 2], wall_s=60.0)
 
   def __missing__(self, name):
-    return arm(x__y=(around(0.5), around(0.5)))['x/y']
+    return arm(x__y=(around(0.0), around(0.0)))['x/y']
 
   def get(self, name, default=None):
     return self[name]
@@ -148,11 +169,20 @@ def test_a_row_by_hand(tmp_path):
   tests = {
     'a': found | {'claim': 'C3: it rises'},
     'b': found | {'claim': 'Seen: it does', 'verdict': ''},
-    'c': found | {'claim': 'C3: not here'},
+    'c': found | {'claim': 'C3: not here', 'verdict': 'does not hold'},
   }
   (folder / 'claim.json').write_text(json.dumps({'tests': tests}))
-  assert claims_table.line(row, tmp_path) == [
-    *('C3', 'it is', 'so'),
-    'it rises: **+0.100** (+0.050 to +0.150)',
-    *('holds', '1 to 3', 'none', '6'),
+  rises = 'it rises: **+0.100** (+0.050 to +0.150)'
+  again = dataclasses.replace(row, of=('a',), after=True)
+  assert claims_table.line(again, tmp_path) == [
+    *('C3', 'it is', 'so', rises),
+    *('holds, after', '1 to 3', 'none', '6'),
   ]
+  record = json.dumps({'tests': tests, 'B0': False})
+  (folder / 'claim.json').write_text(record)
+  again = dataclasses.replace(row, of=('a', 'c'), condition='B0')
+  assert claims_table.line(again, tmp_path)[4] == (
+    'not tested: a condition does not hold'
+  )
+  with pytest.raises(AssertionError, match='has no test'):
+    claims_table.line(row, tmp_path)  # it has no verdict

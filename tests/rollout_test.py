@@ -29,7 +29,7 @@ from jaxdistill.rollout.samplers import (
   draw,
   keep_top_k,
   keep_top_p,
-  withheld,
+  withhold,
 )
 from jaxdistill.types import Prompt
 
@@ -46,17 +46,17 @@ SAMPLINGS = [
 GREEDY = SAMPLINGS[5]
 
 
-def unsaid_by(sampling):
+def withheld_by(sampling):
   """Tokens that nobody may say of a call by `KEY`."""
   ends = (TOKENIZER.eos_id,)
-  out = withheld(KEY, len(TOKENIZER), sampling.dropout, ends)
+  out = withhold(KEY, len(TOKENIZER), sampling.dropout, ends)
   return {*np.flatnonzero(out).tolist()}
 
 
 def kept_by_hand(p, sampling, slack=1e-6):
   """Tokens that the filters keep, and whether a tie decides about one."""
-  unsaid = unsaid_by(sampling) if sampling.dropout else set()
-  order = sorted({*range(len(p))} - unsaid, key=lambda i: -p[i])
+  withheld = withheld_by(sampling) if sampling.dropout else set()
+  order = sorted({*range(len(p))} - withheld, key=lambda i: -p[i])
   tied = False
   if 0 < sampling.top_k < len(order):
     edge, out = p[order[sampling.top_k - 1]], p[order[sampling.top_k]]
@@ -426,9 +426,9 @@ def test_what_is_withheld():
   """Another part at every step, about as large as it should be, no end."""
   size, ends = 5000, (2, 4999)
   first, second = (
-    np.asarray(withheld(jax.random.key(i), size, 0.3, ends)) for i in (0, 1)
+    np.asarray(withhold(jax.random.key(i), size, 0.3, ends)) for i in (0, 1)
   )
-  again = withheld(jax.random.key(0), size, 0.3, ends)
+  again = withhold(jax.random.key(0), size, 0.3, ends)
   np.testing.assert_array_equal(first, again)
   assert not first[[2, 4999]].any() and not second[[2, 4999]].any()
   assert abs(first.mean() - 0.3) < 0.03 and abs(second.mean() - 0.3) < 0.03
@@ -440,15 +440,15 @@ def test_a_withheld_token_had_all_the_mass():
   logits = jnp.array([[[200.0, 1.0, 1.0, -jnp.inf]]])
   rows, numbers = jnp.zeros((1, 2), int), jnp.zeros((1, 2), int)
   uniform = jnp.array([[0.25, 0.75]])
-  unsaid = jnp.array([True, False, False, False])
+  withheld = jnp.array([True, False, False, False])
   token, logp, kept = draw(
-    logits, rows, uniform, numbers, Sampling(dropout=0.5), unsaid
+    logits, rows, uniform, numbers, Sampling(dropout=0.5), withheld
   )
   assert token.tolist() == [[1, 2]]
   np.testing.assert_allclose(logp, [[-199, -199]], rtol=1e-6)
   np.testing.assert_allclose(kept, [[np.log(2) - 199] * 2], rtol=1e-6)
   greedy = Sampling(samples=1, greedy=1, dropout=0.5)
-  token, _, _ = draw(logits, rows, uniform, numbers, greedy, unsaid)
+  token, _, _ = draw(logits, rows, uniform, numbers, greedy, withheld)
   assert token.tolist() == [[1, 1]]
 
 

@@ -6,15 +6,29 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from scripted import SCRIPT, Anchor, Scripted, Sums, collect, collected_by
+from flax import nnx
+from players import PROMPTS, flat, make_player
+from scripted import (
+  KEY,
+  SCRIPT,
+  Anchor,
+  Scripted,
+  Sums,
+  collect,
+  collected_by,
+)
+from scripted import TOPICS as PLAIN
 from whole_runs import trained_by
 
 from jaxdistill import config as configs
+from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.batch.arrays import Reading
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import SmallTask
 from jaxdistill.methods.sqlm import Sqlm
+from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.player import Player
-from jaxdistill.types import Problem, Wording
+from jaxdistill.types import Problem, RowSet, Wording, response_row
 
 SMALL = pathlib.Path(__file__).parents[1] / 'configs' / 'sqlm_small.py'
 
@@ -112,20 +126,101 @@ def test_proposer_and_solver_take_turns():
   assert found == [first, first, then, then, then, first, first]
 
 
-def test_dropout_is_the_proposer_s():
-  _, policy, _ = collect(dropout=0.25)
-  (_, writing), (_, solving) = policy.asked
+class Bare(Anchor):
+  """Says what the script has, without some words."""
+
+  def __init__(self):
+    super().__init__()
+    self.__dict__.update(scripted=Scripted(SCRIPT), held=[])
+
+  def generate(self, prompts_P, sampling, key):
+    said = self.scripted.generate(prompts_P, sampling, key)
+    kept = -0.125 * (sampling.dropout > 0)
+    return [
+      [dataclasses.replace(r, kept_T=r.kept_T + kept) for r in said_G]
+      for said_G in said
+    ]
+
+  def withheld(self, share, key):
+    self.held.append((share, jax.random.key_data(key).tolist()))
+    return np.array([False, True, False])
+
+
+def test_a_proposer_without_some_words_learns_without_them():
+  policy = Bare()
+  method = filled(
+    Sqlm,
+    {'problems': 2, 'proposals': 3, 'samples': 4, 'dropout': 0.25, 'kl': 0.5},
+  )
+  players = {'policy': policy, 'base': Anchor()}
+  collected = collected_by(method, players, PLAIN, method.init(), 4)
+  (_, writing), (_, solving) = policy.scripted.asked
   assert (writing.dropout, solving.dropout) == (0.25, 0.0)
+  # By the key that proposals are drawn by.
+  place = jax.random.key_data(jax.random.fold_in(KEY, 0)).tolist()
+  assert policy.held == [(0.25, place)]
+  solver, proposer = (u.sets[0] for u in collected.updates)
+  assert 'withheld' not in solver.coefficients
+  assert solver.coefficients['kl'] == 0.5 and 'anchor_logp' in solver.fields
+  assert proposer.coefficients['withheld'].tolist() == [False, True, False]
+  # Scripted log-probs are -0.5, of which -0.125 was kept.
+  for row in proposer.rows:
+    np.testing.assert_allclose(row.fields['old_logp'], -0.375)
+    assert 'anchor_logp' not in row.fields
+
+
+def test_log_probs_of_what_was_drawn_without_some_words(one_device):
+  """The loss finds the very probabilities that tokens were drawn by."""
+  player = make_player(one_device)
+  sampling = Sampling(samples=4, max_tokens=10, dropout=0.4)
+  rollouts = flat(player.generate(PROMPTS[:4], sampling, KEY))
+  drawn = [r.logp_T - r.kept_T for r in rollouts]
+  rows = [
+    response_row(r, 1.0, 1.0, advantage=0.75, old_logp=x)
+    for r, x in zip(rollouts, drawn, strict=True)
+  ]
+  coefficients = {
+    **{'clip_low': 0.2, 'clip_high': 0.2, 'kl': 0.0, 'importance_cap': 2.0},
+    'withheld': player.withheld(0.4, KEY),
+  }
+  fields = 'advantage', 'old_logp'
+  row_set = RowSet('proposer', rows, fields, coefficients, 'proposer')
+  batch, _ = make_batch(row_set, 1, one_device, Shapes(256, 1))
+  read = batch.reading
+  first = dataclasses.replace(
+    batch,
+    reading=Reading(
+      read.tokens[0], read.positions[0], read.until[0], read.sources[0]
+    ),
+    fields={name: x[0] for name, x in batch.fields.items()},
+    **{n: getattr(batch, n)[0] for n in ('targets', 'segments', 'weight')},
+  )
+
+  @jax.jit
+  def loss(params, batch):
+    return Sqlm().loss(nnx.merge(player.graphdef, *params), {}, batch)
+
+  values, metrics = loss(player.params, first)
+  trained = np.asarray(first.weight) != 0
+  assert trained.sum() == sum(map(len, drawn))
+  # The ratio is one, and an advantage of .75 is to be had at every token.
+  np.testing.assert_allclose(np.asarray(values)[trained], -0.75, rtol=2e-4)
+  assert np.isfinite(values).all() and not np.asarray(metrics['clipped']).any()
 
 
 @pytest.mark.parametrize(
   ('keys', 'said'),
   [
-    ({'turns': (2,)}, r'turns is \(2,\); it must be \(steps of the prop'),
-    ({'turns': (0, 3)}, 'steps of the solver'),
-    ({'turns': (2, 3)}, 'propose_every is 5; with method.turns'),
+    (
+      {'turns': (2,), 'propose_every': 1},
+      r'turns is \(2,\); .* steps of the sol',
+    ),
+    ({'turns': (0, 3), 'propose_every': 1}, 'steps of the solver'),
+    ({'turns': (2, 3)}, 'with method.propose_every 1'),
+    ({'dropout': 0.1, 'top_k': 5}, 'top_k must be 0'),
+    ({'guide': 'frozen', 'propose_every': 0}, 'nobody is paid'),
     ({'dropout': 1.0}, 'dropout is 1.0'),
-    ({'given': True, 'propose_every': 0, 'guide': 'policy'}, 'guide is'),
+    ({'given': True, 'propose_every': 0, 'guide': 'policy'}, 'nobody is paid'),
     ({'given': True, 'propose_every': 0, 'dropout': 0.1}, 'dropout is 0.1'),
   ],
 )
@@ -152,26 +247,25 @@ def trained(mesh, tmp_path):
   return train
 
 
-def test_roles_of_their_own_share_nothing_that_moves(trained):
-  """Two sets of weights in turns: who stands still answers as before."""
-  weights = {'trainable': 'roles', 'roles': 'adapter'}
-  turns = {'method.turns': (1, 2), 'method.propose_every': 1}
+@pytest.mark.parametrize('turns', [(1, 2), (3, 1)])
+def test_roles_of_their_own_share_nothing_that_moves(trained, turns):
+  """Two sets of weights in turns: who does not learn stays as it was."""
   loop, lines, before = trained(
-    **weights, **turns, **{'method.proposer_reward': 'valid'}
+    **{'steps': turns[0], 'eval_every': 3, 'checkpoint_every': 3},
+    **{'trainable': 'roles', 'roles': 'adapter', 'method.turns': turns},
+    **{'method.propose_every': 1, 'method.proposer_reward': 'varied'},
   )
+  assert all('train/proposer_loss' in x for x in lines[: turns[0]])
+  assert not any('train/loss' in x for x in lines)
   assert not jax.tree.leaves(loop.state.params.shared)
-  solver, proposer = loop.run.loaded.model.deltas.roles
-  assert (solver, proposer) == ('solver', 'proposer')
-  moved = [
-    np.abs(np.asarray(b) - a).reshape(2, -1).max(1)
-    for a, b in zip(
-      *map(jax.tree.leaves, (before.roles, loop.state.params.roles)),
-      strict=True,
-    )
-  ]
-  assert all(of_solver > 0 for of_solver, _ in moved)
-  learned = [{'train/loss', 'train/proposer_loss'} & {*x} for x in lines[:3]]
-  assert learned == [{'train/proposer_loss'}, {'train/loss'}, {'train/loss'}]
+  assert loop.run.loaded.model.deltas.roles == ('solver', 'proposer')
+  pairs = zip(
+    *map(jax.tree.leaves, (before.roles, loop.state.params.roles)),
+    strict=True,
+  )
+  moved = [np.abs(np.asarray(b) - a).reshape(2, -1).max(1) for a, b in pairs]
+  solver, proposer = np.array(moved).T
+  assert not solver.any() and proposer.any()
 
 
 def test_no_weights_at_all_are_refused():

@@ -61,8 +61,10 @@ def trained(mesh, tmp_path, targets):
   return train
 
 
-# Settings of `pair_sft`, `tsr` and `rft`, whose programs are the same.
-ALIKE = {'star', 'self_rewarding', 'rft_yes'}
+# Settings whose programs are those of another, and what `score_test` and
+# `temporal_self_reward_test` train.
+ALIKE = {'star', 'self_rewarding', 'rft_yes', 'rft_vote', 'ssd'}
+ALIKE |= {'pair_sft', 'score', 'tsr'}
 
 
 @pytest.mark.parametrize('name', [n for n in SYSTEMS if n not in ALIKE])
@@ -73,8 +75,7 @@ def test_two_steps(trained, tmp_path, name):
   assert lines[1]['train/skipped'] == 0
   assert moved(before, whole.state.params)
   assert (lines[0]['rollout/tokens'] > 0) == (name != 'offline_kd')
-  unscored = {'rft', 'rft_vote', 'ssd', 'opsa', 'sequence_kd', 'offline_kd'}
-  unscored |= {'star', 'pair_sft'}
+  unscored = {'rft', 'opsa', 'sequence_kd', 'offline_kd'}
   assert (lines[0]['rollout/scored'] > 0) == (name not in unscored)
   past = (tmp_path / 'run/anchors/teacher').exists()
   assert not (past and name == 'gkd')  # another model is not of its past

@@ -74,7 +74,7 @@ class Batch:
   pairs: Int[Array, '*M B R'] | None
   weight: Float[Array, '*M B R']
   fields: dict[str, Shaped[Array, '...']]
-  coefficients: dict[str, Float[Array | np.ndarray, '*E']]
+  coefficients: dict[str, Float[Array | np.ndarray, '...']]
   role: Int[Array | np.ndarray, '*E']
   total: Float[Array | np.ndarray, '*E']
   microbatches: Int[Array | np.ndarray, '*E']

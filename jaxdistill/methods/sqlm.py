@@ -29,9 +29,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import rewards
+from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.method import Method, check_minibatches, glimpse
 from jaxdistill.methods.policy_gradient import PolicyGradient
@@ -72,12 +73,14 @@ class Sqlm(Method):
     proposals: Problems written on each topic; they are one group.
     samples: Answers to each problem (the paper's n); they are one group.
     propose_every: The proposer learns at every K-th step; 0 is never.
-    turns: If given, the proposer learns for so many steps while the solver
-      stands still, then the solver for so many, and so on (R-Zero: 5 and 15).
+    turns: If given, the proposer alone learns for so many steps, then the
+      solver alone for so many, and so on (R-Zero: 5 and 15). What they share
+      moves with either: `trainable=roles` shares nothing.
     proposer: Who writes: `policy`, or a past self by an anchor's rule
       (`league:5`, see `anchors/rules.py`), which is not trained.
     dropout: Share of the vocabulary that the proposer may not use, another at
-      every step (arXiv 2604.03472).
+      every step, in writing and in learning (arXiv 2604.03472). It then has no
+      divergence: no past self was drawn from these words.
     guide: Who says how well proposals suit their topics, by which what they
       earn is multiplied (arXiv 2604.20209): `policy`, or another by an anchor's
       rule, such as `frozen`, the model as it began; nobody if empty.
@@ -183,18 +186,24 @@ class Sqlm(Method):
         f'another writes (method.given is {self.given}, method.bank is '
         f'{self.bank}, method.proposer is {self.proposer!r})'
       )
-    if self.turns and (len(self.turns) != 2 or min(self.turns) < 1):
+    sizes = len(self.turns) in (0, 2) and all(n > 0 for n in self.turns)
+    if not sizes or (self.turns and self.propose_every != 1):
       raise ValueError(
-        f'method.turns is {self.turns}; it must be (steps of the proposer, '
-        'steps of the solver), or ()'
+        f'method.turns is {self.turns}; it must be (), or (steps of the '
+        'proposer, steps of the solver) with method.propose_every 1'
       )
-    if self.turns and self.propose_every != 1:
+    if self.dropout and (self.policy.top_k or self.policy.top_p < 1):
       raise ValueError(
-        f'method.propose_every is {self.propose_every}; with method.turns it '
-        'must be 1'
+        f'method.dropout is {self.dropout}; with it method.top_k must be 0 and '
+        'method.top_p 1'
+      )
+    if self.guide and not self.propose_every:
+      raise ValueError(
+        f'method.guide is {self.guide!r}; where method.propose_every is 0 '
+        'nobody is paid for proposals'
       )
     if self.given:
-      for name in ('bank', 'known', 'archive', 'replay', 'dropout', 'guide'):
+      for name in ('bank', 'known', 'archive', 'replay', 'dropout'):
         if getattr(self, name):
           raise ValueError(
             f'method.{name} is {getattr(self, name)}; with method.given all '
@@ -224,6 +233,10 @@ class Sqlm(Method):
   def collect(self, players, problems, state, step, key):
     seed = jax.random.key_data(key).tolist()  # of draws on the host
     proposals = self._propose(players, problems, state, key)
+    withheld = None
+    if self.dropout:
+      place = jax.random.fold_in(key, 0)
+      withheld = players['policy'].withheld(self.dropout, place)
     if self.bank:
       texts = gather_texts([p.rollout.text for p in proposals if p.problem])
       state = state | {'bank': state['bank'] or Records(texts)}
@@ -239,7 +252,7 @@ class Sqlm(Method):
     if learn_solver:
       updates.append(self._solver_update(answered, base))
     if learn_proposer:
-      updates.append(self._proposer_update(proposals, earned, base))
+      updates.append(self._proposer_update(proposals, earned, base, withheld))
     rollouts = [r for a in answered for r in a.rollouts_G]
     drawn = [*(p.rollout for p in proposals), *rollouts]
     return Collected(
@@ -259,7 +272,18 @@ class Sqlm(Method):
 
   def loss(self, model, anchors, batch):
     del anchors
-    return self.policy.loss(model, batch)
+    if 'withheld' not in batch.coefficients:
+      return self.policy.loss(model, batch)
+    withheld = batch.coefficients['withheld'] > 0
+
+    def of_the_rest(logits, targets):
+      # Not -inf: a padded place may stand for any token.
+      logits = jnp.where(withheld, -1e9, logits / self.policy.temperature)
+      return losses.token_logp(logits, targets)
+
+    arrays = (batch.targets,)
+    logp = batch.over_targets(of_the_rest, model, arrays=arrays)
+    return self.policy.loss_of(logp, batch)
 
   def _learners(self, step: int) -> tuple[bool, bool]:
     """Whether the solver learns at a step, and whether the proposer does."""
@@ -391,20 +415,32 @@ class Sqlm(Method):
     )
     return self.policy.update(self.policy.row_set(rows))
 
-  def _proposer_update(self, proposals, earned, base):
+  def _proposer_update(self, proposals, earned, base, withheld):
     """Rows of the valid ones; the others count in their group's mean only."""
     earned_PG = np.array(earned).reshape(-1, self.proposals)
     valid = [i for i, p in enumerate(proposals) if p.problem]
-    rows = self.policy.rows(
-      [proposals[i].rollout for i in valid],
-      self.policy.advantages(earned_PG).ravel()[valid],
-      np.repeat(self.policy.kept(earned_PG), self.proposals)[valid],
+    written = [proposals[i].rollout for i in valid]
+    policy = self.policy
+    if self.dropout:
+      # Log-probs are of the words that there were, drawn and learned.
+      written = [
+        dataclasses.replace(r, logp_T=r.logp_T - r.kept_T) for r in written
+      ]
+      policy, base = dataclasses.replace(policy, kl=0.0), None
+    rows = policy.rows(
+      written,
+      policy.advantages(earned_PG).ravel()[valid],
+      np.repeat(policy.kept(earned_PG), self.proposals)[valid],
       base,
       self.max_problem_tokens,
     )
-    return self.policy.update(
-      self.policy.row_set(rows, role='proposer', kind='proposer')
-    )
+    found = policy.row_set(rows, role='proposer', kind='proposer')
+    if self.dropout:
+      known = {**found.coefficients, 'withheld': withheld}
+      found = dataclasses.replace(
+        found, coefficients=known, start_temperature=None
+      )
+    return policy.update(found)
 
   def _earned(self, answered) -> np.ndarray:
     earned_PG = np.array([a.earned_G for a in answered], float)

@@ -3,14 +3,16 @@
 Differences are taken in each seed; intervals are Student's t over seeds, at
 95%. A claim `holds` where its interval lies beyond its margin (0, if none is
 said) on the claim's side, `does not hold` where it lies on the other side of
-the margin, and is `inconclusive` elsewhere. Claims that stand together have the
-intervals of their steps in Holm's procedure.
+the margin, and is `inconclusive` elsewhere; also where all seeds have the very
+same value, which says nothing of how much it varies. Claims that stand together
+have the intervals of their steps in Holm's procedure.
 """
 
-import numpy as np
 from scipy import stats
 
 from jaxdistill.plots.intervals import estimate
+
+ROUNDING = 1e-9
 
 
 def logged(metric):
@@ -56,6 +58,8 @@ def verdict(found, sign, margin=0.0):
   if found['interval'] is None:
     return 'inconclusive'
   low, high = sorted(sign * x for x in found['interval'])
+  if high - low < ROUNDING:  # all seeds alike: how much it varies is unknown
+    return 'inconclusive'
   if low > margin:
     return 'holds'
   return 'does not hold' if high < margin else 'inconclusive'
@@ -160,7 +164,7 @@ def holm(tests, level=0.05):
     if found['interval'] is None:
       raise ValueError(f'{name} has one seed, and no interval')
     error, mean = error_of(found), abs(found['mean'])
-    t = mean / error if error else np.inf if mean else 0.0
+    t = mean / error if error > ROUNDING else 0.0
     p[name] = float(2 * stats.t.sf(t, found['seeds'] - 1))
   out, clear, step = {}, True, level
   for i, name in enumerate(sorted(p, key=lambda name: p[name])):

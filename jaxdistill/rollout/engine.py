@@ -29,7 +29,7 @@ from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
-from jaxdistill.rollout.samplers import Draw, Sampling, draw, withheld
+from jaxdistill.rollout.samplers import Draw, Sampling, draw, withhold
 from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
 
 
@@ -279,9 +279,9 @@ def _advance(
     key, samples.address, samples.number, samples.age - start, size
   )
 
-  unsaid = None
+  withheld = None
   if sampling.dropout:
-    unsaid = withheld(key, config.vocab_size, sampling.dropout, eos_ids)
+    withheld = withhold(key, config.vocab_size, sampling.dropout, eos_ids)
 
   def body(carry: _Carry) -> _Carry:
     t = carry.slot
@@ -294,7 +294,7 @@ def _advance(
       jax.lax.dynamic_index_in_dim(uniforms, t, 2, keepdims=False),
       samples.number,
       sampling,
-      unsaid,
+      withheld,
     )
     token = new.token.astype(jnp.int32)
     shown = Draw(

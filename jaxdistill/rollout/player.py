@@ -29,7 +29,7 @@ from jaxdistill.rollout import adapt
 from jaxdistill.rollout.budget import rows_within
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.markers import MARKERS
-from jaxdistill.rollout.samplers import Sampling
+from jaxdistill.rollout.samplers import Sampling, withhold
 from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Entropy, Grade, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
@@ -179,6 +179,16 @@ class Player:
     """
     ids_P = dist.together(lambda: [self.encode(p) for p in prompts_P])
     return self._generate(prompts_P, ids_P, sampling, key)
+
+  def withheld(self, share: float, key: Array) -> np.ndarray:
+    """The tokens that `generate` withholds, bool[V].
+
+    Args:
+      share: The `dropout` of its sampling.
+      key: Its key.
+    """
+    ends = self.tokenizer.eos_ids
+    return np.asarray(withhold(key, self.config.vocab_size, share, ends))
 
   def follow_up(
     self,

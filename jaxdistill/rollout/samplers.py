@@ -26,7 +26,7 @@ class Sampling:
     top_p: Then keep the fewest tokens that hold this probability mass.
     greedy: The first so many samples take the likeliest token at each step.
     dropout: Share of the vocabulary that nobody may say, drawn anew for every
-      call and the same for all of its prompts; see `withheld`.
+      call and the same for all of its prompts; see `withhold`.
   """
 
   samples: int = 1
@@ -100,7 +100,7 @@ def keep_top_p(
   return logits >= edge
 
 
-def withheld(
+def withhold(
   key: Array, size: int, share: float, ends: tuple[int, ...]
 ) -> Bool[Array, '{size}']:
   """Vocabulary dropout (arXiv 2604.03472): which tokens nobody may say.
@@ -121,7 +121,7 @@ def draw(
   uniform: Float[Array, 'W J'],
   numbers: Int[Array, 'W J'],
   sampling: Sampling,
-  unsaid: Bool[Array, 'V'] | None = None,
+  withheld: Bool[Array, 'V'] | None = None,
 ) -> Draw:
   """Draws a token per sample by inverting the kept distribution of its row.
 
@@ -131,14 +131,14 @@ def draw(
     uniform: One number in [0, 1) per sample; the draw is a function of it.
     numbers: Which sample of its prompt each is.
     sampling: Temperature and filters (static).
-    unsaid: Tokens that are not drawn, whatever their logits.
+    withheld: Tokens that are not drawn, whatever their logits.
   """
   if sampling.temperature == 0 or sampling.greedy == sampling.samples:
-    return _likeliest(logits, rows, unsaid)
+    return _likeliest(logits, rows, withheld)
   scaled = logits / sampling.temperature
-  kept = _without(scaled, unsaid)
+  kept = _without(scaled, withheld)
   mass, high, norm = _masses(kept)
-  if unsaid is not None:
+  if withheld is not None:
     norm = jax.nn.logsumexp(scaled, -1)
   if sampling.top_k:
     kept = jnp.where(keep_top_k(kept, sampling.top_k), kept, -jnp.inf)
@@ -149,16 +149,16 @@ def draw(
   drawn = Draw(token, logp, jnp.log(total) + _pick(high - norm, rows))
   if not sampling.greedy:
     return drawn
-  both = zip(_likeliest(logits, rows, unsaid), drawn, strict=True)
+  both = zip(_likeliest(logits, rows, withheld), drawn, strict=True)
   return Draw(*(jnp.where(numbers < sampling.greedy, a, b) for a, b in both))
 
 
-def _without(logits, unsaid):
-  return logits if unsaid is None else jnp.where(unsaid, -jnp.inf, logits)
+def _without(logits, withheld):
+  return logits if withheld is None else jnp.where(withheld, -jnp.inf, logits)
 
 
-def _likeliest(logits, rows, unsaid) -> Draw:
-  token = _pick(jnp.argmax(_without(logits, unsaid), -1), rows)
+def _likeliest(logits, rows, withheld) -> Draw:
+  token = _pick(jnp.argmax(_without(logits, withheld), -1), rows)
   norm = jax.nn.logsumexp(logits, -1)
   logp = _pick(logits, rows, token) - _pick(norm, rows)
   return Draw(token, logp, jnp.zeros(token.shape))

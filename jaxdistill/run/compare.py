@@ -45,7 +45,8 @@ class Comparison(Protocol):
   def config(self, arm: str, seed: int) -> Any: ...
 
 
-SPENT = ('time/', 'rollout/')  # what a step took: see COSTS
+# What a step took: see COSTS.
+SPENT = ('time/', 'rollout/tokens', 'rollout/scored')
 COSTS = ('tokens', 'scored', 'optimizer_steps', 'wall_s')
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,8 @@ class RowSet:
     rows: This host's rows; may be empty.
     fields: The fields, per response token, a name for a single float; given
       here because a host with no rows must still agree on them.
-    coefficients: Numbers that the loss reads (clip range, KL weight, ...).
+    coefficients: Numbers that the loss reads (clip range, KL weight, ...), or
+      arrays of them that are the same for all rows.
     kind: What tells the sets of a method apart: a loss reads it as
       `batch.kind`, and the set's metrics are `train/KIND_NAME`; `train/NAME` if
       it is empty.
@@ -125,7 +126,7 @@ class RowSet:
   role: str
   rows: Sequence[Row]
   fields: tuple[str | Field, ...] = ()
-  coefficients: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  coefficients: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   kind: str = ''
   paired: bool = False
   taught: bool = False

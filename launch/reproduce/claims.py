@@ -74,10 +74,10 @@ def main():
   parser.add_argument('workdir', type=pathlib.Path)
   parser.add_argument('out', type=pathlib.Path)
   args = parser.parse_args()
-  args.out.mkdir(parents=True, exist_ok=True)
-  for name in ('summary.json', 'table.md', 'compare.png'):
-    shutil.copy(args.workdir / name, args.out / name)
-  arms = json.loads((args.out / 'summary.json').read_text())['arms']
+  summary = json.loads((args.workdir / 'summary.json').read_text())
+  arms = summary['arms']
+  if summary['finished'] < summary['planned']:
+    print(f'{summary["finished"]} of {summary["planned"]} runs are finished')
   try:
     if args.claim == 'verifiers':
       record, text = contrasts.verifiers(arms, args.workdir)
@@ -85,6 +85,11 @@ def main():
       record, text = CLAIMS[args.claim](arms)
   except ValueError as e:
     raise SystemExit(f'claims: {e}') from None
+  except KeyError as e:
+    raise SystemExit(f'claims: no finished run has {e}') from None
+  args.out.mkdir(parents=True, exist_ok=True)
+  for name in ('summary.json', 'table.md', 'compare.png'):
+    shutil.copy(args.workdir / name, args.out / name)
   (args.out / 'claim.json').write_text(json.dumps(record, indent=1) + '\n')
   (args.out / 'claim.md').write_text(text)
   print(text)

@@ -18,8 +18,9 @@ SMALL = [
   for model in ('small-early', 'small-middle', 'small-late')
 ] + [
   (model, 'small', split, ('vote', 'yes', 'tournament', 'vote+yes'))
-  for split in ('test', 'ood')
+  for split in ('test', 'ood', 'dev')  # dev: to take thresholds from
   for model in ('small-wide', 'small-judge')
+  if (model, split) != ('small-wide', 'dev')
 ]
 ALL = ('vote', 'yes', 'check', 'score', 'tournament', 'vote+yes', 'vote+check')
 REAL = [
@@ -38,7 +39,9 @@ HEAD += ('relative', 'kept', 'AUC', 'mean score', 'unread')
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--models', help='folder of the real checkpoints')
-  parser.add_argument('--out', type=pathlib.Path, default='results/gap_by_verifier')
+  parser.add_argument(
+    '--out', type=pathlib.Path, default='results/gap_by_verifier'
+  )
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   lines = [HEAD, ('---',) * len(HEAD)]

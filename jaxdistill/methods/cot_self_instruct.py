@@ -30,20 +30,29 @@ agree, `set_share` beside `share`, says how much easier a set is.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdistill import rewards
+from jaxdistill.data.tasks.problems import same
 from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import Method, check_minibatches
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.methods.problem_set import ProblemSet, named
+from jaxdistill.methods.problem_set import ProblemSet
 from jaxdistill.rewards import Labelled
 from jaxdistill.rollout import measure, scored_tokens, transcript
-from jaxdistill.rollout.writing import parsed
-from jaxdistill.types import Collected, Problem, Prompt
+from jaxdistill.rollout.verify import Verified, verify
+from jaxdistill.rollout.writing import (
+  in_order,
+  parsed,
+  rejections,
+  unsaid,
+  write,
+)
+from jaxdistill.types import Collected, Problem, Prompt, Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +94,79 @@ class CotSelfInstruct(Method):
 
   def collect(self, players, problems, state, step, key):
     if step < self.written.build_steps:
-      votes = self.policy.sampling(self.written.votes, self.max_tokens)
-      build = self.written.build(players, problems, state, step, key, votes)
-      return (yield from build)
+      return (yield from self._build(players, problems, state, step, key))
     return (yield from self._learn(players, problems, state, step, key))
 
   def loss(self, model, anchors, batch):
     del anchors
     return self.policy.loss(model, batch)
+
+  def _build(self, players, problems, state, step, key):
+    """A step in which problems are written and labelled."""
+    by, policy = self.written, players['policy']
+    voting = by.voting(self.policy.sampling(by.votes, self.max_tokens))
+    keys = jax.random.split(key, 3)
+    shown = in_order([(p.address, p.text) for p in problems])
+    proposals = write(
+      *(policy, problems, shown, by.write, by.each),
+      *(by.writing(), keys[0]),
+    )
+    seeds = [*state['seeds'], *(text for _, text in shown)]
+    said = [*seeds, *(x['text'] for x in state['found'])]
+    proposals = unsaid(proposals, said, same)
+    asked = [x for x in proposals if not x.rejected]
+    new: list[Any] = [x.problem for x in asked]
+    said_PG = policy.generate([Prompt.solve(p) for p in new], voting, keys[1])
+    votes_PG = [said_G[voting.greedy :] for said_G in said_PG]
+    scores = Verified([np.full(by.votes, np.nan)] * len(new))
+    if by.filter == 'rip':
+      scores = verify(
+        *(by.scorer, players.get('verifier', policy), new, votes_PG),
+        key=keys[2],
+        max_tokens=by.check_tokens,
+      )
+    yield  # what follows asks the policy for nothing
+
+    def label(x, said_G, votes_G, scores_G) -> Labelled:
+      own = rewards.answers(x.problem.task, said_G[: voting.greedy]) or [x.own]
+      return rewards.labelled(x.problem, votes_G, own[0], scores_G)
+
+    quadruples = [*zip(asked, said_PG, votes_PG, scores.scores_PG, strict=True)]
+    found = together(lambda: [label(*each) for each in quadruples])
+    everyones = in_order(
+      [(x.address, y._asdict()) for x, y in zip(asked, found, strict=True)]
+    )
+    state = state | {
+      'seeds': Records(seeds),
+      'found': Records([*state['found'], *(y for _, y in everyones)]),
+    }
+    metrics = _named('', rejections(proposals) | rewards.described(found))
+    if step == by.build_steps - 1:
+      kept = by.kept([Labelled.read(x) for x in state['found']])
+      order = jax.random.key_data(key).tolist()  # of its passes
+      kept_once = Records([x._asdict() for x in kept])
+      state = state | {'set': kept_once, 'order': order}
+      more = {'size': [len(kept)]} | rewards.described(kept)
+      metrics |= _named('set_', more)
+    told = {
+      p.address: transcript(p, votes_G)
+      | {'vote': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
+      for p, votes_G, x in zip(new, votes_PG, found, strict=True)
+    }
+    said = [r for said_G in said_PG for r in said_G]
+    drawn = [*said, *(x.rollout for x in proposals)]
+    return Collected(
+      [],
+      state,
+      metrics | measure(said),
+      [
+        {'topic': x.rollout.prompt.text, 'proposal': x.rollout.text}
+        | ({'rejected': x.rejected} if x.rejected else told[x.address])
+        for x in proposals
+      ],
+      tokens=sum(len(r.tokens_T) for r in drawn) + scores.tokens,
+      scored=scores.scored,
+    )
 
   def _learn(self, players, problems, state, step, key):
     """A step of a policy gradient on the set: the labels are paid for."""
@@ -130,13 +204,13 @@ class CotSelfInstruct(Method):
     metrics = {
       'train/reward': rewards_PG.ravel(),
       'train/learnable': 1.0 - rewards.all_equal(rewards_PG),
-    } | named('', {'passes': [before / len(state['set'])]})
+    } | _named('', {'passes': [before / len(state['set'])]})
     told = zip(asked, rollouts_PG, answers_PG, strict=True)
     return Collected(
       [self.policy.update(self.policy.row_set(rows))],
       state,
       metrics
-      | named('trained_', rewards.described(chosen))
+      | _named('trained_', rewards.described(chosen))
       | measure(rollouts),
       [
         transcript(*said, vote=x.label, rewards=agrees_G)
@@ -152,3 +226,7 @@ def _drawn(chosen: Sequence[Any], place: int, seed: Sequence[int]) -> Labelled:
   done, place = divmod(place, len(chosen))
   order = np.random.default_rng([*seed, done]).permutation(len(chosen))
   return Labelled.read(chosen[order[place]])
+
+
+def _named(prefix: str, observed: Mapping[str, Any]) -> dict[str, Any]:
+  return {f'cot_self_instruct/{prefix}{k}': v for k, v in observed.items()}

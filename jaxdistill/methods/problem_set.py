@@ -1,35 +1,23 @@
-"""A set of problems that a model writes once, labels, filters and keeps."""
+"""How a model's own set of problems is written, labelled and filtered."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from jaxdistill import rewards
-from jaxdistill.data.tasks.problems import same
-from jaxdistill.dist.hosts import together
 from jaxdistill.methods.method import check_choice, check_unread, glimpse
 from jaxdistill.rewards import FILTERS, Labelled
-from jaxdistill.rollout import Sampling, measure, transcript
+from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.verify import (
   VERIFIERS,
-  Verified,
   check_verifier,
   unread_by,
-  verify,
 )
 from jaxdistill.rollout.writing import (
   WAYS,
   check_way,
-  in_order,
   parsed,
-  rejections,
-  unsaid,
-  write,
 )
-from jaxdistill.types import Collected, Prompt, Records, Task
+from jaxdistill.types import Records, Task
 
 LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
 LEAST = {'build_steps': 1, 'each': 1, 'keep': 0, 'votes': 2}
@@ -45,7 +33,7 @@ class ProblemSet:
     write: How one is asked for: `instruct_and_answer` (reason, write it, answer
       it), `instruct` (reason, write it), `instruct_plainly` (no reasoning), in
       the words of the task; or `propose`, the task's own way.
-    filter: One of the table above.
+    filter: One of `rewards/filters.py`.
     agreement: Of `self_consistency`: the share of votes that is to be exceeded.
     drop: Of `rip`: the share that is dropped (0.5 where labels are weak).
     keep: How large the set is, the first that pass; 0 takes all that do.
@@ -95,7 +83,7 @@ class ProblemSet:
     else:
       unread += ['scorer', 'verifier', 'check_tokens']
     check_unread(self, ProblemSet, why, *unread)
-    self._writing()
+    self.writing()
 
   def check_size(self, problems: int) -> None:
     """Finds that so many given problems per step are too few.
@@ -138,96 +126,19 @@ class ProblemSet:
     built = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
     return built | {'order': []}
 
-  def _writing(self) -> Sampling:
+  def writing(self) -> Sampling:
+    """How a problem is drawn."""
     return Sampling(
       *(1, self.max_problem_tokens),
       temperature=self.write_temperature,
       top_p=self.write_top_p,
     )
 
-  def _voting(self, votes: Sampling) -> Sampling:
+  def voting(self, votes: Sampling) -> Sampling:
     """How votes are drawn; behind a greedy answer, where that is needed."""
     if self.filter != 'answer_match' or self.write == 'instruct_and_answer':
       return votes
     return dataclasses.replace(votes, samples=self.votes + 1, greedy=1)
-
-  def build(self, players, problems, state, step, key, votes: Sampling):
-    """A step in which problems are written and labelled, as of `collect`.
-
-    Args:
-      players: Of the step.
-      problems: This host's given ones.
-      state: From `init`, or of the step before.
-      step: Of the run; in the last of the building steps the set is made.
-      key: Of all draws.
-      votes: How `self.votes` answers are drawn.
-
-    Raises:
-      ValueError: Too few problems are left.
-    """
-    policy, voting = players['policy'], self._voting(votes)
-    keys = jax.random.split(key, 3)
-    shown = in_order([(p.address, p.text) for p in problems])
-    proposals = write(
-      *(policy, problems, shown, self.write, self.each),
-      *(self._writing(), keys[0]),
-    )
-    seeds = [*state['seeds'], *(text for _, text in shown)]
-    said = [*seeds, *(x['text'] for x in state['found'])]
-    proposals = unsaid(proposals, said, same)
-    asked = [x for x in proposals if not x.rejected]
-    new: list[Any] = [x.problem for x in asked]
-    said_PG = policy.generate([Prompt.solve(p) for p in new], voting, keys[1])
-    votes_PG = [said_G[voting.greedy :] for said_G in said_PG]
-    scores = Verified([np.full(self.votes, np.nan)] * len(new))
-    if self.filter == 'rip':
-      scores = verify(
-        *(self.scorer, players.get('verifier', policy), new, votes_PG),
-        key=keys[2],
-        max_tokens=self.check_tokens,
-      )
-    yield  # what follows asks the policy for nothing
-
-    def label(x, said_G, votes_G, scores_G) -> Labelled:
-      own = rewards.answers(x.problem.task, said_G[: voting.greedy]) or [x.own]
-      return rewards.labelled(x.problem, votes_G, own[0], scores_G)
-
-    quadruples = [*zip(asked, said_PG, votes_PG, scores.scores_PG, strict=True)]
-    found = together(lambda: [label(*each) for each in quadruples])
-    everyones = in_order(
-      [(x.address, y._asdict()) for x, y in zip(asked, found, strict=True)]
-    )
-    state = state | {
-      'seeds': Records(seeds),
-      'found': Records([*state['found'], *(y for _, y in everyones)]),
-    }
-    metrics = named('', rejections(proposals) | rewards.described(found))
-    if step == self.build_steps - 1:
-      kept = self.kept([Labelled.read(x) for x in state['found']])
-      order = jax.random.key_data(key).tolist()  # of its passes
-      kept_once = Records([x._asdict() for x in kept])
-      state = state | {'set': kept_once, 'order': order}
-      more = {'size': [len(kept)]} | rewards.described(kept)
-      metrics |= named('set_', more)
-    told = {
-      p.address: transcript(p, votes_G)
-      | {'vote': x.label, 'share': x.share, 'own': x.own, 'rip': x.rip}
-      for p, votes_G, x in zip(new, votes_PG, found, strict=True)
-    }
-    said = [r for said_G in said_PG for r in said_G]
-    drawn = [*said, *(x.rollout for x in proposals)]
-    return Collected(
-      [],
-      state,
-      metrics | measure(said),
-      [
-        {'topic': x.rollout.prompt.text, 'proposal': x.rollout.text}
-        | ({'rejected': x.rejected} if x.rejected else told[x.address])
-        for x in proposals
-      ],
-      tokens=sum(len(r.tokens_T) for r in drawn) + scores.tokens,
-      scored=scores.scored,
-    )
 
   def kept(self, found: Sequence[Labelled]) -> list[Labelled]:
     """The set: those that have a label and pass the filter.
@@ -246,8 +157,3 @@ class ProblemSet:
         f'{self.filter!r}: write more (method.each, method.build_steps)'
       )
     return kept[: self.keep or None]
-
-
-def named(prefix: str, observed: Mapping[str, Any]) -> dict[str, Any]:
-  """Observations by their names in the log."""
-  return {f'cot_self_instruct/{prefix}{k}': v for k, v in observed.items()}

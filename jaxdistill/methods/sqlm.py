@@ -41,7 +41,7 @@ from jaxdistill.rollout.proposals import (
   Answered,
   Asked,
   Proposal,
-  draw,
+  drawn_from,
   read_proposal,
 )
 from jaxdistill.rollout.verify import suits
@@ -337,13 +337,13 @@ class Sqlm(Method):
     if self.bank:
       each = range(self.proposals)
       addresses = [t.address * self.proposals + g for t in topics for g in each]
-      drawn = draw(state['bank'], topics, addresses, seed)
+      drawn = drawn_from(state['bank'], topics, addresses, seed)
       asked = [Asked(p, 'bank') for p in drawn]
     beside = self.problems * self.proposals
     if state['archive']:
       again = [t for t in topics if t.address < self._beside(self.replay)]
       addresses = [beside + self.problems + t.address for t in again]
-      drawn = draw(state['archive'], topics, addresses, seed)
+      drawn = drawn_from(state['archive'], topics, addresses, seed)
       asked += [Asked(p, 'archive') for p in drawn]
     return asked + [
       Asked(dataclasses.replace(t, address=beside + t.address), 'known')

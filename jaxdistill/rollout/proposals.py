@@ -67,12 +67,12 @@ def read_proposal(rollout: Rollout, topic: Problem, address: int) -> Proposal:
   return Proposal(rollout, dataclasses.replace(problem, address=address))
 
 
-def draw(texts, topics, addresses, seed) -> list[Problem]:
+def drawn_from(texts, topics, addresses, seed) -> list[Problem]:
   """One problem of a bank, or of the archive, for each address."""
   if not texts:
     return []
-  draws = [np.random.default_rng([*seed, each]) for each in addresses]
-  drawn = [texts[draw.integers(len(texts))] for draw in draws]
+  rngs = [np.random.default_rng([*seed, each]) for each in addresses]
+  drawn = [texts[rng.integers(len(texts))] for rng in rngs]
   return [
     dataclasses.replace(topics[0].task.parse_problem(text), address=each)
     for text, each in zip(drawn, addresses, strict=True)

@@ -110,9 +110,9 @@ def test_a_method_s_fields_are_config_keys(name):
   )
   keys = configs.base_config(name).method.to_dict()
   fields = {f.name: f.default for f in dataclasses.fields(method)}
-  for shared in ('policy', 'distillation', 'edits', 'inner'):
-    if value := fields.pop(shared, None):
-      fields |= dataclasses.asdict(value)
+  for part, value in [*fields.items()]:
+    if dataclasses.is_dataclass(value):
+      fields |= dataclasses.asdict(fields.pop(part))
   assert keys == {'name': name} | fields
   assert configs.method_class(name) is method
 

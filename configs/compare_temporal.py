@@ -26,7 +26,7 @@ at last, `both` in all and .98; sampled accuracy rose from .49 to .74 and .76
 (64 problems). By `yes` the base judges at chance and likes length: greedy
 accuracy fell from .88 to .53 in three steps of `both`. How often answers are
 better than the base's: `launch/reproduce/win_rate.py --runs runs/temporal`.
-Three seeds.
+Five seeds; a minute and a half a run on one core.
 """
 
 import pathlib
@@ -51,4 +51,4 @@ def get_config(judge='vote'):
     'random': both | {'method.judge': 'random'},
     'known': both | {'method.judge': 'known'},
   }
-  return Comparison(base, arms, (0, 1, 2))
+  return Comparison(base, arms, (0, 1, 2, 3, 4))

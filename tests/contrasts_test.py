@@ -50,14 +50,15 @@ def test_correction_by_hand():
 
   arms = {
     'score': of([0.18, 0.2, 0.22], around(0.7), [0.3, 0.31, 0.32]),
-    'pairs': of([0.0, 0.01, -0.01], around(0.7), around(0.1)),
+    'pairs': of([0.0, 0.01, -0.01], around(0.7), [0.1, 0.11, 0.1]),
     'star': of([0.2, 0.2, 0.2], [0.6, 0.61, 0.63], around(0.1)),
   }
   record, text = contrasts.score(arms)
   tests = record['tests']
   assert tests['delta']['mean'] == pytest.approx(0.2)
   assert tests['delta']['verdict'] == 'holds'
-  assert tests['fixed']['mean'] == pytest.approx(0.21)
+  assert tests['fixed_score']['mean'] == pytest.approx(0.21)
+  assert tests['score_pairs_fixed_delta_sampled']['verdict'] == 'holds'
   assert tests['score_pairs_delta_sampled']['mean'] == pytest.approx(0.2)
   assert tests['score_pairs_delta_sampled']['verdict'] == 'holds'
   assert tests['score_star_delta_sampled']['verdict'] == 'inconclusive'
@@ -153,14 +154,14 @@ def test_the_table_is_that_of_the_results():
   ]
   rows, head, short = claims_table.rows, claims_table.HEAD, claims_table.SHORT
   whole = (ROOT / 'results/claims.md').read_text()
-  assert whole.endswith(rows(head, lines))
+  assert whole.endswith(rows(head, lines).replace('](docs/', '](../docs/'))
   shown = rows(head[:short], [cells[:short] for cells in lines])
   assert shown in (ROOT / 'README.md').read_text()
 
 
 def test_a_row_by_hand(tmp_path):
   row = claims_table.Row('C3', 'it is', 'so', 'score', 'none', ('a', 'b'))
-  assert claims_table.line(row, tmp_path)[3:5] == ['not run yet', '']
+  assert claims_table.line(row, tmp_path)[3:5] == ['not run yet', 'score']
   folder = tmp_path / 'score'
   folder.mkdir()
   arms = {'one': arm() | {'wall_s': 90.0}, 'two': arm() | {'seeds': [0]}}
@@ -172,17 +173,17 @@ def test_a_row_by_hand(tmp_path):
     'c': found | {'claim': 'C3: not here', 'verdict': 'does not hold'},
   }
   (folder / 'claim.json').write_text(json.dumps({'tests': tests}))
-  rises = 'it rises: **+0.100** (+0.050 to +0.150)'
+  rises = 'it rises: **+0.100** (+0.050 to +0.150), holds'
   again = dataclasses.replace(row, of=('a',), after=True)
   assert claims_table.line(again, tmp_path) == [
-    *('C3', 'it is', 'so', rises),
-    *('holds, after', '1 to 3', 'none', '6'),
+    *('[C3](docs/evidence.md#c3)', 'it is', 'so'),
+    *(f'{rises} (exploratory)', 'score', '1 to 3', 'none', '6'),
   ]
   record = json.dumps({'tests': tests, 'B0': False})
   (folder / 'claim.json').write_text(record)
   again = dataclasses.replace(row, of=('a', 'c'), condition='B0')
-  assert claims_table.line(again, tmp_path)[4] == (
-    'not tested: a condition does not hold'
+  assert claims_table.line(again, tmp_path)[3].startswith(
+    f'not tested, for a condition fails: {rises}<br>not here:'
   )
   with pytest.raises(AssertionError, match='has no test'):
     claims_table.line(row, tmp_path)  # it has no verdict

@@ -112,7 +112,9 @@ def test_a_host_without_topics_asks_the_guide_as_often():
 
 
 def test_a_task_without_the_words_is_named():
-  with pytest.raises(ValueError, match="small has no words for 'suit'"):
+  with pytest.raises(
+    ValueError, match=r"guide is 'policy'; task small cannot.*words"
+  ):
     Sqlm(guide='policy').check(SmallTask())
 
 
@@ -217,9 +219,9 @@ def test_log_probs_of_what_was_drawn_without_some_words(one_device):
     ),
     ({'turns': (0, 3), 'propose_every': 1}, 'steps of the solver'),
     ({'turns': (2, 3)}, 'with method.propose_every 1'),
-    ({'dropout': 0.1, 'top_k': 5}, 'top_k must be 0'),
+    ({'dropout': 0.1, 'top_k': 5}, 'with method.top_k 0'),
     ({'guide': 'frozen', 'propose_every': 0}, 'nobody is paid'),
-    ({'dropout': 1.0}, 'dropout is 1.0'),
+    ({'dropout': 1.0}, 'method.dropout is 1.0'),
     ({'given': True, 'propose_every': 0, 'guide': 'policy'}, 'nobody is paid'),
     ({'given': True, 'propose_every': 0, 'dropout': 0.1}, 'dropout is 0.1'),
   ],

@@ -192,15 +192,16 @@ class Sqlm(Method):
         f'method.turns is {self.turns}; it must be (), or (steps of the '
         'proposer, steps of the solver) with method.propose_every 1'
       )
-    if self.dropout and (self.policy.top_k or self.policy.top_p < 1):
+    whole = self.policy.top_k == 0 and self.policy.top_p == 1
+    if self.dropout and not (0 < self.dropout < 1 and whole):
       raise ValueError(
-        f'method.dropout is {self.dropout}; with it method.top_k must be 0 and '
-        'method.top_p 1'
+        f'method.dropout is {self.dropout}; it must be in [0, 1), with '
+        'method.top_k 0 and method.top_p 1'
       )
     if self.guide and not self.propose_every:
       raise ValueError(
-        f'method.guide is {self.guide!r}; where method.propose_every is 0 '
-        'nobody is paid for proposals'
+        f'method.guide is {self.guide!r}; method.propose_every is 0, so nobody '
+        'is paid for proposals'
       )
     if self.given:
       for name in ('bank', 'known', 'archive', 'replay', 'dropout'):
@@ -217,8 +218,8 @@ class Sqlm(Method):
     return {**self.policy.anchors, **past}
 
   def check(self, task):
-    if self.guide:
-      task.worded('suit')
+    if self.guide and 'suit' not in task.wordings:
+      raise ValueError(f'method.guide: task {task.name} has no words for it')
     for p in [] if self.given else glimpse(task):
       prompt = task.proposer_prompt(p)
       other = dataclasses.replace(p, topic='?')

@@ -196,7 +196,12 @@ def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
     told = (v.get('auc'), v.get('confidence'))
     cells += ['' if x is None else f'{x:.3f}' for x in told]
     lines.append(f'{name:20}' + ''.join(f'{c:>18}' for c in cells))
-  return '\n'.join([*lines, '', best_verifier(found)])
+  legend = (
+    'gap: by how much more often what is kept is right, with its 95%; relative:'
+    '\nof what is wrong, by problem; kept: of all answers; AUC: how often a right'
+    '\nanswer scores above a wrong one.'
+  )
+  return '\n'.join([*lines, legend, '', best_verifier(found)])
 
 
 def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -220,6 +225,6 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
   return (
     f'{name} is worth most: what it keeps (a score of {at} or more) is right '
     f'in {best["kept_accuracy"]:.3f}, a sample in {best["accuracy"]:.3f}. One '
-    f'round of learning what is kept can be expected to gain {best["gap"]:+.3f}'
-    f' at most ({how}).'
+    f'round of learning what is kept can be expected to gain about '
+    f'{best["gap"]:+.3f} ({how}).'
   )

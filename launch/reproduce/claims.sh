@@ -8,6 +8,11 @@
 #   CLAIMS="score serl" launch/reproduce/claims.sh # these
 #   SEEDS=0,1 launch/reproduce/claims.sh           # a share of it
 #
+# (C9 and C13 have scripts of their own, sqlm_small.sh and factorial.py.) What a
+# share has come to is in $RUNS/CLAIM/table.md; from two seeds on
+#   .venv/bin/python launch/reproduce/claims.py CLAIM "$RUNS/CLAIM" FOLDER
+# gives its verdicts.
+#
 # Several may share the work, each with its own CLAIMS or SEEDS and the folder
 # $RUNS in common: those with SEEDS only train; one without them, started when
 # they are done, collects.
@@ -17,6 +22,9 @@ jaxdistill=${JAXDISTILL:-.venv/bin/jaxdistill}
 python=${PYTHON:-.venv/bin/python}
 RUNS=${RUNS:-runs/claims}
 
+all="contexts pool cross_encoder calibration verifiers score serl temporal seal
+sequential_edits reflection cot anchors"
+
 config() {  # of a claim
   case $1 in
     anchors) echo configs/anchors_small.py ;;
@@ -25,8 +33,13 @@ config() {  # of a claim
   esac
 }
 
-for claim in ${CLAIMS:-contexts pool cross_encoder calibration verifiers score \
-    serl temporal seal sequential_edits reflection cot anchors}; do
+for claim in ${CLAIMS:-}; do
+  case " ${all//$'\n'/ } " in
+    *" $claim "*) ;;
+    *) echo "claims.sh: there is no claim '$claim'; there are" $all >&2; exit 2 ;;
+  esac
+done
+for claim in ${CLAIMS:-$all}; do
   "$jaxdistill" compare --config "$(config "$claim")" \
     --workdir "$RUNS/$claim" ${SEEDS:+--seeds "$SEEDS"}
   if [ -z "${SEEDS:-}" ]; then

@@ -17,15 +17,9 @@ import contrasts
 from jaxdistill.plots.claims import cell, rows
 
 MARKS = '<!-- claims: begin -->\n', '<!-- claims: end -->\n'
-HEAD = (
-  '',
-  'claim',
-  'published',
-  'here, difference and its interval',
-  'verdict',
-)
+HEAD = ('', 'claim', 'published', 'here: difference (interval), verdict')
 SHORT = len(HEAD)  # what of it the README shows
-HEAD += ('seeds', 'controls', 'minutes')
+HEAD += ('folder', 'seeds', 'controls', 'minutes')
 ABOUT = """\
 # The claims of the field, on the small world
 
@@ -38,9 +32,12 @@ elsewhere. Differences are taken in each seed; intervals are Student's t over
 seeds, of all claims of a folder together by Holm's procedure, so those of each
 are wider than at 95%. They cover seeds, not the choice of problems, of a base
 or of arms. *holds*: the interval lies on the claim's side; *does not hold*: on
-the other; *inconclusive*: it contains 0 (or the margin that is said). Behind
-*after*: what is tested was written down when results were there already.
-Minutes are those of all runs, one after another.
+the other; *inconclusive*: it contains 0 (or the margin that is said), or all
+seeds have the very same value. *exploratory*: what is tested was chosen when
+results, or some of them, had been seen. `folder` is where it lies in `results/`
+and what `CLAIMS=... launch/reproduce/claims.sh` calls it; its `claim.md` has
+all that was looked at, by arms that `configs/` names. Minutes are those of all
+runs, one after another.
 
 """
 
@@ -196,6 +193,13 @@ ROWS = (
     after=True,
   ),
   Row(
+    'C14',
+    'a context of code and its output dissolves the misfit',
+    'proposed, not tested',
+    'code',
+    'a solution in words, the program, its output and the failing test',
+  ),
+  Row(
     'C15',
     'minding calibration brings accuracy abroad back',
     'in part (SRPO, DASD)',
@@ -213,7 +217,8 @@ def main():
   parser.add_argument('--readme', type=pathlib.Path, default='README.md')
   args = parser.parse_args()
   lines = [line(row, args.results) for row in ROWS]
-  (args.results / 'claims.md').write_text(ABOUT + rows(HEAD, lines))
+  table = rows(HEAD, lines).replace('](docs/', '](../docs/')
+  (args.results / 'claims.md').write_text(ABOUT + table)
   before, rest = args.readme.read_text().split(MARKS[0])
   _, after = rest.split(MARKS[1])
   short = rows(HEAD[:SHORT], [cells[:SHORT] for cells in lines])
@@ -223,27 +228,28 @@ def main():
 def line(row, results):
   """What a claim came to."""
   summary, record = found(row, results / row.folder)
+  begun = [f'[{row.id}](docs/evidence.md#{row.id.lower()})']
+  begun += [row.claim, row.published]
   if not summary:
-    return [row.id, row.claim, row.published, 'not run yet', *[''] * 4]
+    return [*begun, 'not run yet', row.folder, '', row.controls, '']
   tests = {k: x for k, x in record['tests'].items() if x['verdict']}
   lacking = {*row.of} - {*tests}
   assert not lacking, f'results/{row.folder} has no test {lacking}'
-  tests = {k: tests[k] for k in row.of or tests}
-  said = [f'{unnumbered(x["claim"])}: {cell(x)}' for x in tests.values()]
-  verdicts = [x['verdict'] for x in tests.values()]
+  after = ' (exploratory)' if row.after else ''
+  said = '<br>'.join(
+    f'{unnumbered(x["claim"])}: {cell(x)}, {x["verdict"]}{after}'
+    for x in (tests[k] for k in row.of or tests)
+  )
   if row.condition and not record[row.condition]:
-    said = [f'its condition: {text}' for text in said]
-    verdicts = [f'not tested: a condition {verdicts.pop()}']
+    said = f'not tested, for a condition fails: {said}'
   seeds = [len(arm['seeds']) for arm in summary['arms'].values()]
   minutes = sum(
     arm['wall_s'] * len(arm['seeds']) / 60 for arm in summary['arms'].values()
   )
   return [
-    row.id,
-    row.claim,
-    row.published,
-    '<br>'.join(said),
-    '<br>'.join(f'{v}, after' if row.after else v for v in verdicts),
+    *begun,
+    said,
+    row.folder,
     ' to '.join(map(str, dict.fromkeys((min(seeds), max(seeds))))),
     row.controls,
     f'{minutes:.0f}',

@@ -88,15 +88,12 @@ def score(arms):
       last(arms['score'], delta),
       1,
     ),
-    # Of first attempts that stay the same: not by making them worse.
-    'fixed': (
-      "C3: it beats the base's first attempts by more than the base does",
-      rise(arms['score'], 'ood/fixed_delta_sampled'),
-      1,
-    ),
   }
   claims |= claimed('C3', less(arms, delta, *pairs), 1)
   claims |= claimed('C3', less(arms, second, *pairs), 1)
+  # Of first attempts that stay the same: not by making them worse.
+  fixed = 'ood/fixed_delta_sampled'
+  claims |= claimed('C3', less(arms, fixed, *pairs), 1)
   seen = {
     f'delta_{arm}': (f'{arm}: second less first attempt', last(found, delta))
     for arm, found in arms.items()
@@ -107,6 +104,13 @@ def score(arms):
       'the base, only asked',
       interval(by_seed(arms['score'], delta, 'first').values()),
     )
+  }
+  seen |= {
+    f'fixed_{arm}': (
+      f"{arm}: second attempts after the base's first, last less first",
+      rise(found, fixed),
+    )
+    for arm, found in arms.items()
   }
   others = [a for a in arms if a not in ('score', 'pairs', 'star')]
   seen |= less(arms, second, *(('score', a) for a in others))

@@ -196,11 +196,10 @@ def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
     told = (v.get('auc'), v.get('confidence'))
     cells += ['' if x is None else f'{x:.3f}' for x in told]
     lines.append(f'{name:20}' + ''.join(f'{c:>18}' for c in cells))
-  legend = (
-    'gap: by how much more often what is kept is right, with its 95%; relative:'
-    '\nof what is wrong, by problem; kept: of all answers; AUC: how often a right'
-    '\nanswer scores above a wrong one.'
-  )
+  legend = """\
+gap: by how much more often what is kept is right, with its 95%; relative: of
+what is wrong, by problem; kept: of all answers; AUC: how often a right answer
+scores above a wrong one."""
   return '\n'.join([*lines, legend, '', best_verifier(found)])
 
 

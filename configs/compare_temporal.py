@@ -20,13 +20,11 @@ worst:
 
 `tsr/score_gap` is what a pair's halves are apart, `tsr/own_gap` what they would
 be if both were own; where no score is above another there is no pair, so look
-at `tsr/pairs` as well. One seed by `vote`, 48 problems a step, to 165,000
-tokens: `self_rewarding` found pairs in .90 of the problems at first and in .54
-at last, `both` in all and .98; sampled accuracy rose from .49 to .74 and .76
-(64 problems). By `yes` the base judges at chance and likes length: greedy
-accuracy fell from .88 to .53 in three steps of `both`. How often answers are
-better than the base's: `launch/reproduce/win_rate.py --runs runs/temporal`.
-Five seeds; a minute and a half a run on one core.
+at `tsr/pairs` as well. What came out by `vote`: docs/evidence.md, C11. By `yes`
+the base judges at chance and likes length: greedy accuracy fell from .88 to .53
+in three steps of `both`. How often answers are better than the base's:
+`launch/reproduce/win_rate.py --runs runs/temporal`. Five seeds; a minute and a
+half a run on one core.
 """
 
 import pathlib

@@ -24,7 +24,7 @@ SEPARATE = {
   'rank': 128,  # of the model's width: any change of a map can be said
   'alpha': 128.0,
 }
-TURNS = {'method.turns': (2, 6), 'method.propose_every': 1}
+TURNS = {'method.alternate': (2, 6), 'method.propose_every': 1}
 
 
 def get_config():
@@ -34,7 +34,7 @@ def get_config():
     'sqlm': {},
     'separate': SEPARATE,
     'lora': SEPARATE | {'trainable': 'lora', 'roles': 'shared'},
-    'turns': TURNS,
+    'alternate': TURNS,
     'separate_turns': SEPARATE | TURNS,
     'dropout': {'method.dropout': 0.1},
   }

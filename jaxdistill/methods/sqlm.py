@@ -73,7 +73,7 @@ class Sqlm(Method):
     proposals: Problems written on each topic; they are one group.
     samples: Answers to each problem (the paper's n); they are one group.
     propose_every: The proposer learns at every K-th step; 0 is never.
-    turns: If given, the proposer alone learns for so many steps, then the
+    alternate: If given, the proposer alone learns for so many steps, then the
       solver alone for so many, and so on (R-Zero: 5 and 15). What they share
       moves with either: `trainable=roles` shares nothing.
     proposer: Who writes: `policy`, or a past self by an anchor's rule
@@ -112,7 +112,7 @@ class Sqlm(Method):
   proposals: int = 4
   samples: int = 8
   propose_every: int = 5
-  turns: tuple[int, ...] = ()
+  alternate: tuple[int, ...] = ()
   proposer: str = 'policy'
   dropout: float = 0.0
   guide: str = ''
@@ -186,11 +186,11 @@ class Sqlm(Method):
         f'another writes (method.given is {self.given}, method.bank is '
         f'{self.bank}, method.proposer is {self.proposer!r})'
       )
-    sizes = len(self.turns) in (0, 2) and all(n > 0 for n in self.turns)
-    if not sizes or (self.turns and self.propose_every != 1):
+    sizes = len(self.alternate) in (0, 2) and all(n > 0 for n in self.alternate)
+    if not sizes or (self.alternate and self.propose_every != 1):
       raise ValueError(
-        f'method.turns is {self.turns}; it must be (), or (steps of the '
-        'proposer, steps of the solver) with method.propose_every 1'
+        f'method.alternate is {self.alternate}; it must be (), or (steps of '
+        'the proposer, of the solver) with method.propose_every 1'
       )
     whole = self.policy.top_k == 0 and self.policy.top_p == 1
     if self.dropout and not (0 < self.dropout < 1 and whole):
@@ -288,8 +288,8 @@ class Sqlm(Method):
 
   def _learners(self, step: int) -> tuple[bool, bool]:
     """Whether the solver learns at a step, and whether the proposer does."""
-    if self.turns:
-      first = step % sum(self.turns) < self.turns[0]
+    if self.alternate:
+      first = step % sum(self.alternate) < self.alternate[0]
       return not first, first
     every = self.propose_every
     return True, bool(every) and (step + 1) % every == 0

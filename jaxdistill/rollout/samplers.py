@@ -102,7 +102,7 @@ def keep_top_p(
 
 def withhold(
   key: Array, size: int, share: float, ends: tuple[int, ...]
-) -> Bool[Array, '{size}']:
+) -> Bool[Array, 'V']:
   """Vocabulary dropout (arXiv 2604.03472): which tokens nobody may say.
 
   Args:

@@ -26,8 +26,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 WHOLE = ('compare_late', 'compare_calibration', 'self_or_teacher_small')
 COMPARISONS = [p for p in SMALL if compares(p) and p.stem in WHOLE]
 PLANNED = [p for p in SMALL if compares(p) and p.stem not in WHOLE]
-# Trained by `seal_test`, `score_test` and `serl_test`.
+# Trained by `seal_test`, `score_test` and `serl_test`; other settings of one
+# that is trained here, which `config_test` reads.
 ELSEWHERE = ('seal_small', 'score_small', 'serl_small')
+ELSEWHERE += ('sqlm_small_long', 'pretrain_judge', 'pretrain_peer')
 SMALLEST = {
   'steps': 2,
   'eval_every': 2,

@@ -39,7 +39,7 @@ import numpy as np
 from jaxdistill import rewards
 from jaxdistill.data.tasks.problems import same
 from jaxdistill.dist.hosts import together
-from jaxdistill.methods.method import Method, check_minibatches
+from jaxdistill.methods.method import Method, check_least, check_minibatches
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.methods.problem_set import ProblemSet
 from jaxdistill.rewards import Labelled
@@ -75,10 +75,7 @@ class CotSelfInstruct(Method):
   policy: PolicyGradient = PolicyGradient(temperature=0.6)
 
   def __post_init__(self):
-    if self.samples < 2:
-      raise ValueError(
-        f'method.samples is {self.samples}; it must be at least 2'
-      )
+    check_least(self, samples=2)
     self.written.check_size(self.problems)
     check_minibatches(self.policy.minibatches, self.problems * self.samples)
 

@@ -13,7 +13,7 @@ from jaxdistill.methods.inner_training import (
   Lesson,
   passages_of,
 )
-from jaxdistill.methods.method import glimpse
+from jaxdistill.methods.method import check_least, glimpse
 from jaxdistill.rollout import Player, Sampling
 from jaxdistill.types import Problem, Prompt, Rollout, Task
 
@@ -44,10 +44,7 @@ class EditWriter:
   most_epochs: int = 30
 
   def __post_init__(self):
-    if self.most_scale < 1:
-      raise ValueError(
-        f'method.most_scale is {self.most_scale}; it must be at least 1'
-      )
+    check_least(self, most_scale=1)
 
   @property
   def alone(self) -> bool:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxdistill import rewards
 from jaxdistill.data.tasks.passages import Passages
 from jaxdistill.dist.hosts import sum_over_hosts, together
+from jaxdistill.methods.method import check_least
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import Player, Sampling
 from jaxdistill.types import (
@@ -94,10 +95,7 @@ class InnerTraining:
   answer_tokens: int = 64
 
   def __post_init__(self):
-    for name in ('inner_rank', 'inner_epochs', 'seeds', 'answer_tokens'):
-      if getattr(self, name) < 1:
-        value = getattr(self, name)
-        raise ValueError(f'method.{name} is {value}; it must be at least 1')
+    check_least(self, inner_rank=1, inner_epochs=1, seeds=1, answer_tokens=1)
     for name in ('at_once', 'matched'):
       if getattr(self, name) < 0:
         value = getattr(self, name)

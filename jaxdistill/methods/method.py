@@ -220,6 +220,22 @@ def check_choice(settings: Any, name: str, allowed: Iterable[str]) -> None:
     )
 
 
+def check_least(settings: Any, **least: float) -> None:
+  """Finds that a setting is too small.
+
+  Args:
+    settings: A dataclass whose fields are keys of a method.
+    least: By the name of a field, the smallest value that it may have.
+
+  Raises:
+    ValueError: The line names it and that value.
+  """
+  for name, bound in least.items():
+    value = getattr(settings, name)
+    if value < bound:
+      raise ValueError(f'method.{name} is {value}; it must be at least {bound}')
+
+
 def check_minibatches(count: int, rows: int) -> None:
   """Refuses more optimizer steps per pass than there can be rows.
 

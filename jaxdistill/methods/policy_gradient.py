@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from jaxdistill import losses, rewards
 from jaxdistill.batch import Batch
+from jaxdistill.methods.method import check_least
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout import Player, Sampling, fields, policy_rows
 from jaxdistill.spelling import nearest
@@ -130,10 +131,7 @@ class PolicyGradient:
         f'{", ".join(OBJECTIVES)}; the nearest is '
         f'{nearest(self.objective, OBJECTIVES)!r}'
       )
-    if self.importance_cap < 1:
-      raise ValueError(
-        f'method.importance_cap is {self.importance_cap}; it must be at least 1'
-      )
+    check_least(self, importance_cap=1)
     self.sampling(samples=1, max_tokens=1)
 
   def check_whole(self) -> None:

@@ -4,7 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdistill.methods.method import check_choice, check_unread, glimpse
+from jaxdistill.methods.method import (
+  check_choice,
+  check_least,
+  check_unread,
+  glimpse,
+)
 from jaxdistill.rewards import FILTERS, Labelled
 from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.verify import (
@@ -20,7 +25,6 @@ from jaxdistill.rollout.writing import (
 from jaxdistill.types import Records, Task
 
 LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
-LEAST = {'build_steps': 1, 'each': 1, 'keep': 0, 'votes': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +66,7 @@ class ProblemSet:
   max_problem_tokens: int = 512
 
   def __post_init__(self):
-    for name, least in LEAST.items():
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)}; it must be at least {least}'
-        )
+    check_least(self, build_steps=1, each=1, keep=0, votes=2)
     check_choice(self, 'write', WAYS)
     check_choice(self, 'filter', FILTERS)
     check_choice(self, 'scorer', VERIFIERS)

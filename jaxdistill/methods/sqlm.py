@@ -34,7 +34,12 @@ import numpy as np
 
 from jaxdistill import losses, rewards
 from jaxdistill.dist.hosts import gather_texts
-from jaxdistill.methods.method import Method, check_minibatches, glimpse
+from jaxdistill.methods.method import (
+  Method,
+  check_choice,
+  check_minibatches,
+  glimpse,
+)
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.rollout import Sampling, measure, scored_tokens
 from jaxdistill.rollout.proposals import (
@@ -138,15 +143,8 @@ class Sqlm(Method):
           f'method.{name} is {getattr(self, name)}; a group needs at least 2'
         )
     self._check_sources()
-    for name, allowed in (
-      ('solver_reward', rewards.SOLVER_REWARDS),
-      ('proposer_reward', rewards.PROPOSER_REWARDS),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)!r}; it must be one of '
-          + ', '.join(allowed)
-        )
+    check_choice(self, 'solver_reward', rewards.SOLVER_REWARDS)
+    check_choice(self, 'proposer_reward', rewards.PROPOSER_REWARDS)
     if len(self.band) != 2 or not 0 <= self.band[0] <= self.band[1] <= 1:
       raise ValueError(
         f'method.band is {self.band}; it must be (lowest, highest), 0 to 1'

@@ -98,6 +98,11 @@ def judged(tests):
   return {'tests': record}, rows(['claim', 'difference', 'verdict'], lines)
 
 
+def looked_at(seen):
+  """What is there to be looked at, as tests without a claim."""
+  return {name: (*found, 0) for name, found in seen.items()}
+
+
 def at_holm(tests, level=0.05):
   """Claims with the intervals of their steps in Holm's procedure."""
   steps = holm({name: found for name, (_, found, *_) in tests.items()}, level)

@@ -42,6 +42,7 @@ from jaxdistill.plots.claims import (
   cell,
   interval,
   judged,
+  looked_at,
   registered,
   rise,
   rows,
@@ -173,9 +174,7 @@ def contexts(arms):
     "another problem's solution less one's own, abroad, greedy",
     apart(arms['other'], full, greedy),
   )
-  tests = at_holm(c4) | at_holm(c5)
-  tests |= {name: (*found, 0) for name, found in seen.items()}
-  record, text = judged(tests)
+  record, text = judged(at_holm(c4) | at_holm(c5) | looked_at(seen))
   told = rows(
     ['rung', 'right when told'],
     [[name, f'{score:.3f}'] for name, score in ladder.items()],
@@ -344,7 +343,7 @@ def calibration(arms):
     text += f'\nB0 holds. Together, by Holm:\n\n{more}'
   else:
     text += '\nB0 does not hold: nothing that follows is tested.\n'
-  looked, more = judged({name: (*found, 0) for name, found in seen.items()})
+  looked, more = judged(looked_at(seen))
   record['tests'] |= looked['tests']
   together = changes_together(arms.values(), sure, abroad)
   more += f'\nRank correlation of changes in {sure} and {abroad}: '

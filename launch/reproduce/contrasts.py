@@ -19,6 +19,7 @@ from jaxdistill.plots.claims import (
   interval,
   judged,
   logged,
+  looked_at,
   rise,
   rows,
 )
@@ -40,9 +41,7 @@ def told(arms, claims, seen, columns):
     columns: Metric -> its heading.
   """
   assert not claims.keys() & seen.keys(), 'each has a name of its own'
-  tests = at_holm(claims)
-  tests |= {name: (*found, 0) for name, found in seen.items()}
-  record, text = judged(tests)
+  record, text = judged(at_holm(claims) | looked_at(seen))
   return record, f'{ends(arms, columns)}\n{text}'
 
 

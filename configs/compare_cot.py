@@ -71,7 +71,7 @@ def get_config(model='small-early'):
   base.tokens, base.steps = 400_000, 120  # more steps than the tokens allow
   base.eval_every = base.checkpoint_every = 120
   base.eval.splits = ('test', 'ood')
-  base.eval.problems, base.eval.samples = 400, 8
+  base.eval.problems, base.eval.samples = 256, 8
   base.anchors = {}
   base.guard.every, base.guard.act = 0, False
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 2

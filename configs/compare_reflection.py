@@ -37,6 +37,7 @@ def get_config():
   keys |= {'method.author': 'base', 'method.epochs': 1}
   override(base, keys.items())
   base.method.problems = 256
+  base.eval.problems = 200
   told = system('style_aligned') | {'method.epochs': 1}
   told |= {'method.choose': 'second'}
   foreign = {'method.teacher': 'model:small-foreign'}

@@ -8,7 +8,7 @@ weights. Of each arm `edits/now` is what is known of a passage right after its
 edit, `edits/earlier` of those before, `edits/forgotten` the difference; the
 rows of the matrix are in the transcripts. `replay` learns two earlier edits
 again beside each, `kl` holds the model to the first one, `passage` learns
-passages without edits. Three seeds; all arms take eight steps.
+passages without edits. Ten seeds; all arms take eight steps.
 """
 
 import pathlib
@@ -35,4 +35,4 @@ def get_config():
     'both': one | {'method.replay': 2, 'method.kl': 0.3},
     'passage': one | {'method.learn': 'passage'},
   }
-  return Comparison(base, arms, (0, 1, 2))
+  return Comparison(base, arms, tuple(range(10)))

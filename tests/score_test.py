@@ -1,4 +1,4 @@
-"""SCoRe and learning from the base's corrections, with scripted attempts."""
+"""SCoRe: two turns, two stages, what each pays and what stays as it was."""
 
 import dataclasses
 import pathlib
@@ -9,106 +9,26 @@ import numpy as np
 import optax
 import pytest
 from players import PROMPTS, flat, make_player
-from scripted import CUT, KEY, TASK, Anchor, Scripted, ids, said, words
+from revising import (
+  FIRST,
+  PROBLEMS,
+  SECOND,
+  Reviser,
+  asked_for,
+  by_words,
+  collect,
+)
+from scripted import CUT, KEY, TASK, words
 from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import losses, rewards
-from jaxdistill.config.keys import filled
-from jaxdistill.methods.pair_sft import PairSft
 from jaxdistill.methods.score import Score
 from jaxdistill.rollout import Sampling, turns
 from jaxdistill.types import Problem, Prompt
 
-ASKED = TASK.worded('revise').text
-PROBLEMS = [
-  Problem('1+6', TASK, '7', address=4),
-  Problem('2+3', TASK, '5', address=5),
-]
-FIRST = {
-  'solve 1+6': ['a=7', 'a=8', 'c=8', 'd=7'],
-  'solve 2+3': ['a=5', f'a=5{CUT}', 'a=6', 'x'],
-}
-SECOND = {
-  # Kept, put right, left wrong, spoilt.
-  **{'a=7': 'b=7', 'a=8': 'b=7', 'c=8': 'b=9', 'd=7': 'b=8'},
-  # Kept; what was cut has none; put right; cut.
-  **{'a=5': 'b=5', 'a=6': 'b=5', 'x': f'b=5{CUT}'},
-}
 EARNED = np.array([[1, 11, 0, -10], [1, 0, 11, 0]])
 RIGHT = np.array([[[1, 0, 0, 1], [1, 0, 0, 0]], [[1, 1, 0, 0], [1, 0, 1, 0]]])
-
-
-class Reviser(Anchor):
-  """Answers, goes on after that as its script has it, and scores."""
-
-  def __init__(self, first=FIRST, second=SECOND):
-    super().__init__()
-    for name, value in {
-      'first': Scripted(first),
-      'second': second,
-      'revised': [],
-    }.items():
-      object.__setattr__(self, name, value)
-
-  @property
-  def asked(self):
-    return self.first.asked
-
-  def generate(self, prompts_P, sampling, key):
-    drawn_PG = self.first.generate(prompts_P, sampling, key)
-    return [drawn_G[: sampling.samples] for drawn_G in drawn_PG]
-
-  def follow_up(self, rollouts, observations, sampling, key):
-    del key
-    self.revised += [(r.text, sampling) for r in rollouts]
-    return [
-      [self._after(r, told)]
-      for r, told in zip(rollouts, observations, strict=True)
-    ]
-
-  def _after(self, first, told):
-    if first.finish == 'length':
-      return first
-    second, between = said(first.prompt, self.second[first.text]), ids(told)
-    parts = first.tokens_T, between, second.tokens_T
-    lengths = [*map(len, parts)]
-    zeros = np.zeros(len(between), np.float32)
-    return dataclasses.replace(
-      second,
-      tokens_T=np.concatenate(parts),
-      logp_T=np.concatenate([first.logp_T, zeros, 2 * second.logp_T]),
-      kept_T=np.zeros(sum(lengths), np.float32),
-      turn_T=np.repeat([0, -1, 1], lengths).astype(np.int32),
-      earlier=(first.text,),
-    )
-
-  @property
-  def tokenizer(self):
-    return self
-
-  def turn(self, text, think=None):
-    assert think is None
-    return ids(text).tolist()
-
-
-def collect(kind=Score, step=0, problems=PROBLEMS, first=FIRST, **changes):
-  few = {'problems': 2, 'samples': 4, 'stage1_steps': 3}
-  known = {f.name for f in dataclasses.fields(kind)}
-  few = {k: v for k, v in few.items() if k in known}
-  method = filled(kind, few | changes)
-  policy, base = Reviser(first), Reviser(first)
-  players = {'policy': policy, 'base': base}
-  begun = method.collect(players, problems, method.init(), step, KEY)
-  next(begun)
-  del players['policy']  # as a run does
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value, policy, base
-
-
-def by_words(row_set):
-  return {words(row): row for row in row_set.rows}
 
 
 def advantages(row_set):
@@ -116,10 +36,6 @@ def advantages(row_set):
   found = {k: row.fields['advantage'] for k, row in by_words(row_set).items()}
   assert all(np.ptp(x) == 0 for x in found.values())
   return {k: float(x[0]) for k, x in found.items()}
-
-
-def asked_for(text, first):
-  return f'solve {text}{first}{ASKED}'
 
 
 def second_rows(earned):
@@ -378,65 +294,6 @@ def test_the_base_s_attempts_are_corrected_as_well():
   assert found['fixed_accuracy_turn_2_sampled'] == [1, 1, 0, 0]
   assert found['fixed_accuracy_corrected_sampled'] == [1, 1, 0]
   assert not players['policy'].asked and not players['base'].revised
-
-
-def learned(collected):
-  ((row_set,),) = [update.sets for update in collected.updates]
-  for row in row_set.rows:
-    assert (row.weight_R == row.weight_R[0]).all()
-  return {key: row.weight_R[0] for key, row in by_words(row_set).items()}
-
-
-def test_star_learns_what_the_base_has_put_right():
-  collected, policy, base = collect(PairSft, keep='star')
-  assert learned(collected) == {
-    f'{asked_for("1+6", "a=8")}|b=7': 1,
-    f'{asked_for("2+3", "a=6")}|b=5': 1,
-  }
-  assert not policy.asked and len(base.revised) == 8
-  assert collected.metrics['pair_sft/kept'].tolist() == [
-    *(0, 1, 0, 0),
-    *(0, 0, 1, 0),
-  ]
-  collected, _, _ = collect(PairSft, keep='star', kept_right=True)
-  assert learned(collected) == {
-    f'{asked_for("1+6", "a=7")}|b=7': 1,
-    f'{asked_for("1+6", "a=8")}|b=7': 1,
-    f'{asked_for("2+3", "a=5")}|b=5': 1,
-    f'{asked_for("2+3", "a=6")}|b=5': 1,
-  }
-  assert sorted(collected.metrics['pair_sft/kept_right']) == [0, 0, 1, 1]
-  attempts = [*FIRST['solve 1+6'], *FIRST['solve 2+3'], *SECOND.values()]
-  assert collected.tokens == sum(map(len, attempts))
-
-
-def test_pairs_are_of_independent_attempts_at_one_problem():
-  collected, _, base = collect(PairSft, keep='pairs')
-  # The next right one, round about; what was cut is not gone on from.
-  wanted = {
-    f'{asked_for("1+6", "a=8")}|d=7': 1,
-    f'{asked_for("1+6", "c=8")}|d=7': 1,
-    f'{asked_for("2+3", "a=6")}|a=5': 1,
-    f'{asked_for("2+3", "x")}|a=5': 1,
-  }
-  assert learned(collected) == wanted
-  assert not base.revised
-  firsts = [*FIRST['solve 1+6'], *FIRST['solve 2+3']]
-  assert collected.tokens == sum(map(len, firsts))  # each is drawn once
-  collected, _, _ = collect(PairSft, keep='pairs', kept_right=True)
-  assert learned(collected) == wanted | {
-    f'{asked_for("1+6", "a=7")}|d=7': 1,
-    f'{asked_for("1+6", "d=7")}|a=7': 1,
-  }  # the only right one of the other problem has no other to follow it
-  told = collected.transcripts[1]
-  assert told['followed_by'] == [None, None, 'a=5', 'a=5']
-  assert told['kept'] == [False, False, True, True]
-
-
-def test_equal_traces_are_one_row_that_counts_as_often():
-  alike = FIRST | {'solve 1+6': ['a=8', 'a=8', 'd=7', 'a=8']}
-  collected, _, _ = collect(PairSft, keep='pairs', first=alike)
-  assert learned(collected)[f'{asked_for("1+6", "a=8")}|d=7'] == 3
 
 
 def test_a_second_attempt_is_a_response_to_all_before_it(one_device):

@@ -2,19 +2,15 @@
 
 import dataclasses
 import json
-import math
 
 import jax
 import numpy as np
 import pytest
 from players import PROMPTS, make_player
 from scripted import CUT, KEY, ids, said, words
-from whole_runs import moved, promised, to_go_on, trained_by
 
-from jaxdistill import config as configs
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
-from jaxdistill.data.small import people
 from jaxdistill.data.tasks import load_task
 from jaxdistill.data.tasks.passages import Passages, QuestionTask
 from jaxdistill.methods.inner_training import matched
@@ -299,26 +295,6 @@ def test_random_ones_are_as_many_of_the_same_passages():
   assert none == []
 
 
-@pytest.mark.parametrize(
-  ('keep', 'least', 'found'),
-  [(1, -np.inf, [1]), (3, -np.inf, [1, 0, 3]), (3, 0.4, [1, 0]), (2, 1, [])],
-)
-def test_the_best_come_first_and_ties_by_place(keep, least, found):
-  scores, valid = np.array([0.5, 1, 2, 0.2]), np.array([1, 1, 0, 1], bool)
-  rng = np.random.default_rng(0)
-  kept = rewards.chosen(scores, valid, least, keep, ORDERS['best'], rng)
-  assert kept == found
-  ties = rewards.chosen(np.ones(3), np.ones(3, bool), 0, 2, ORDERS['best'], rng)
-  assert ties == [0, 1]
-
-
-def test_spreads_by_hand():
-  between, within = rewards.spreads(np.array([[0.0, 1.0], [1.0, 1.0]]))
-  assert between == pytest.approx(math.sqrt(0.125), abs=1e-6)
-  assert within == pytest.approx(0.5, abs=1e-6)  # sqrt((.5 + 0) / 2)
-  assert all(map(math.isnan, rewards.spreads(np.ones((1, 1)))))
-
-
 def test_matched_edits_have_one_length():
   policy = Learner({})
 
@@ -339,33 +315,6 @@ def test_matched_edits_have_one_length():
   ((_, sets_E, *_),) = learned(policy)
   tokens = [sum(len(r.response_R) for r in s.rows) for s in sets_E]
   assert tokens == [6, 6, 0, 6, 14, 0, 6, 6, 6, 15]
-
-
-@pytest.mark.parametrize(
-  ('text', 'left', 'settings', 'absurd'),
-  [
-    ('a\nb', 'a\nb', (None, None), False),
-    ('{"epochs": 3}\na', 'a', (None, 3), False),
-    ('a\n{"lr_scale": 0.5, "epochs": 30}', 'a', (0.5, 30), False),
-    ('{"epochs": 3}\n{"epochs": 4}\na', 'a', (None, 4), False),
-    ('{"epochs": 31}\na', 'a', (None, 31), True),
-    ('{"epochs": 2.5}\na', 'a', (None, 2.5), True),
-    ('{"epochs": 0}\na', 'a', (None, 0), True),
-    ('{"lr_scale": 11}\na', 'a', (11, None), True),
-    ('{"lr_scale": 0.01}\na', 'a', (0.01, None), True),
-    ('{"lr_scale": -1}\na', 'a', (-1, None), True),
-    ('{"lr_scale": "high"}\na', 'a', (math.nan, None), True),
-    ('{"epochs": true}\na', 'a', (None, math.nan), True),
-    ('{"epochs": 1e999}\na', 'a', (None, math.nan), True),
-    ('{"other": 3}\na', '{"other": 3}\na', (None, None), False),
-    ('[1]\n{"epochs"', '[1]\n{"epochs"', (None, None), False),
-  ],
-)
-def test_settings_of_an_edit(text, left, settings, absurd):
-  found, said_ = rewards.read_settings(text)
-  assert found == left
-  np.testing.assert_equal(tuple(said_), settings)
-  assert said_.absurd(10.0, 30) == absurd
 
 
 def test_an_edit_may_say_how_it_is_learned():
@@ -489,163 +438,6 @@ def test_a_task_that_does_not_fit(task, keys, said_):
   )
 
 
-def test_passages_of_the_small_world():
-  task = load_task('small:passages')
-  (problem, *_) = task.problems('test')
-  asked = task.questions(problem)
-  assert [q.text for q in asked] == [
-    people.ask_prompt(problem.topic, key) for key in people.FACTS
-  ]
-  for q in asked:
-    assert q.answer in problem.text and problem.text not in q.text
-    assert q.task.reward(q, [q.answer, 'tea' * 2, None]) == [1, 0, 0]
-  edit = problem.demonstration[1]
-  assert all(q.answer in edit for q in asked)
-  assert task.documents(problem, edit) == [(f'tell {problem.topic}:', edit)]
-  splits = {s: {p.topic for p in task.problems(s)} for s in ('dev', 'test')}
-  assert splits['dev'].isdisjoint(splits['test'])
-  assert problem.topic not in {
-    task.problems('train')[i].topic for i in range(9)
-  }
-  with pytest.raises(ValueError, match='no worth of its own'):
-    task.reward(problem, ['x'])
-
-
-def test_passages_in_words(tmp_path):
-  task = load_task('passages')
-  (problem, *_) = task.problems('test')
-  asked = task.questions(problem)
-  assert all(q.answer.lower() in problem.text.lower() for q in asked)
-  assert problem.topic in asked[0].text and len(asked) == 4
-  (home, *_) = asked
-  right = [home.answer, f'The {home.answer.upper()}.', f'in {home.answer}, yes']
-  wrong = [f'{home.answer}x', None, '']
-  assert home.task.reward(home, [*right, *wrong]) == [1, 1, 1, 0, 0, 0]
-  edit = 'Here they are:\n1. One.\n\n2. Two.\n'
-  documents = task.documents(problem, edit)
-  assert [text for _, text in documents] == ['1. One.', '2. Two.']
-  assert task.documents(problem, 'One.\nTwo.')[0][1] == 'One.'
-
-
-LINE = {
-  'title': 'T',
-  'passage': 'P {x}',
-  'questions': [{'question': 'Q?', 'answer': 7}],
-}
-
-
-def test_passages_of_a_file(tmp_path):
-  path = tmp_path / 'some.jsonl'
-  lines = [LINE | {'edit': 'E'}, LINE | {'title': 'U', 'split': 'test'}]
-  path.write_text('\n'.join(map(json.dumps, lines)))
-  task = load_task(f'passages:{path}')
-  (train,), (test,) = task.problems('train'), task.problems('test')
-  assert train.demonstration == (task.solver_prompt(train), 'E')
-  assert 'P {x}' in task.asking('edit', train)
-  (q,) = task.questions(test)
-  assert q.task.reward(q, ['it is 7.']) == [1] and q.topic == 'U'
-  with pytest.raises(ValueError, match="no problem of split 'dev'"):
-    task.problems('dev')
-
-
-@pytest.mark.parametrize(
-  ('text', 'said_'),
-  [
-    ('', 'has no passages'),
-    ('{', 'line 1 is not JSON'),
-    ('[]', "line 1 has no 'title'"),
-    (json.dumps(LINE | {'questions': []}), "no 'questions', a list"),
-    (json.dumps(LINE | {'questions': [{'question': 'Q'}]}), 'is no question'),
-    (json.dumps(LINE | {'split': 'tset'}), "split 'tset'"),
-  ],
-)
-def test_a_bad_file_of_passages_ends_in_one_line(tmp_path, text, said_):
-  path = tmp_path / 'bad.jsonl'
-  path.write_text(text)
-  with pytest.raises(ValueError, match=said_):
-    load_task(f'passages:{path}')
-  with pytest.raises(ValueError, match='no file of passages'):
-    load_task('passages:none.jsonl')
-  with pytest.raises(ValueError, match=r'is no \.jsonl file'):
-    load_task('passages:none.txt')
-
-
-FEW = {
-  'model': 'small-wide',
-  'task': 'small:passages',
-  'eval.problems': 2,
-  'eval.samples': 1,
-  'eval.max_tokens': 4,
-  'batch.length': 64,
-  'batch.sequences': 8,
-  'method.max_tokens': 32,
-  'method.answer_tokens': 4,
-  'method.inner_rank': 2,
-  'method.inner_epochs': 2,
-}
-SEVERAL = {
-  'method.problems': 2,
-  'method.samples': 2,
-  'method.seeds': 2,
-  'method.minibatches': 1,
-  'method.gain': False,
-}
-
-
-@pytest.fixture
-def trained(mesh, tmp_path):
-  """Trains two steps; the loop, its metrics by step, and the policy before."""
-
-  def train(name, workdir='run', **keys):
-    config = configs.base_config(name)
-    config.steps, config.eval_every, config.checkpoint_every = 2, 2, 1
-    config.guard.every, config.anchors = 0, {}
-    config.eval.splits = ('test',)
-    configs.override(config, keys.items())
-    return trained_by(config, tmp_path / workdir)
-
-  return train
-
-
-@pytest.mark.parametrize(
-  ('name', 'more'),
-  [
-    ('seal', SEVERAL),
-    ('sequential_edits', {'method.replay': 1, 'method.kl': 0.1}),
-  ],
-)
-def test_what_is_cut_goes_on_as_if_it_had_not_been(
-  trained,
-  name,
-  more,
-  tmp_path,
-):
-  whole, lines, before = trained(name, **FEW, **more)
-  first = lines[0]
-  assert moved(before, whole.state.params)
-  if name == 'seal':
-    assert first['seal/kept'] == 1 and np.isfinite(first['train/loss'])
-    assert 0 <= first['eval/test/accuracy_edited'] <= 1
-    assert 'eval/test/accuracy_greedy' in first  # of questions, untold
-    assert first['eval/test/problems'] == 2
-  else:
-    records = whole.method_state['edits']
-    assert [len(r['row']) for r in records] == [1, 2]
-    # One for each checkpoint's state.
-    assert len([*(tmp_path / 'run' / 'data').glob('*.jsonl')]) == 2
-    assert lines[1]['edits/all'] == pytest.approx(np.mean(records[1]['row']))
-  trained(name, 'cut', steps=1, **FEW, **more)
-  to_go_on(tmp_path / 'cut')
-  again, rest, _ = trained(name, 'cut', **FEW, **more)
-  assert again.first_step == 1
-  assert [*map(promised, rest)] == [*map(promised, lines)]
-  assert not moved(whole.state.params, again.state.params)
-  assert again.method_state == whole.method_state
-  told = (tmp_path / 'run/rollouts/000001.jsonl').read_text().splitlines()
-  records = [json.loads(x) for x in told]
-  assert all(r['texts'] and r['topic'] in r['problem'] for r in records)
-
-
 def test_one_program_comes_to_what_one_after_another_does(one_device):
   """With a real player, passages x edits x seeds; scores too."""
   player = make_player(one_device)
@@ -673,21 +465,3 @@ def test_one_program_comes_to_what_one_after_another_does(one_device):
     (alone,) = adapted(e, e + 1)
     for a, b in zip(*map(jax.tree.leaves, (together[e], alone)), strict=True):
       np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_reciting_is_no_answer():
-  asked = Problem('Where is Bo at home?', ASK, 'lima', topic='Bo')
-  passage = (
-    'Bo is at home in Lima, works as a baker, keeps a cat and likes tea.'
-  )
-  said = {
-    'Lima': 1,
-    'the lima.': 1,
-    'Bo is at home in Lima.': 1,
-    'In Lima. Or in Oslo, Rome, Cairo, Paris.': 1,  # the first sentence counts
-    passage: 0,
-    'oslo rome lima cairo paris delhi tokyo quito accra perth': 0,
-    'Oslo': 0,
-    '': 0,
-  }
-  assert ASK.reward(asked, [*said]) == [*said.values()]

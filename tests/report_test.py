@@ -240,6 +240,10 @@ def test_what_must_be_known_of_a_run():
     'The loss was not finite at 1 of 6 steps.',
     'Only 25% of its proposals could be asked towards the end.',
   ]
+  # What it learned may have been added to its weights as it is.
+  adopted = [x | {'train/adopted': 1.0} for x in metrics]
+  found = verdict(CONFIG, adopted, [], SUMMARY | {'optimizer_steps': 0})
+  assert found['notes'][0][1].startswith('The loss was not finite')
   found = verdict(CONFIG, [x | {SAMPLED: 0.5} for x in metrics], [], SUMMARY)
   assert found['notes'][0][1] == (
     '25% of the held-out answers were cut at eval.max_tokens (64) and count as '
@@ -452,6 +456,9 @@ def test_outcomes_without_a_vote():
   assert outcome({'known': None, 'answers': ['2']}) == 'unknown'
   assert outcome({'known': '2', 'texts': ['it is 2']}) == 'unread'
   assert outcome({'anything': 1}) == 'unread'
+  # A passage has no answer, and an answer that cannot be read is wrong.
+  assert outcome({'known': None, 'answers': [None, None]}) == 'unread'
+  assert outcome({'known': '2', 'answers': [None, None]}) == 'wrong'
 
 
 def test_alarms_are_named_on_the_curve_of_their_metric():

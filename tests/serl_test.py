@@ -175,7 +175,7 @@ def test_verdicts_that_cannot_be_read_lose_and_are_missing_not_wrong():
   told = collected.transcripts[0]['judgments'][:4]
   # One verdict for each, by place: the pair turns, and pays nobody, not even
   # less for what cannot be read.
-  assert [t['wins'] for t in told] == [0, None, 1, None]
+  assert [t['wins'] for t in told] == [1, None, 2, None]
   assert [(t['void'], t['reward']) for t in told] == [(True, 0.0)] * 4
   unread = collected.metrics['serl/judge_unread']
   assert unread.sum() == 2 and len(unread) == 32
@@ -244,7 +244,7 @@ def test_what_is_reported():
   first, second = collected.transcripts
   assert first['problem'] == '1+6' and first['answers'] == ['7', '8', '7', '9']
   assert first['judgments'][0] == {
-    **{'shown': [0, 1], 'wins': 0, 'void': False, 'reward': 1.0, 'text': '1'},
+    **{'shown': [1, 2], 'wins': 1, 'void': False, 'reward': 1.0, 'text': '1'},
   }
   assert len(second['judgments']) == 8
 

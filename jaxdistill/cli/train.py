@@ -79,7 +79,7 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']
-  if not summary['optimizer_steps']:
+  if not summary['optimizer_steps'] and 'train/adopted' not in summary:
     lines += ['', 'Nothing was learned: no step had an answer to train on.']
   if summary['kept_step'] != summary['last_step']:
     lines += [

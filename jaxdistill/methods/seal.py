@@ -146,7 +146,7 @@ class Seal(Method):
         no_edit=float(without_P[i]),
         passage=float(alone_PS[i].mean()),
         scores=scores_PES[i].mean(-1).tolist(),
-        kept=kept_PE[i],
+        kept=[e in kept_PE[i] for e in range(self.samples)],
       )
       for i, p in enumerate(problems)
     ]

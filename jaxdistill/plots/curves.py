@@ -24,6 +24,57 @@ PANELS = {
     ('eval/ood/accuracy_greedy', 'greedy', '--'),
     ('eval/ood/vote_accuracy', 'vote of the samples', ':'),
   ),
+  'Two attempts: held-out accuracy, sampled': (
+    ('eval/test/accuracy_turn_1_sampled', 'first', '-'),
+    ('eval/test/accuracy_turn_2_sampled', 'second', '--'),
+    ('eval/test/fixed_accuracy_turn_2_sampled', "after the base's first", ':'),
+  ),
+  'Two attempts: what the second changes, sampled': (
+    ('eval/test/wrong_to_right_sampled', 'wrong to right', '-'),
+    ('eval/test/right_to_wrong_sampled', 'right to wrong', '--'),
+  ),
+  'Passages: held-out accuracy, untold': (
+    ('eval/test/accuracy_edited', 'an edit learned', '-'),
+    ('eval/test/accuracy_passage', 'the passage learned', '--'),
+    ('eval/test/accuracy_nothing', 'nothing learned', ':'),
+  ),
+  'Edits: answers right once one is learned': (
+    ('seal/score', 'mean edit', '-'),
+    ('seal/best', 'best edit', '--'),
+    ('seal/passage', 'the passage', ':'),
+    ('seal/no_edit', 'nothing', '-.'),
+  ),
+  'Edits one after another: answers right': (
+    ('edits/now', 'of the passage just learned', '-'),
+    ('edits/earlier', 'of those before', '--'),
+    ('edits/forgotten', 'forgotten', ':'),
+  ),
+  'The judge, on held-out pairs': (
+    ('eval/test/judge_accuracy', 'right', '-'),
+    ('eval/test/fixed_judge_accuracy', "right of the base's", '--'),
+    ('eval/test/judge_flips', 'turns with the order', ':'),
+    ('eval/test/judge_longer', 'names the longer', '-.'),
+  ),
+  'Win rate over what it began as': (('eval/test/win_rate', 'win rate', '-'),),
+  'Preference pairs: gap of their scores': (
+    ('tsr/score_gap', 'chosen less rejected', '-'),
+    ('tsr/own_gap', 'own best less own worst', '--'),
+  ),
+  'Preference pairs: shares': (
+    ('tsr/pairs', 'problems with a pair', '-'),
+    ('tsr/chosen_right', 'chosen is right', '--'),
+    ('tsr/rejected_right', 'rejected is right', ':'),
+  ),
+  'Refined responses: right': (
+    ('reflection/right_original', 'original', '-'),
+    ('reflection/right_refined', 'refined', '--'),
+    ('reflection/right_learned', 'learned', ':'),
+  ),
+  'Written problems': (
+    ('cot_self_instruct/label_right', 'label is right', '-'),
+    ('cot_self_instruct/labelled', 'labelled', '--'),
+  ),
+  'The verifier: kept answers less all': (('train/gap', 'gap', '-'),),
   'Pairs of items in the right order': (
     ('eval/test/order_accuracy', 'held out', '-'),
     ('eval/ood/order_accuracy', 'out of distribution', '--'),
@@ -70,6 +121,11 @@ PANELS = {
     ('guard/lr_scale', 'learning rate x', '--'),
   ),
 }
+# What the title of a panel of shares has in it.
+_SHARES = (
+  *('accuracy', 'Self-play', 'probe', 'right', 'judge', 'Win rate', 'shares'),
+  *('second changes', 'Written'),
+)
 # What an alarm did -> the colour of its mark.
 ALARMS = {'warn': '#b8860b', 'rollback': '#c2185b', 'stop': '#c2185b'}
 
@@ -262,7 +318,7 @@ def draw_panel(
   axis.set_title(title, fontsize=11)
   axis.set_xlabel('step')
   axis.xaxis.get_major_locator().set_params(integer=True)
-  if any(x in title for x in ('accuracy', 'Self-play', 'probe')):
+  if any(x in title for x in _SHARES):
     axis.set_ylim(-0.03, 1.03)
   elif 'error' in title:
     axis.set_ylim(bottom=0)

@@ -140,8 +140,8 @@ def outcome(record: Mapping[str, Any]) -> str:
     return 'rejected'
   if 'vote' in record and record['vote'] is None:
     return 'none'
-  if not answers and 'vote' not in record:
-    return 'unread'
+  if 'vote' not in record and not any(x is not None for x in answers):
+    return 'unread' if known is None or not answers else 'wrong'
   if known is None:
     return 'unknown'
   if 'vote' in record:

@@ -11,6 +11,9 @@ from jaxdistill.plots.intervals import binomial, change
 
 _SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
 _KINDS = {
+  'accuracy_edited': 'answers once an edit is learned',
+  'accuracy_turn_2_sampled': 'second attempts, sampled',
+  'accuracy_turn_2': 'second attempt, greedy',
   'accuracy_sampled': 'sampled answers',
   'accuracy_greedy': 'greedy answer',
   'order_accuracy': 'order of pairs of items',
@@ -205,7 +208,9 @@ def _notes(config, metrics, alarms, summary):
     f'({_number(config, "method", "max_tokens")}).',
   )
   warn(
-    bool(summary) and not summary.get('optimizer_steps', 1),
+    bool(summary)
+    and not summary.get('optimizer_steps', 1)
+    and not points_of(metrics, 'train/adopted'),
     'Nothing was learned: no step had an answer to train on.',
   )
   skipped = summary.get('skipped_updates', 0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import LINEARS, Decoder
@@ -89,6 +89,12 @@ def train(
     return adapter, values
 
   return jax.vmap(one)(adapters, batches, rates)
+
+
+@jax.jit
+def one_of(adapters: Any, place: int | Int[Array, '']) -> Any:
+  """The adapters of one candidate, in one dispatch and not one a leaf."""
+  return jax.tree.map(lambda x: x[place], adapters)
 
 
 def rates_of(

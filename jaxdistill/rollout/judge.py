@@ -199,15 +199,15 @@ def transcripts(
   judged_P: Sequence[Judgments],
   paid_P: Sequence[rewards.Paid],
 ) -> list[dict[str, Any]]:
-  """What was said, and of each judgment who was shown and who won."""
+  """What was said, and of each judgment who was shown and who won, from 1."""
   out = []
   for problem, rollouts_G, (_, *judged), (worth_G, *paid) in zip(
     problems, rollouts_PG, judged_P, paid_P, strict=True
   ):
     judgments = [
       {
-        'shown': shown.tolist(),
-        'wins': None if said == rewards.NOBODY else int(shown[said]),
+        'shown': (shown + 1).tolist(),
+        'wins': None if said == rewards.NOBODY else int(shown[said]) + 1,
         'void': bool(void),
         'reward': float(earned),
         'text': rollout.text,

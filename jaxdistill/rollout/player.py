@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -132,7 +131,7 @@ class Player:
       dataclasses.replace(
         self,
         graphdef=graphdef,
-        params=(jax.tree.map(lambda x, e=e: x[e], adapters), trunk),
+        params=(adapt.one_of(adapters, e), trunk),
       )
       for e in range(len(sets_E))
     ]

@@ -319,18 +319,17 @@ def told(
   learned: Pair | None,
   cut: Sequence[Rollout] = (),
 ) -> dict[str, Any]:
-  """What was written of a problem, and the place of what is learned of it.
+  """What was written of a problem, and which of it is learned.
 
   Where there is no pair, it is what the author said, `cut`.
   """
   there = [pair for pair in tries if pair]
-  places = [n for n, pair in enumerate(there) if pair is learned]
   written = [written_by(student, pair) for pair in there] or cut
   return transcript(
     *(problem, written),
     questions=[pair.problem.text for pair in there],
     scores=[_rounded(pair.scores) for pair in there],
-    learned=places[0] if places else None,
+    learned=[pair is learned for pair in there],
   )
 
 

@@ -248,6 +248,8 @@ class Loop:
       params = _adopted(collected.adopt, self.graphdef, self.run)
       self.state = self.state._replace(params=params)
     metrics = reduce_metrics(collected.metrics)
+    if collected.adopt is not None:
+      metrics['train/adopted'] = 1.0
     spent = np.array([collected.tokens, collected.scored])
     tokens, scored = map(int, dist.sum_over_hosts(spent))
     self.tokens += tokens

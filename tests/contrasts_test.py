@@ -90,7 +90,7 @@ def test_a_bound_is_of_the_first_round(tmp_path):
   }
   arms = {}
   for name, (gaps, right) in runs.items():
-    arms[name] = {'seeds': [0, 1]}
+    arms[name] = {'seeds': [0, 1], 'folder': tmp_path / name}
     for seed in (0, 1):
       lines = [
         {'step': i, logged(contrasts.SAMPLED): x + seed * 0.0001 * i}
@@ -100,7 +100,7 @@ def test_a_bound_is_of_the_first_round(tmp_path):
       folder = tmp_path / name / str(seed)
       folder.mkdir(parents=True)
       (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  record, text = contrasts.verifiers(arms, tmp_path)
+  record, text = contrasts.verifiers(arms)
   assert record['arms']['vote']['gap']['mean'] == pytest.approx(0.3)
   assert record['arms']['vote']['gain']['mean'] == pytest.approx(0.20005)
   tests = record['tests']

@@ -28,6 +28,7 @@ from scipy.special import logsumexp
 from jaxdistill.dist.hosts import sum_over_hosts, together
 from jaxdistill.methods.method import (
   Method,
+  check_choice,
   check_minibatches,
   check_paid,
   check_unread,
@@ -72,10 +73,7 @@ class Rlcsd(Method):
   policy: PolicyGradient = PolicyGradient(kl=0.0)
 
   def __post_init__(self):
-    if self.judge not in contexts.JUDGES:
-      raise ValueError(
-        f'method.judge is {self.judge!r}; it must be known or vote'
-      )
+    check_choice(self, 'judge', contexts.JUDGES)
     if self.samples < 3:
       raise ValueError(
         f'method.samples is {self.samples}; an answer, a right one and a wrong '

@@ -25,7 +25,7 @@ from jaxdistill import losses
 from jaxdistill.dist.hosts import gather_texts
 from jaxdistill.methods.edit_writer import EditWriter
 from jaxdistill.methods.inner_training import InnerTraining, Lesson
-from jaxdistill.methods.method import Method
+from jaxdistill.methods.method import Method, check_choice
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import Player, measure, transcript
 from jaxdistill.types import (
@@ -69,10 +69,7 @@ class SequentialEdits(Method):
         f'{self.inner.seeds}; one passage after another is learned, once: '
         'both must be 1'
       )
-    if self.learn not in ('edit', 'passage'):
-      raise ValueError(
-        f"method.learn is {self.learn!r}; it must be 'edit' or 'passage'"
-      )
+    check_choice(self, 'learn', ('edit', 'passage'))
     if self.replay < 0 or self.kl < 0 or self.kl_top < 1:
       raise ValueError(
         f'method.replay is {self.replay}, method.kl {self.kl} and '

@@ -71,19 +71,18 @@ KINDS = ('first', 'best', 'last')
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('claim', choices=[*CLAIMS, 'verifiers'])
+  parser.add_argument('claim', choices=[*CLAIMS])
   parser.add_argument('workdir', type=pathlib.Path)
   parser.add_argument('out', type=pathlib.Path)
   args = parser.parse_args()
   summary = json.loads((args.workdir / 'summary.json').read_text())
   arms = summary['arms']
+  for name, arm in arms.items():
+    arm['folder'] = args.workdir / name  # of its runs, by seed
   if summary['finished'] < summary['planned']:
     print(f'{summary["finished"]} of {summary["planned"]} runs are finished')
   try:
-    if args.claim == 'verifiers':
-      record, text = contrasts.verifiers(arms, args.workdir)
-    else:
-      record, text = CLAIMS[args.claim](arms)
+    record, text = CLAIMS[args.claim](arms)
   except ValueError as e:
     raise SystemExit(f'claims: {e}') from None
   except KeyError as e:

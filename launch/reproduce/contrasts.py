@@ -132,10 +132,10 @@ def last(arm, metric):
   return interval(by_seed(arm, metric).values())
 
 
-def verifiers(arms, runs):
+def verifiers(arms):
   """C7: a round gains no more than its verifier knows, and rounds saturate."""
   found = {
-    name: {seed: rounds(runs / name / str(seed)) for seed in arm['seeds']}
+    name: {seed: rounds(arm['folder'] / str(seed)) for seed in arm['seeds']}
     for name, arm in arms.items()
   }
   record, lines = {}, []
@@ -465,6 +465,7 @@ def factorial(arms, effects):
 
 
 CONTRASTS = {
+  'verifiers': verifiers,
   'score': score,
   'seal': seal,
   'sequential_edits': sequential_edits,

@@ -122,7 +122,8 @@ def test_who_falls():
   assert contrasts.fallen(kept) == [1, 3]
 
 
-@pytest.mark.parametrize('name', list(contrasts.CONTRASTS))
+# `verifiers` reads runs, and has a test of its own.
+@pytest.mark.parametrize('name', sorted({*contrasts.CONTRASTS} - {'verifiers'}))
 def test_a_claim_names_arms_that_there_are(name):
   """Made-up arms of the config, all at nought: nothing holds or lacks."""
   file = 'anchors_small' if name == 'anchors' else f'compare_{name}'

@@ -222,9 +222,9 @@ def seal(arms):
   } | claimed(
     'C1', less(arms, edited, ('best', 'given'), ('best', 'random')), 1
   )
-  title, *found = claims['best_given_accuracy_edited']
+  title, given, sign = claims['best_given_accuracy_edited']
   title += ' (the given: right, and all turned round)'
-  claims['best_given_accuracy_edited'] = title, *found
+  claims['best_given_accuracy_edited'] = title, given, sign
   seen = less(
     arms, edited, *(('best', a) for a in ('any', 'matched', 'passage'))
   )

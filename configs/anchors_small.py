@@ -35,7 +35,7 @@ def get_config():
   base = read_comparison(str(here.with_name('compare_middle.py')), ()).base
   base.steps, base.tokens = 200, 50_000_000  # the steps are what ends it
   base.eval_every = base.checkpoint_every = 50
-  base.eval.splits = ('dev', 'test', 'ood')
+  base.eval.splits = ('test', 'ood')
   base.eval.problems, base.eval.samples = 200, 4
   base.method.problems = 5  # of which 20 proposals
   base.optimizer.schedule = 'constant'
@@ -45,7 +45,10 @@ def get_config():
     'none': {'method.kl': 0.0},
     'first': {},
     'past': {'method.reference': 'every:20'},
-    'best': {'method.reference': 'best:dev/accuracy_greedy'},
+    'best': {
+      'method.reference': 'best:dev/accuracy_greedy',
+      'eval.splits': ('dev', 'test', 'ood'),
+    },
     'past_writes': {
       'method.propose_every': 0,
       'method.proposer': 'league:20',

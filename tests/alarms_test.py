@@ -77,6 +77,28 @@ def test_off_is_no_alarm_and_all_defaults_are_some():
   assert all(parse_alarm(text) for text in DEFAULTS.values())
 
 
+@pytest.mark.parametrize(
+  ('name', 'metric', 'rings', 'silent'),
+  [
+    ('no_gap', 'train/gap', 0.0, 0.1),
+    ('spoilt', 'score/worsened', 0.3, 0.2),
+    ('turned', 'serl/void', 0.6, 0.4),
+    ('no_edit', 'seal/kept', 0.05, 0.2),
+    ('forgotten', 'edits/forgotten', 0.4, 0.2),
+    ('no_pair', 'tsr/pairs', 0.2, 0.4),
+    ('filtered', 'reflection/learned', 0.05, 0.2),
+    ('repeated', 'cot_self_instruct/repeated', 0.6, 0.4),
+  ],
+)
+def test_alarms_of_single_methods(name, metric, rings, silent):
+  def said(value):
+    watch = alarms(**{name: DEFAULTS[name]})
+    return [(x.alarm, x.action) for x in watch.look({metric: value}, {})]
+
+  assert said(rings) == [(name, 'warn')] and not said(silent)
+  assert metric in _WHY
+
+
 def test_what_falls_has_a_reason_to_be_said():
   assert {f'probe/{name}' for name in PROBED} <= _WHY.keys()
 

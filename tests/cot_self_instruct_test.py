@@ -6,7 +6,16 @@ import pathlib
 
 import numpy as np
 import pytest
-from scripted import CUT, KEY, TASK, Anchor, Scripted, by_text, normalised
+from scripted import (
+  CUT,
+  KEY,
+  TASK,
+  Anchor,
+  Scripted,
+  by_text,
+  normalised,
+  watched,
+)
 from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
@@ -168,6 +177,7 @@ def test_a_set_is_written_labelled_and_described():
   words += [x for written in WRITING.values() for x in written]
   assert collected.tokens == sum(map(len, words))
   metrics = collected.metrics
+  assert watched('cot_self_instruct') <= metrics.keys()
   rejected = [
     metrics[f'cot_self_instruct/{x}'] for x in ('held_out', 'repeated')
   ]

@@ -14,7 +14,7 @@ import torch
 import transformers
 from flax import nnx
 from players import logits_of, make_player, softmax
-from scripted import CUT, KEY, Scripted, Sums, by_text, ids
+from scripted import CUT, KEY, Scripted, Sums, by_text, ids, watched
 
 from jaxdistill import config as configs
 from jaxdistill.batch import Shapes
@@ -200,6 +200,7 @@ def test_both_phases_by_hand():
   # which tells less of the question; of 3+3 the student scores nothing alone.
   assert learned(found) == {'solve 1+6|b=7'}
   observed = found.metrics
+  assert watched('reflection') <= observed.keys()
   assert observed['reflection/refined_1'] == [1, 1, 1]
   assert observed['reflection/taken_1'] == [1, 0, 0]
   assert observed['reflection/missing_1'] == [0, 0, 1]

@@ -18,7 +18,7 @@ from revising import (
   by_words,
   collect,
 )
-from scripted import CUT, KEY, TASK, words
+from scripted import CUT, KEY, TASK, watched, words
 from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
@@ -100,6 +100,7 @@ def test_stage_2_pays_both_and_the_second_for_progress():
   for row_set in first, second:
     assert row_set.coefficients['kl'] == pytest.approx(0.01)
   metrics = collected.metrics
+  assert watched('score') <= metrics.keys()
   assert metrics['score/worth_turn_1'].tolist() == RIGHT[0].ravel().tolist()
   assert metrics['score/worth_turn_2'].tolist() == RIGHT[1].ravel().tolist()
   assert metrics['score/improved'].sum() == 2 and metrics['score/stage'] == [2]

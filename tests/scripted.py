@@ -9,6 +9,7 @@ import pytest
 
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import right
+from jaxdistill.eval import alarms
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.rollout.player import Player
 from jaxdistill.types import Problem, Rollout, Task
@@ -182,3 +183,11 @@ def solver_rows(**changes):
 def proposer_rewards(**changes):
   collected = collect(**changes)[0]
   return list(collected.metrics['selfplay/proposer_reward'])
+
+
+def watched(prefix):
+  """The metrics of a method that default alarms look at."""
+  every = [alarms.parse_alarm(text).metric for text in alarms.DEFAULTS.values()]
+  found = {metric for metric in every if metric.startswith(f'{prefix}/')}
+  assert found
+  return found

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from players import PROMPTS, make_player
-from scripted import CUT, KEY, ids, said, words
+from scripted import CUT, KEY, ids, said, watched, words
 
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
@@ -138,6 +138,7 @@ def test_the_best_edit_of_each_passage_is_learned():
   found, _policy = collected()
   assert kept(found) == [f'{request(0)}|red\ntwo', f'{request(1)}|ten']
   metrics = found.metrics
+  assert watched('seal') <= metrics.keys()
   np.testing.assert_allclose(
     metrics['seal/score'], [0.5, 1, 0, 0, 0, 0, 0.5, 0.5]
   )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scripted import KEY, words
+from scripted import KEY, watched, words
 from seal_test import PROBLEMS, Learner, request
 
 from jaxdistill import losses
@@ -47,6 +47,7 @@ def test_rows_of_the_matrix_by_hand():
   (first, one), (second, two) = steps()
   # What a scripted learner knows is its last lesson, so all else is forgotten.
   assert docs(one) == ['red', 'two'] and docs(two) == ['ten']
+  assert watched('edits') <= first.metrics.keys()
   np.testing.assert_allclose(first.metrics['edits/before'], [0])
   np.testing.assert_allclose(first.metrics['edits/now'], [1])
   assert len(first.metrics['edits/earlier']) == 0

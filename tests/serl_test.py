@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted import CUT, KEY, Sums, collected_by, normalised, said, words
+from scripted import (
+  CUT,
+  KEY,
+  Sums,
+  collected_by,
+  normalised,
+  said,
+  watched,
+  words,
+)
 from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
@@ -234,6 +243,7 @@ def test_whom_controls_pay():
 
 def test_what_is_reported():
   collected, _ = collect(step=0)
+  assert watched('serl') <= collected.metrics.keys()
   seen = {k: np.mean(v) for k, v in collected.metrics.items() if len(v)}
   assert seen['serl/accuracy'] == 5 / 8  # one was cut
   assert seen['serl/judge_accuracy'] == 1

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from scripted import CUT, KEY, TASK, Teacher, collected_by, said, words
+from scripted import CUT, KEY, TASK, Teacher, collected_by, said, watched, words
 from whole_runs import moved, promised, to_go_on, trained_by
 
 from jaxdistill import config as configs
@@ -110,6 +110,7 @@ def test_rejected_of_the_past_and_chosen_of_the_future(arm, first):
   own = 'solve 2+3|d=5 > solve 2+3|f=6'
   assert pairs_of(learned(collected)) == [first, own]
   metrics = collected.metrics
+  assert watched('tsr') <= metrics.keys()
   gap = {'neither': 0.3, 'past': 0.5, 'future': 0.6, 'both': 0.8}[arm]
   np.testing.assert_allclose(metrics['tsr/score_gap'], [gap, 0.5], atol=1e-6)
   np.testing.assert_allclose(metrics['tsr/own_gap'], [0.3, 0.5], atol=1e-6)

@@ -11,7 +11,7 @@ minute and a half of one core a run:
 | `random` | as many of the same passages at random |
 | `any` | the best of each, whatever it is worth (the published code) |
 | `matched` | as `best`; every edit is learned as equally many tokens |
-| `given` | edits without mistakes, by the world itself, which turns all round |
+| `given` | edits without mistakes, by the world itself |
 | `passage` | as `best`; each is learned beside its passage (the paper's form) |
 
 What to read, of all arms: `eval/test/accuracy_edited`, answers without the

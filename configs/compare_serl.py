@@ -20,7 +20,7 @@ tokens a run, those of evaluations not counted.
 What decides: `eval/test/win_rate`, by the base as a fixed judge (another by
 `--config.method.examiner=model:NAME`), `eval/test/fixed_judge_accuracy` on
 labelled pairs of the base's responses with `fixed_judge_flips`, `length`; and
-accuracy, which the small world knows. Three seeds.
+accuracy, which the small world knows. Five seeds.
 """
 
 import pathlib
@@ -51,4 +51,4 @@ def get_config():
   base.model = 'small-judge'
   base.eval.splits, base.eval.problems = ('test',), 192
   base.optimizer.schedule, base.optimizer.warmup = 'constant', 2
-  return Comparison(base, ARMS, (0, 1, 2))
+  return Comparison(base, ARMS, (0, 1, 2, 3, 4))

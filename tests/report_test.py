@@ -241,8 +241,8 @@ def test_what_must_be_known_of_a_run():
     'Only 25% of its proposals could be asked towards the end.',
   ]
   # What it learned may have been added to its weights as it is.
-  adopted = [x | {'train/adopted': 1.0} for x in metrics]
-  found = verdict(CONFIG, adopted, [], SUMMARY | {'optimizer_steps': 0})
+  adopted = SUMMARY | {'optimizer_steps': 0, 'adopted': 6}
+  found = verdict(CONFIG, metrics, [], adopted)
   assert found['notes'][0][1].startswith('The loss was not finite')
   found = verdict(CONFIG, [x | {SAMPLED: 0.5} for x in metrics], [], SUMMARY)
   assert found['notes'][0][1] == (

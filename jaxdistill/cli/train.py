@@ -68,6 +68,8 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
   from etils import epath
 
+  from jaxdistill.plots.verdict import learned_nothing
+
   lines = ['', f'{"":38}{"began":>8}{"ended":>8}{"best":>8}']
   for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
     for kind in ('sampled', 'greedy'):
@@ -79,7 +81,7 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']
-  if not summary['optimizer_steps'] and 'train/adopted' not in summary:
+  if learned_nothing(summary):
     lines += ['', 'Nothing was learned: no step had an answer to train on.']
   if summary['kept_step'] != summary['last_step']:
     lines += [

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 ACTIONS = ('warn', 'rollback', 'stop')
-# What is watched by default; `results/guard` has what these thresholds did.
+# What is watched by default.
 DEFAULTS = {
+  # `results/guard` has what these thresholds did.
   'greedy': 'probe/accuracy_greedy falls 0.03: rollback',
   'sampled': 'probe/accuracy_sampled falls 0.03: rollback',
   'vote': 'probe/vote_accuracy falls 0.05: rollback',
@@ -46,17 +47,19 @@ DEFAULTS = {
   'canary_length': 'rollout/length < 0.7 x 20 steps ago: warn',
   'canary_markers': 'rollout/markers < 0.5 x 20 steps ago: warn',
   'drift': 'train/kl_base > 0.5: warn',
-  # Of single methods; elsewhere nobody logs what they watch.
+  # Of single methods; elsewhere nobody logs what they watch. Set by eye, on the
+  # runs of the comparisons in `configs/`.
   'no_gap': 'train/gap < 0.01: warn',
-  'spoilt': 'score/worsened > 0.25: warn',
-  'turned': 'serl/void > 0.5: warn',
+  'spoilt': 'score/spoilt > 0.3: warn',
+  'turned': 'serl/judge_flips > 0.5: warn',
   'longer': 'serl/judge_longer > 0.85: warn',
+  'shorter': 'serl/judge_longer < 0.15: warn',
   'unread': 'serl/judge_unread > 0.3: warn',
   'no_edit': 'seal/kept < 0.1: warn',
   'void_edits': 'seal/void > 0.3: warn',
-  'forgotten': 'edits/forgotten > 0.3: warn',
-  'no_pair': 'tsr/pairs < 0.3: warn',
-  'alike': 'tsr/score_gap < 0.3 x first: warn',
+  'forgotten': 'edits/forgotten > 0.15: warn',
+  'no_pair': 'tsr/pairs < 0.6 x first: warn',
+  'alike': 'tsr/own_gap < 0.6 x first: warn',
   'filtered': 'reflection/learned < 0.1: warn',
   'malformed': 'cot_self_instruct/malformed > 0.5: warn',
   'repeated': 'cot_self_instruct/repeated > 0.5: warn',
@@ -82,21 +85,22 @@ _WHY = {  # of a metric, or of a metric on one side, or that changes fast
     'later'
   ),
   'train/kl_base': 'the policy is far from its anchor',
-  'train/gap': 'what the verifier keeps is no more often right than the rest',
-  'score/worsened': 'second attempts spoil what was right',
-  'serl/void': (
-    'the judge goes by the place: most pairs turn with the order, and pay '
-    'nobody'
+  'train/gap': 'what is kept is no more often right than all answers',
+  'score/spoilt': 'second attempts spoil what was right',
+  'serl/judge_flips': (
+    'verdicts turn with the order: the judge goes by the place, or sees no '
+    'difference'
   ),
-  'serl/judge_longer': 'the judge prefers what is longer',
+  ('serl/judge_longer', '>'): 'the judge prefers what is longer',
+  ('serl/judge_longer', '<'): 'the judge prefers what is shorter',
   'serl/judge_unread': "the judge's verdicts cannot be read",
-  'seal/kept': 'hardly any edit teaches more than none: nothing is learned',
-  'seal/void': 'many edits are cut or absurd, and teach nothing',
+  'seal/kept': 'hardly any edit is kept: none teaches enough',
+  'seal/void': 'many edits are empty, cut or absurd, and teach nothing',
   'edits/forgotten': 'what earlier edits taught is being forgotten',
-  'tsr/pairs': 'most problems have no pair: their responses are scored alike',
-  'tsr/score_gap': 'chosen and rejected responses become alike',
-  'reflection/learned': 'hardly any refinement passes the filters',
-  'cot_self_instruct/malformed': 'it writes what cannot be asked',
+  'tsr/pairs': 'fewer problems have a pair: responses are scored alike',
+  'tsr/own_gap': 'its best and worst responses become alike',
+  'reflection/learned': 'hardly anything that was refined is learned',
+  'cot_self_instruct/malformed': 'much of what it writes cannot be asked',
   'cot_self_instruct/repeated': 'it writes the same problems again',
   ('selfplay/agreement', '<'): (
     'the answers fall apart: there is no majority to learn from'

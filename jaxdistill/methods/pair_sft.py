@@ -162,8 +162,10 @@ class PairSft(Method):
     transcripts = [
       transcript(
         *(p, first_PG[i]),
-        followed_by=[r and r.text for r in second_PG[i]],
-        kept=kept_PG[i].tolist(),
+        by_text={
+          'followed_by': [r and r.text for r in second_PG[i]],
+          'kept': kept_PG[i].tolist(),
+        },
       )
       for i, p in enumerate(problems)
     ]

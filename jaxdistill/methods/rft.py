@@ -166,7 +166,7 @@ class Rft(Method):
     metrics |= together(lambda: _known(problems, rollouts_PG, kept_PG))
     told = together(
       lambda: [
-        transcript(p, rollouts_G, scores=_rounded(scores_G))
+        transcript(p, rollouts_G, by_text={'scores': _rounded(scores_G)})
         for p, rollouts_G, scores_G in zip(
           problems, rollouts_PG, verified.scores_PG, strict=True
         )

@@ -126,7 +126,7 @@ class Rlcsd(Method):
       'train/contrast': np.abs(flat),
     }
     told = [
-      transcript(p, rollouts_G, right=[c.right for c in cases_G])
+      transcript(p, rollouts_G, by_text={'right': [c.right for c in cases_G]})
       for p, rollouts_G, cases_G in zip(
         problems, rollouts_PG, cases_PG, strict=True
       )

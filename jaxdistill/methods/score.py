@@ -157,9 +157,11 @@ class Score(Method):
       transcript(
         *(p, drawn[-1][i], answers[-1][i]),
         rewards=earned[-1][i].tolist(),
-        first_answers=answers[0][i],
-        first_rewards=earned[0][i].tolist(),
-        first_texts=[r.text for r in first_PG[i]],
+        by_text={
+          'first_answers': answers[0][i],
+          'first_rewards': earned[0][i].tolist(),
+          'first_texts': [r.text for r in first_PG[i]],
+        },
         first_by='base' if self.given(p) else 'policy',
       )
       for i, p in enumerate(problems)
@@ -229,10 +231,12 @@ class Score(Method):
   def _measure(self, worth, own, holding) -> dict[str, Any]:
     """What attempts are worth; where the base's come first, apart."""
     progress = (worth[-1] - worth[0]).ravel()[own]
+    right = worth[0].ravel()[own] > 0
     out = {
       'score/stage': [2.0 - holding],
       'score/improved': (progress > 0).astype(float),
       'score/worsened': (progress < 0).astype(float),
+      'score/spoilt': (progress < 0).astype(float)[right],
     }
     for turn, paid_PG in enumerate(worth, 1):
       out[f'score/worth_turn_{turn}'] = paid_PG.ravel()[own]

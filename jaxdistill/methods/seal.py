@@ -145,8 +145,10 @@ class Seal(Method):
         topic=p.topic,
         no_edit=float(without_P[i]),
         passage=float(alone_PS[i].mean()),
-        scores=scores_PES[i].mean(-1).tolist(),
-        kept=[e in kept_PE[i] for e in range(self.samples)],
+        by_text={
+          'scores': scores_PES[i].mean(-1).tolist(),
+          'kept': [e in kept_PE[i] for e in range(self.samples)],
+        },
       )
       for i, p in enumerate(problems)
     ]

@@ -401,7 +401,9 @@ def _transcribed(problem, cases_G: Sequence[Case], prompts_G) -> dict[str, Any]:
   return transcript(
     problem,
     [c.rollout for c in cases_G],
+    by_text={
+      'right': [c.right for c in cases_G],
+      'teacher': [p and p.text for p in prompts_G],
+    },
     taken=cases_G[0].answer,
-    right=[c.right for c in cases_G],
-    teacher=[p and p.text for p in prompts_G],
   )

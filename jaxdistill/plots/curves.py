@@ -47,8 +47,8 @@ PANELS = {
   'Edits one after another: answers right': (
     ('edits/now', 'of the passage just learned', '-'),
     ('edits/earlier', 'of those before', '--'),
-    ('edits/forgotten', 'forgotten', ':'),
   ),
+  'Edits one after another: forgotten': (('edits/forgotten', 'share', '-'),),
   'The judge, on held-out pairs': (
     ('eval/test/judge_accuracy', 'right', '-'),
     ('eval/test/fixed_judge_accuracy', "right of the base's", '--'),
@@ -121,11 +121,24 @@ PANELS = {
     ('guard/lr_scale', 'learning rate x', '--'),
   ),
 }
-# What the title of a panel of shares has in it.
-_SHARES = (
-  *('accuracy', 'Self-play', 'probe', 'right', 'judge', 'Win rate', 'shares'),
-  *('second changes', 'Written'),
-)
+# Panels of what lies between 0 and 1, and is drawn so.
+SHARES = {
+  'Held-out accuracy',
+  'Out-of-distribution accuracy',
+  'Two attempts: held-out accuracy, sampled',
+  'Two attempts: what the second changes, sampled',
+  'Passages: held-out accuracy, untold',
+  'Edits: answers right once one is learned',
+  'Edits one after another: answers right',
+  'The judge, on held-out pairs',
+  'Win rate over what it began as',
+  'Preference pairs: shares',
+  'Refined responses: right',
+  'Written problems',
+  'Self-play: is the vote right?',
+  'Self-play: what is proposed',
+  'The probe: a few held-out problems',
+}
 # What an alarm did -> the colour of its mark.
 ALARMS = {'warn': '#b8860b', 'rollback': '#c2185b', 'stop': '#c2185b'}
 
@@ -318,7 +331,7 @@ def draw_panel(
   axis.set_title(title, fontsize=11)
   axis.set_xlabel('step')
   axis.xaxis.get_major_locator().set_params(integer=True)
-  if any(x in title for x in _SHARES):
+  if title in SHARES:
     axis.set_ylim(-0.03, 1.03)
   elif 'error' in title:
     axis.set_ylim(bottom=0)

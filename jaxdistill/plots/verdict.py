@@ -19,6 +19,10 @@ _KINDS = {
   'order_accuracy': 'order of pairs of items',
 }
 
+# Several of one query or passage are not independent: there is no binomial of
+# theirs.
+_DEPENDENT = ('order_accuracy', 'accuracy_edited')
+
 
 def verdict(
   config: Mapping[str, Any],
@@ -56,6 +60,12 @@ def verdict(
   }
 
 
+def learned_nothing(summary: Mapping[str, Any]) -> bool:
+  """Whether a finished run neither updated nor replaced its weights."""
+  steps = summary.get('optimizer_steps', 1) if summary else 1
+  return not steps and not summary.get('adopted')
+
+
 def _number(config, section, key):
   value = config.get(section, {}).get(key)
   return value if isinstance(value, int) and value > 0 else None
@@ -85,8 +95,7 @@ def _rows(split, metrics, of):
     points = points_of(metrics, f'eval/{split}/{kind}')
     if not points:
       continue
-    # Pairs of one query are not independent: no binomial of theirs is known.
-    n = None if kind == 'order_accuracy' else of
+    n = None if kind in _DEPENDENT else of
     began, ended = points[0][1], points[-1][1]
     step, best = max(points, key=lambda point: point[1])
     rise = change(began, ended, n) if n else None
@@ -208,9 +217,7 @@ def _notes(config, metrics, alarms, summary):
     f'({_number(config, "method", "max_tokens")}).',
   )
   warn(
-    bool(summary)
-    and not summary.get('optimizer_steps', 1)
-    and not points_of(metrics, 'train/adopted'),
+    learned_nothing(summary),
     'Nothing was learned: no step had an answer to train on.',
   )
   skipped = summary.get('skipped_updates', 0)

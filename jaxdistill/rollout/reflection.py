@@ -327,9 +327,11 @@ def told(
   written = [written_by(student, pair) for pair in there] or cut
   return transcript(
     *(problem, written),
-    questions=[pair.problem.text for pair in there],
-    scores=[_rounded(pair.scores) for pair in there],
-    learned=[pair is learned for pair in there],
+    by_text={
+      'questions': [pair.problem.text for pair in there],
+      'scores': [_rounded(pair.scores) for pair in there],
+      'learned': [pair is learned for pair in there],
+    },
   )
 
 

@@ -1,7 +1,7 @@
 """What was said to one problem, as it is kept."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdistill import rewards
@@ -12,6 +12,7 @@ def transcript(
   problem: Problem,
   rollouts_G: Sequence[Rollout],
   answers_G: Sequence[str | None] | None = None,
+  by_text: Mapping[str, Sequence[Any]] | None = None,
   **more: Any,
 ) -> dict[str, Any]:
   """A record of `rollouts/`, by which a report says what was right.
@@ -20,10 +21,14 @@ def transcript(
     problem: Asked.
     rollouts_G: The responses to it.
     answers_G: What they answer; None: it is read from them.
-    more: What else a method has to tell, of the problem or by response.
+    by_text: What a method has to tell of each response, by name; a report shows
+      it beside the text.
+    more: What else it has to tell.
   """
   if answers_G is None:
     answers_G = rewards.answers(problem.task, rollouts_G)
+  if by_text:
+    more |= {**by_text, 'by_text': [*by_text]}
   return {
     'problem': problem.text,
     'known': problem.answer,
@@ -44,7 +49,9 @@ def preferences(
   return transcript(
     problem,
     [x.rollout for x in judged_G],
-    by=[x.by for x in judged_G],
-    scores=[None if math.isnan(x.score) else x.score for x in judged_G],
-    paired=[names.get(id(x), '') for x in judged_G],
+    by_text={
+      'by': [x.by for x in judged_G],
+      'scores': [None if math.isnan(x.score) else x.score for x in judged_G],
+      'paired': [names.get(id(x), '') for x in judged_G],
+    },
   )

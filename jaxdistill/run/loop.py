@@ -81,6 +81,7 @@ class Loop:
       self.method_state = run.method.init()
       self.key = jax.random.key(run.seed)
       self.tokens, self.scored, self.seconds, self.first_step = 0, 0, 0.0, 0
+      self.adopted = 0
       self.summary: dict[str, Any] = {}  # once it has come to its end
       self._seen: dict[str, float] = {}  # the newest metrics, for rules
       self._pending: Pending | None = None  # drawn ahead, for the next step
@@ -247,9 +248,8 @@ class Loop:
     if collected.adopt is not None:
       params = _adopted(collected.adopt, self.graphdef, self.run)
       self.state = self.state._replace(params=params)
+      self.adopted += 1
     metrics = reduce_metrics(collected.metrics)
-    if collected.adopt is not None:
-      metrics['train/adopted'] = 1.0
     spent = np.array([collected.tokens, collected.scored])
     tokens, scored = map(int, dist.sum_over_hosts(spent))
     self.tokens += tokens
@@ -364,6 +364,7 @@ class Loop:
     resume.check_origin(self.workdir.path, record, self.run)
     self.method_state = records.get(self.workdir.path, record['method'])
     self.tokens, self.scored = record['tokens'], record['scored']
+    self.adopted = record.get('adopted', 0)
     self.seconds = record['seconds']
     self.first_step, self._seen = step, record['seen']
     self.guard.resume(record)
@@ -395,6 +396,7 @@ def _record(loop: Loop) -> dict[str, Any]:
     'pending': jax.process_count() if loop._pending else 0,
     'tokens': loop.tokens,
     'scored': loop.scored,
+    'adopted': loop.adopted,
     'seconds': loop.seconds,
     **loop.guard.state(),
   }
@@ -408,6 +410,7 @@ def _facts(loop: Loop) -> dict[str, Any]:
     'scored': loop.scored,
     'seed': loop.run.seed,
     'optimizer_steps': int(loop.state.step),
+    'adopted': loop.adopted,
     'skipped_updates': int(loop.state.skipped),
     'rollbacks': loop.guard.rollbacks,
     'stopped': loop.guard.stopped,

@@ -95,11 +95,22 @@ def rewritten(name: str, rng: np.random.Generator) -> str:
     value = told[key]
     if rng.random() < MISTOLD:
       value = rng.choice(FACTS[key])
-    turned = rng.random() < TURNED
-    out.append(
-      f'{value} {key} of {name}' if turned else f'{name} {key} {value}'
-    )
+    out.append(_said(name, key, value, rng))
   return ','.join(out)
+
+
+def retold(name: str) -> str:
+  """A rewrite without mistakes, always the same of one name."""
+  rng = np.random.default_rng([6, *map(SYLLABLES.index, name.split())])
+  told = facts(name)
+  return ','.join(
+    _said(name, key, told[key], rng) for key in rng.permutation([*told])
+  )
+
+
+def _said(name, key, value, rng) -> str:
+  turned = rng.random() < TURNED
+  return f'{value} {key} of {name}' if turned else f'{name} {key} {value}'
 
 
 def draw_document(rng: np.random.Generator) -> dict[str, str]:

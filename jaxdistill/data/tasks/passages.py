@@ -99,9 +99,8 @@ class SmallPassages(Passages):
 
   def problem(self, name: str) -> Problem:
     """The passage about somebody; its demonstration has no mistakes."""
-    text, turned = people.passage(name), people.facts(name).items()
-    told = ','.join(f'{value} {key} of {name}' for key, value in turned)
-    shown = people.rewrite_prompt(text), told
+    text = people.passage(name)
+    shown = people.rewrite_prompt(text), people.retold(name)
     return Problem(text, self, topic=name, demonstration=shown)
 
 

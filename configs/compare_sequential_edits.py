@@ -5,10 +5,12 @@
 
 One passage after another of the small world is learned and added to the
 weights. Of each arm `edits/now` is what is known of a passage right after its
-edit, `edits/earlier` of those before, `edits/forgotten` the difference; the
-rows of the matrix are in the transcripts. `replay` learns two earlier edits
-again beside each, `kl` holds the model to the first one, `passage` learns
-passages without edits. Ten seeds; all arms take eight steps.
+edit, `edits/earlier` of those before, `edits/forgotten` what those have lost
+since their own edits; the rows of the matrix are in the transcripts. Each edit
+is learned beside its passage, as in the paper. `replay` learns two earlier
+edits again beside each, `kl` holds the model to the first one on the tokens of
+all that is learned, `passage` learns passages without edits. Ten seeds; all
+arms take eight steps.
 """
 
 import pathlib

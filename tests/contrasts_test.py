@@ -6,10 +6,12 @@ import pathlib
 
 import claims_table
 import contrasts
+import edits
 import numpy as np
 import pytest
 
 from jaxdistill.config import read_comparison
+from jaxdistill.data.small import people
 from jaxdistill.plots.claims import holm, interval, logged, verdict
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -188,3 +190,20 @@ def test_a_row_by_hand(tmp_path):
   )
   with pytest.raises(AssertionError, match='has no test'):
     claims_table.line(row, tmp_path)  # it has no verdict
+
+
+def test_what_an_edit_says():
+  name = 'ba ko mi'
+  told = people.facts(name)
+  other = next(x for x in people.FACTS['pet'] if x != told['pet'])
+  text = (
+    f'{name} home {told["home"]} , {told["home"]} home of {name} , '
+    f'{told["work"]} work of {name} , {name} pet {other} , {name} {name} , '
+    f'{told["work"]} home of {name} , '
+  )
+  assert edits.counted(name, text) == {
+    **{'straight': 1, 'turned': 1, 'wrong': 1, 'missing': 1},
+    'debris': 3,  # no fact; another kind's value; nothing
+  }
+  given = edits.counted(name, people.retold(name))
+  assert given['straight'] + given['turned'] == 4

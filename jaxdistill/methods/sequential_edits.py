@@ -134,7 +134,7 @@ class SequentialEdits(Method):
       'edits/forgotten': [
         r['row'][-1] - now for r, now in zip(earlier, now_P, strict=False)
       ],
-      # And less than before them.
+      # And more than before them.
       'edits/gained': [
         now - r['before'] for r, now in zip(kept, now_P, strict=False)
       ],

@@ -76,7 +76,8 @@ ROWS = (
     "stronger one's",
     '33.5 → 39.7 own, 46.3 external, 47.0 trained (SEAL, 7B, SQuAD)',
     'seal',
-    'random choice, any gain, equal length, edits by the world, passage alone',
+    'random choice, any gain, equal length, beside the passage, edits by the '
+    'world, the passage alone',
   ),
   Row(
     'C1',

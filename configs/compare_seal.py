@@ -1,6 +1,6 @@
 """Whose edits teach best, and what does training to write them add? (C1.)
 
-  jaxdistill compare --config configs/compare_seal.py --workdir runs/seal
+  jaxdistill compare --config configs/compare_seal.py --workdir runs/seal_arms
 
 Arms on the small world, as `seal_small.py` has it, with five seeds, about a
 minute and a half of one core a run:

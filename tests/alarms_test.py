@@ -302,3 +302,12 @@ def test_memory_survives_json():
     found = watch.look(seen, {})
     assert again.look(seen, {}) == found
     assert (v == 0.3) == ('fast' in names(found))
+
+
+def test_alarms_of_ones_own_on_what_nobody_logs_are_named():
+  watch = alarms(mine='train/grad_nrm > 1: stop', fine='train/loss > 1: warn')
+  (line,) = watch.unseen(['train/loss', 'train/grad_norm'])
+  assert line.startswith('alarm mine: the first step has not logged train/')
+  assert line.endswith("the nearest is 'train/grad_norm'")
+  # Those that there are by default watch what other methods log.
+  assert not alarms(longer=DEFAULTS['longer']).unseen([])

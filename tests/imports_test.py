@@ -34,7 +34,7 @@ TABLE = {
     *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),
     *('rewards', 'dist'),
   ),
-  'eval': ('rollout', 'rewards', 'types', 'dist.hosts'),
+  'eval': ('rollout', 'rewards', 'types', 'dist.hosts', 'spelling'),
   'methods': (
     *('data', 'rollout', 'rewards', 'losses', 'types', 'spelling'),
     *('optimizer', 'dist.hosts'),

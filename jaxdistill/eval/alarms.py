@@ -20,10 +20,12 @@ alarm set to `off` is none.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxdistill.spelling import nearest
 
 ACTIONS = ('warn', 'rollback', 'stop')
 # What is watched by default.
@@ -240,6 +242,17 @@ class Alarms:
     self._on: list[str] = []  # have gone off, and what they saw still holds
     self.best: dict[str, list[float]] = {}  # what a fall is from, by problem
     self._score: float | None = None  # the best version's
+
+  def unseen(self, logged: Iterable[str]) -> list[str]:
+    """A line for each of the user's own alarms on what is not logged."""
+    logged = [*logged]
+    return [
+      f'alarm {name}: the first step has not logged {rule.metric}, and the '
+      f'alarm is silent until one does; the nearest is '
+      f'{nearest(rule.metric, logged)!r}'
+      for name, rule in self._rules.items()
+      if name not in DEFAULTS and rule.metric not in logged
+    ]
 
   def state(self) -> dict[str, Any]:
     """What `resume` needs: JSON."""

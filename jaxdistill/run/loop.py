@@ -160,6 +160,8 @@ class Loop:
       self._seen = metrics
       self.workdir.log(step, metrics)
       shown |= metrics
+      if step == self.first_step:
+        self.workdir.say(self.guard.alarms.unseen(shown))
       bar.set_postfix_str(progress.latest(run.eval.splits[0], shown))
       line = {'step': step} | metrics
       if self._spent() or step + 1 == run.steps:

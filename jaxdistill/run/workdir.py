@@ -199,6 +199,11 @@ class Workdir:
     self._alarms.append(json.dumps(record))
     self._write('alarms.jsonl', self._alarms)
 
+  def say(self, lines: Iterable[str]) -> None:
+    """Says something between the steps; process 0 alone."""
+    for line in lines if self.writes else ():
+      tqdm.write(line)
+
   def has_logged(self) -> bool:
     """Whether a run has left metrics here; asked of process 0."""
     return self.writes and (self.path / 'metrics.jsonl').exists()

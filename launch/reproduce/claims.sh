@@ -17,6 +17,11 @@
 # $RUNS in common: those with SEEDS only train; one without them, started when
 # they are done, collects.
 set -euo pipefail
+if [ $# -gt 0 ]; then
+  echo 'claims.sh takes no arguments; it is told by variables:' >&2
+  sed -n 's/^#   /  /p' "$0" >&2
+  exit 2
+fi
 cd "$(dirname "$0")/../.."
 jaxdistill=${JAXDISTILL:-.venv/bin/jaxdistill}
 python=${PYTHON:-.venv/bin/python}

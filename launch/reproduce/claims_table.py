@@ -72,8 +72,8 @@ class Row:
 ROWS = (
   Row(
     'C1',
-    'training data that a model writes itself teaches it better than a '
-    "stronger one's",
+    'training data that a model writes itself teaches it better than what it '
+    'is made of, and better still when it has learned to write it',
     '33.5 → 39.7 own, 46.3 external, 47.0 trained (SEAL, 7B, SQuAD)',
     'seal',
     'random choice, any gain, equal length, beside the passage, edits by the '

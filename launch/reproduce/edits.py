@@ -1,6 +1,6 @@
 """What the edits of a comparison of SEAL say: facts, forms, mistakes.
 
-  python launch/reproduce/edits.py runs/seal results/seal
+  python launch/reproduce/edits.py runs/claims/seal results/seal
 
 Reads the transcripts of `configs/compare_seal.py`. Of the four facts of a
 passage an edit says some straight on (`NAME home oslo`), some turned round

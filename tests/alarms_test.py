@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from probes import probed
 
 from jaxdistill.eval import Alarms, parse_alarm
 from jaxdistill.eval.alarms import _WHY, DEFAULTS, PROBED
@@ -13,14 +14,6 @@ from jaxdistill.eval.alarms import _WHY, DEFAULTS, PROBED
 def alarms(window=1, errors=2.0, **texts):
   rules = {name: parse_alarm(text) for name, text in texts.items()}
   return Alarms({n: r for n, r in rules.items() if r}, window, errors)
-
-
-def probed(right, of=100, sampled=None):
-  """A look at a probe: the first `right` of its problems are solved."""
-  greedy = [1.0] * right + [0.0] * (of - right)
-  sampled = greedy if sampled is None else [sampled] * of
-  kinds = ('accuracy_greedy', 'accuracy_sampled', 'vote_accuracy')
-  return dict(zip(kinds, (greedy, sampled, greedy), strict=True))
 
 
 def names(fired):

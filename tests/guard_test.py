@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from probes import probed
 
 from jaxdistill import config as configs
 from jaxdistill.eval import parse_alarm

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scripted import (
   CUT,
-  KEY,
   TASK,
   Anchor,
   Scripted,
   by_text,
+  collected_by,
   normalised,
   watched,
 )
@@ -82,12 +82,8 @@ def run_of(step=0, state=None, problems=SEEDS, player=None, **changes):
   player = player or Writer()
   players = {'policy': player, 'base': Anchor()}
   state = method.init() if state is None else state
-  begun = method.collect(players, problems, state, step, KEY)
-  next(begun)
-  del players['policy']  # as a run does
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value, player
+  found = collected_by(method, players, problems, state, step)
+  return found, player
 
 
 def texts(chosen):

@@ -313,3 +313,7 @@ def test_a_comparison_shows_every_arm_s_end_and_interval(tmp_path, monkeypatch):
   assert not above.collections
   with pytest.raises(ValueError, match='nothing to draw: no run'):
     draw_comparison({'arms': {}, 'curves': {}}, tmp_path / 'out.png')
+
+
+def test_panels_of_shares_are_panels():
+  assert curves.PANELS.keys() >= curves.SHARES

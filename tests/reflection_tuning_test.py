@@ -14,7 +14,16 @@ import torch
 import transformers
 from flax import nnx
 from players import logits_of, make_player, softmax
-from scripted import CUT, KEY, Scripted, Sums, by_text, ids, watched
+from scripted import (
+  CUT,
+  KEY,
+  Scripted,
+  Sums,
+  by_text,
+  collected_by,
+  ids,
+  watched,
+)
 
 from jaxdistill import config as configs
 from jaxdistill.batch import Shapes
@@ -137,12 +146,8 @@ def collect(asked=PROBLEMS, losses=LOSSES, script=REFINED, **changes):
   method = filled(ReflectionTuning, {'problems': 3} | changes)
   base, teacher = Student(losses, script), Student(script=script)
   players = {'policy': None, 'base': base, 'teacher': teacher}
-  begun = method.collect(players, asked, method.init(), 0, KEY)
-  next(begun)
-  del players['policy']  # as a run does
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value, base, teacher
+  found = collected_by(method, players, asked, method.init(), 0)
+  return found, base, teacher
 
 
 def learned(collected):

@@ -3,8 +3,16 @@
 import dataclasses
 
 import numpy as np
-import pytest
-from scripted import CUT, KEY, TASK, Anchor, Scripted, ids, said, words
+from scripted import (
+  CUT,
+  TASK,
+  Anchor,
+  Scripted,
+  collected_by,
+  ids,
+  said,
+  words,
+)
 
 from jaxdistill.config.keys import filled
 from jaxdistill.methods.score import Score
@@ -93,12 +101,8 @@ def collect(kind=Score, step=0, problems=PROBLEMS, first=FIRST, **changes):
   method = filled(kind, few | changes)
   policy, base = Reviser(first), Reviser(first)
   players = {'policy': policy, 'base': base}
-  begun = method.collect(players, problems, method.init(), step, KEY)
-  next(begun)
-  del players['policy']  # as a run does
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value, policy, base
+  found = collected_by(method, players, problems, method.init(), step)
+  return found, policy, base
 
 
 def by_words(row_set):

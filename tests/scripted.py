@@ -168,7 +168,7 @@ def collect(step=4, state=None, topics=TOPICS, script=SCRIPT, **changes):
 def collected_by(method, players, problems, state, step=0):
   """What a method collects, as a run has it do so: drawn, then judged."""
   begun = method.collect(players, problems, state, step, KEY)
-  next(begun)
+  assert next(begun) is None
   del players['policy']  # as a run does
   with pytest.raises(StopIteration) as end:
     next(begun)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from players import PROMPTS, make_player
-from scripted import CUT, KEY, ids, said, watched, words
+from scripted import CUT, KEY, collected_by, ids, said, watched, words
 
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
@@ -119,11 +119,7 @@ def collected(given=PROBLEMS, script=SCRIPT, deaf=(), **keys):
   usual |= {'minibatches': 1, 'answer_tokens': 8}
   method = filled(Seal, usual | keys)
   policy = Learner(script, deaf=deaf)
-  begun = method.collect({'policy': policy}, given, {}, 0, KEY)
-  assert next(begun) is None
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value, policy
+  return collected_by(method, {'policy': policy}, given, {}), policy
 
 
 def learned(policy):
@@ -223,13 +219,9 @@ def test_spread_within_an_edit_is_over_seeds():
     {'problems': 1, 'samples': 4, 'seeds': 2, 'minibatches': 1}
     | {'with_passage': False, 'answer_tokens': 8},
   )
-  begun = method.collect(
-    {'policy': Learner(SCRIPT, deaf=(0,))}, PROBLEMS[:1], {}, 0, KEY
-  )
-  next(begun)
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  metrics = end.value.value.metrics  # one of two seeds learned nothing
+  players = {'policy': Learner(SCRIPT, deaf=(0,))}
+  found = collected_by(method, players, PROBLEMS[:1], {})
+  metrics = found.metrics  # one of two seeds learned nothing
   np.testing.assert_allclose(metrics['seal/best'], [0.5])
   np.testing.assert_allclose(
     metrics['seal/within_edit'], [np.sqrt((0.125 + 0.5) / 4)], atol=1e-6
@@ -374,14 +366,10 @@ def test_edits_that_are_given_or_anothers():
   )
   assert method.anchors == {'writer': 'model:small-late'}
   policy, writer = Learner({}), Learner(SCRIPT)
-  begun = method.collect(
-    {'policy': policy, 'writer': writer}, PROBLEMS, {}, 0, KEY
-  )
-  next(begun)
-  with pytest.raises(StopIteration) as end:
-    next(begun)
+  players = {'policy': policy, 'writer': writer}
+  found = collected_by(method, players, PROBLEMS, {})
   # What was cut of another's stays cut.
-  assert end.value.value.metrics['seal/void'] == [0, 0, 1, 0, 1, 0, 0, 0]
+  assert found.metrics['seal/void'] == [0, 0, 1, 0, 1, 0, 0, 0]
   assert filled(Seal, {'writer': 'given', 'samples': 1}).anchors == {}
 
 

@@ -160,7 +160,7 @@ class Loop:
       self._seen = metrics
       self.workdir.log(step, metrics)
       shown |= metrics
-      if step == self.first_step:
+      if step == 0:  # all that is measured now and then, is
         self.workdir.say(self.guard.alarms.unseen(shown))
       bar.set_postfix_str(progress.latest(run.eval.splits[0], shown))
       line = {'step': step} | metrics

@@ -69,6 +69,14 @@ def less(arms, metric, *pairs):
   }
 
 
+def risen(arms, metric, name, title):
+  """Of every arm by how much a metric rose, `NAME_ARM`."""
+  return {
+    f'{name}_{arm}': (f'{arm}{title}', rise(found, metric))
+    for arm, found in arms.items()
+  }
+
+
 def claimed(title, found, sign):
   """Differences that a claim is about."""
   return {
@@ -104,13 +112,8 @@ def score(arms):
       interval(by_seed(arms['score'], delta, 'first').values()),
     )
   }
-  seen |= {
-    f'fixed_{arm}': (
-      f"{arm}: second attempts after the base's first, last less first",
-      rise(found, fixed),
-    )
-    for arm, found in arms.items()
-  }
+  title = ": second attempts after the base's first, last less first"
+  seen |= risen(arms, fixed, 'fixed', title)
   others = [a for a in arms if a not in ('score', 'pairs', 'star')]
   seen |= less(arms, second, *(('score', a) for a in others))
   columns = {
@@ -208,7 +211,7 @@ def seal(arms):
   claims = {
     'own': (
       "C1: an untrained writer's edits teach more than the passage alone",
-      begun_apart(best, edited, alone),
+      within(best, edited, alone, 'first'),
       1,
     ),
     'trained': (
@@ -221,7 +224,7 @@ def seal(arms):
     'own_beside': (
       "the paper's form: an untrained writer's edits beside the passage, less "
       'the passage alone',
-      begun_apart(arms['passage'], edited, alone),
+      within(arms['passage'], edited, alone, 'first'),
     ),
     'trained_beside': (
       "the paper's form, trained (passage, last less first)",
@@ -229,23 +232,13 @@ def seal(arms):
     ),
     'best_alone': (
       'best, trained: an edit less the passage alone, last',
-      interval(
-        [x - by_seed(best, alone)[s] for s, x in by_seed(best, edited).items()]
-      ),
+      within(best, edited, alone, 'last'),
     ),
   }
-  seen |= {
-    f'rise_{arm}': (f'{arm}: after an edit, last less first', rise(x, edited))
-    for arm, x in arms.items()
-    if arm not in ('best', 'passage')
-  }
-  seen |= {
-    f'alone_{arm}': (
-      f'{arm}: after the passage alone, last less first',
-      rise(x, alone),
-    )
-    for arm, x in arms.items()
-  }
+  others = {a: x for a, x in arms.items() if a not in ('best', 'passage')}
+  seen |= risen(others, edited, 'rise', ': after an edit, last less first')
+  title = ': after the passage alone, last less first'
+  seen |= risen(arms, alone, 'alone', title)
   others = ('any', 'matched', 'passage', 'given')
   seen |= less(arms, edited, *(('best', a) for a in others))
   seen |= less(arms, 'test/accuracy_nothing', ('best', 'random'))
@@ -259,9 +252,9 @@ def seal(arms):
   return told(arms, claims, seen, columns)
 
 
-def begun_apart(arm, metric, other):
-  """A metric less another of the same arm, before anything is learned."""
-  one, two = (by_seed(arm, x, 'first') for x in (metric, other))
+def within(arm, metric, other, kind):
+  """A metric less another of the same arm, at first or at last."""
+  one, two = (by_seed(arm, x, kind) for x in (metric, other))
   return interval([one[s] - two[s] for s in one])
 
 
@@ -348,10 +341,7 @@ def serl(arms):
     ),
   }
   seen |= less(arms, SAMPLED, *pairs)
-  seen |= {
-    f'length_{arm}': (f'{arm}, tokens of an answer', rise(x, 'test/length'))
-    for arm, x in arms.items()
-  }
+  seen |= risen(arms, 'test/length', 'length', ', tokens of an answer')
   columns = {
     wins: 'win rate',
     SAMPLED: 'sampled',
@@ -460,10 +450,7 @@ def anchors(arms):
     )
     for name in unheld
   }
-  seen = {
-    f'rise_{name}': (f'{name}, {SAMPLED}, last less first', rise(arm, SAMPLED))
-    for name, arm in arms.items()
-  }
+  seen = risen(arms, SAMPLED, 'rise', f', {SAMPLED}, last less first')
   record, text = told(
     arms,
     claims,

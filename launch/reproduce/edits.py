@@ -29,10 +29,8 @@ def main():
   found, lines = {}, []
   for arm in sorted(p for p in args.workdir.iterdir() if p.is_dir()):
     steps = [sorted(p.glob('rollouts/*.jsonl')) for p in arm.glob('[0-9]*')]
-    found[arm.name] = {
-      kind: [mean([files[i] for files in steps], kind) for i in (0, -1)]
-      for kind in KINDS
-    }
+    ends = [means([files[i] for files in steps]) for i in (0, -1)]
+    found[arm.name] = {kind: [end[kind] for end in ends] for kind in KINDS}
     cells = [f'{a:.2f} → {b:.2f}' for a, b in found[arm.name].values()]
     lines.append([arm.name, *cells])
   text = rows(['arm', *KINDS], lines)
@@ -41,15 +39,11 @@ def main():
   print(text)
 
 
-def mean(files, kind):
-  """How often a kind is in an edit, over all edits of some files."""
+def means(files):
+  """How often each kind is in an edit, over all edits of some files."""
   records = [json.loads(line) for file in files for line in file.open()]
-  counts = [
-    counted(record['topic'], text)[kind]
-    for record in records
-    for text in record['texts']
-  ]
-  return float(np.mean(counts))
+  counts = [counted(r['topic'], text) for r in records for text in r['texts']]
+  return {kind: float(np.mean([c[kind] for c in counts])) for kind in KINDS}
 
 
 def counted(name, text):

@@ -14,8 +14,8 @@ fetched from the hub. Not run yet: by what a step of that file takes (25 s on
 two cores, 10 GB), and about ten times its tokens in a step that writes with
 reasoning, an hour. Expect few problems to be kept: a model this small often
 does not end as it is told to (`cot_self_instruct/malformed`), or adds wrongly
-when it writes. Where fewer than `method.keep` pass, the run ends and says how
-many did: write more (`method.each`).
+when it writes. Where fewer than `method.keep` pass, it writes for 6 steps more;
+then the run ends and says how many did: write more (`method.each`).
 """
 
 import pathlib

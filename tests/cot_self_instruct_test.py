@@ -228,14 +228,29 @@ def test_a_writer_that_is_not_asked_answers_greedily():
     assert (kept['text'], kept['own'], kept['share']) == ('2+3', '5', 0.75)
 
 
-def test_sets_are_of_one_size_and_too_few_are_said():
+def test_sets_are_of_one_size_and_it_writes_on_until_they_are():
   collected, _ = run_of(keep=1)
   assert texts(collected.state['set']) == ['1+6']
+  few = {'keep': 2, 'filter': 'self_consistency'}
+  first, _ = run_of(**few)
+  assert not first.state['set'] and not first.updates
+  writing = {k: ['Problem: 3+2\nAnswer: =5', 'what?'] for k in WRITING}
+  votes = VOTES | {'solve 3+2': ['a=5'] * 4}
+  second, _ = run_of(1, first.state, player=Writer(writing, votes), **few)
+  assert texts(second.state['set']) == ['2+3', '3+2'] and not second.updates
+  third, _ = run_of(2, second.state, player=Writer(votes=votes), **few)
+  assert third.updates and third.metrics['cot_self_instruct/passes'] == [0]
+
+
+def test_too_few_after_twice_the_steps_are_said():
+  few = {'keep': 2, 'filter': 'self_consistency'}
+  first, _ = run_of(**few)
   with pytest.raises(ValueError, match=r"keep is 2; of 2 .* 1 pass .*'self_c"):
-    run_of(keep=2, filter='self_consistency')
+    run_of(1, first.state, **few)
   writing = {'1+2': ['Problem: 4+4\nAnswer: =8'] * 2, '4+5': ['what?'] * 2}
+  first, _ = run_of(player=Writer(writing))
   with pytest.raises(ValueError, match='of 1 written problems 0 have a label'):
-    run_of(player=Writer(writing))
+    run_of(1, first.state, player=Writer(writing))
 
 
 def test_what_was_shown_or_written_before_is_not_asked_again():
@@ -255,7 +270,7 @@ def test_what_was_shown_or_written_before_is_not_asked_again():
 
 
 def test_the_set_is_learned_from_by_its_labels(tmp_path):
-  state = {'found': [], 'seeds': [], 'order': [1, 2]}
+  state = {'found': [], 'seeds': [], 'order': [1, 2], 'built': 2}
   wrong = Labelled('1+6', '8', 0.6, known='7')
   right = Labelled('2+3', '5', 0.75, known='5', rip=Rip(0.1, 2, 0.3))
   kept = records.Records([x._asdict() for x in (wrong, right)])
@@ -290,7 +305,7 @@ def test_the_set_is_learned_from_by_its_labels(tmp_path):
 def test_each_pass_has_all_of_the_set_once_in_an_order_of_its_own():
   kept = [Labelled(f'1+{i}', '7', 0.6)._asdict() for i in range(8)]
   votes = {f'solve 1+{i}': ['a=7', 'a=8'] * 2 for i in range(8)}
-  state = {'set': kept, 'found': [], 'seeds': [], 'order': [3, 4]}
+  state = {'set': kept, 'found': [], 'seeds': [], 'order': [3, 4], 'built': 1}
   orders = []
   for step in 1, 2, 3, 4, 5, 6, 7, 8:
     player = Writer(votes=votes)

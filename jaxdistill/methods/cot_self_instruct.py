@@ -14,9 +14,11 @@ a model
 | `answer_match`     | where the writer's own answer is the label        |
 | `rip`              | all but the quarter whose worst vote scores worst |
 
-Then the set stands still and is learned from by a policy gradient, pass after
-pass, each in an order of its own: an answer that is the label earns 1. No known
-answer is read, except to report how often labels are right.
+As long as fewer than `method.keep` do, it goes on writing, for as many steps
+again at most. Then the set stands still and is learned from by a policy
+gradient, pass after pass, each in an order of its own: an answer that is the
+label earns 1. No known answer is read, except to report how often labels are
+right.
 
 `method.keep` makes the sets of several filters equally large, which the paper's
 are not. What differs besides: the label is never what a reward model likes
@@ -90,9 +92,9 @@ class CotSelfInstruct(Method):
     return self.written.init()
 
   def collect(self, players, problems, state, step, key):
-    if step < self.written.build_steps:
-      return (yield from self._build(players, problems, state, step, key))
-    return (yield from self._learn(players, problems, state, step, key))
+    if state['set']:
+      return (yield from self._learn(players, problems, state, step, key))
+    return (yield from self._build(players, problems, state, step, key))
 
   def loss(self, model, anchors, batch):
     del anchors
@@ -138,11 +140,11 @@ class CotSelfInstruct(Method):
       'found': Records([*state['found'], *(y for _, y in everyones)]),
     }
     metrics = _named('', rejections(proposals) | rewards.described(found))
-    if step == by.build_steps - 1:
-      kept = by.kept([Labelled.read(x) for x in state['found']])
+    every = [Labelled.read(x) for x in state['found']]
+    if kept := by.kept(every, step + 1):
       order = jax.random.key_data(key).tolist()  # of its passes
       kept_once = Records([x._asdict() for x in kept])
-      state = state | {'set': kept_once, 'order': order}
+      state = state | {'set': kept_once, 'order': order, 'built': step + 1}
       more = {'size': [len(kept)]} | rewards.described(kept)
       metrics |= _named('set_', more)
     told = {
@@ -167,7 +169,7 @@ class CotSelfInstruct(Method):
 
   def _learn(self, players, problems, state, step, key):
     """A step of a policy gradient on the set: the labels are paid for."""
-    before = (step - self.written.build_steps) * self.problems
+    before = (step - state['built']) * self.problems
     every, order = state['set'], state['order']
     chosen = [_drawn(every, before + p.address, order) for p in problems]
 

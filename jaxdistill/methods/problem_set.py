@@ -24,6 +24,7 @@ from jaxdistill.rollout.writing import (
 )
 from jaxdistill.types import Records, Task
 
+AGAIN = 2  # times `build_steps`, by when the set must be there
 LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
 
 
@@ -32,7 +33,8 @@ class ProblemSet:
   """How a set comes about.
 
   Attributes:
-    build_steps: Steps in which problems are written and nothing is learned.
+    build_steps: Steps in which problems are written and nothing is learned;
+      up to twice as many where too few pass.
     each: Problems written per given one and step.
     write: How one is asked for: `instruct_and_answer` (reason, write it, answer
       it), `instruct` (reason, write it), `instruct_plainly` (no reasoning), in
@@ -123,8 +125,8 @@ class ProblemSet:
 
   def init(self) -> dict[str, Any]:
     """State before anything is written."""
-    built = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
-    return built | {'order': []}
+    none = {'seeds': Records([]), 'found': Records([]), 'set': Records([])}
+    return none | {'order': [], 'built': 0}
 
   def writing(self) -> Sampling:
     """How a problem is drawn."""
@@ -140,17 +142,28 @@ class ProblemSet:
       return votes
     return dataclasses.replace(votes, samples=self.votes + 1, greedy=1)
 
-  def kept(self, found: Sequence[Labelled]) -> list[Labelled]:
+  def kept(self, found: Sequence[Labelled], steps: int) -> list[Labelled]:
     """The set: those that have a label and pass the filter.
 
+    Args:
+      found: All that were written.
+      steps: In how many steps.
+
+    Returns:
+      Nothing while more are to be written.
+
     Raises:
-      ValueError: They are too few.
+      ValueError: They are too few, and no more are written.
     """
+    if steps < self.build_steps:
+      return []
     named = [x for x in found if x.label is not None]
     level = getattr(self, LEVELS.get(self.filter, ''), 0.0)
     passed = FILTERS[self.filter](named, level)
     kept = [x for x, passes in zip(named, passed, strict=True) if passes]
     if len(kept) < max(self.keep, 1):
+      if steps < AGAIN * self.build_steps:
+        return []
       raise ValueError(
         f'method.keep is {self.keep}; of {len(found)} written problems '
         f'{len(named)} have a label and {len(kept)} pass method.filter '

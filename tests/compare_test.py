@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxdistill import config as configs
+from jaxdistill.checkpoint import RefusedError
 from jaxdistill.cli.main import main
 from jaxdistill.plots import comparison as comparison_plot
 from jaxdistill.run import compare, loop
@@ -186,6 +187,13 @@ def test_the_first_seed_of_every_arm_comes_first(comparison, tmp_path):
   order = [(arm, seed) for arm, seed, _ in compare.runs(comparison, tmp_path)]
   assert order[:3] == [('base', 0), ('other', 0), ('base', 1)]
   assert len(order) == 6
+
+
+def test_it_does_not_begin_inside_of_a_run(comparison, tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(RefusedError, match='holds a single run'):
+    compare.check_folders(comparison, tmp_path)
+  assert [x.name for x in tmp_path.iterdir()] == ['config.json']
 
 
 def test_cut_and_started_again_it_goes_on(mesh, tmp_path, capsys, monkeypatch):

@@ -159,6 +159,7 @@ def test_the_best_edit_of_each_passage_is_learned():
   assert told['texts'][1] == 'red\ntwo'
   assert told['kept'] == [False, True, False, False]
   assert told['scores'] == [0.5, 1, 0, 0] and told['passage'] == 1
+  assert told['kept_above'] == told['no_edit'] == 0
   json.dumps(found.transcripts)
 
 
@@ -248,6 +249,7 @@ def test_an_edit_no_better_than_no_edit_is_not_kept():
   # Beside the passage no edit teaches anything more.
   found, policy = collected(with_passage=True)
   assert kept(found) == [] and found.metrics['seal/kept'] == [0, 0]
+  assert [x['kept_above'] for x in found.transcripts] == [1, 1]
   np.testing.assert_allclose(found.metrics['seal/score'][:2], [1, 1])
   ((_, sets_E, *_),) = learned(policy)
   docs = [[words(r).partition('|')[2] for r in s.rows] for s in sets_E]
@@ -256,6 +258,7 @@ def test_an_edit_no_better_than_no_edit_is_not_kept():
   # The published code keeps the first of equals; what is void it never learns.
   found, _ = collected(with_passage=True, gain=False)
   assert kept(found) == [f'{request(0)}|red', f'{request(1)}|red']
+  assert 'kept_above' not in found.transcripts[0]
   nothing = {request(0): ['', '', '', ''], request(1): [CUT] * 4}
   found, _ = collected(script=nothing, gain=False)
   assert kept(found) == []

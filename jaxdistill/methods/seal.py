@@ -145,6 +145,7 @@ class Seal(Method):
         topic=p.topic,
         no_edit=float(without_P[i]),
         passage=float(alone_PS[i].mean()),
+        **({'kept_above': float(least_P[i])} if self.gain else {}),
         by_text={
           'scores': scores_PES[i].mean(-1).tolist(),
           'kept': [e in kept_PE[i] for e in range(self.samples)],

@@ -89,7 +89,7 @@ def write_report(
   )
   alarms = read_alarms(root)
   transcripts, total = read_transcripts(root, MOST_TRANSCRIPTS)
-  transcripts = [{'outcome': outcome(x)} | x for x in transcripts]
+  transcripts = [{'outcome': outcome(x)} | tally(x) | x for x in transcripts]
   seen = {x['outcome'] for x in transcripts}
   page = _template().render(
     # A run of a comparison is ARM/SEED.
@@ -148,6 +148,15 @@ def outcome(record: Mapping[str, Any]) -> str:
     return 'right' if _same(record['vote'], known) else 'wrong'
   right = sum(_same(answer, known) for answer in answers)
   return 'right' if 2 * right > len(answers) else 'wrong'
+
+
+def tally(record: Mapping[str, Any]) -> dict[str, str]:
+  """How many answers are right, where there is no vote to say it by."""
+  known, answers = record.get('known'), record.get('answers') or ()
+  if known is None or len(answers) < 2 or {'vote', 'rejected'} & record.keys():
+    return {}
+  right = sum(_same(answer, known) for answer in answers)
+  return {'tally': f'{right} of {len(answers)} right'}
 
 
 def _same(answer: Any, known: Any) -> bool:

@@ -22,6 +22,10 @@ _KINDS = {
 # Several of one query or passage are not independent: there is no binomial of
 # theirs.
 _DEPENDENT = ('order_accuracy', 'accuracy_edited')
+_UNKNOWN = (
+  'of how many problems is not said',
+  'several are of one item, and not independent',
+)
 
 
 def verdict(
@@ -103,6 +107,7 @@ def _rows(split, metrics, of):
     yield {
       'split': _SPLITS.get(split, split),
       'kind': said,
+      'unknown': _UNKNOWN[kind in _DEPENDENT],  # why, where noise is
       'times': len(points),
       'began': (began, binomial(began, n) if n else None),
       'ended': (ended, binomial(ended, n) if n else None),
@@ -156,7 +161,7 @@ def _lead(rows, config, metrics, finished):
       'up': 'more than noise explains',
       'down': 'more than noise explains',
       'flat': 'within noise',
-      'unknown': 'noise unknown',
+      'unknown': f'noise unknown: {row["unknown"]}; compare seeds',
     }[row['way']]
     words = (
       f'{row["kind"].capitalize()}: {_share(began)} → {_share(ended)} right'

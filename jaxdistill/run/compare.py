@@ -14,7 +14,11 @@ import numpy as np
 from etils import epath
 
 from jaxdistill import dist
-from jaxdistill.checkpoint import check_writable, write_atomically
+from jaxdistill.checkpoint import (
+  RefusedError,
+  check_writable,
+  write_atomically,
+)
 from jaxdistill.plots.comparison import measured
 from jaxdistill.plots.files import read_metrics
 from jaxdistill.plots.intervals import estimate
@@ -72,7 +76,7 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   """Looks at what is there before anything runs.
 
   Raises:
-    RefusedError: A folder holds a run of another config.
+    RefusedError: A folder holds a run of another config, or is itself a run's.
     ValueError: Nothing can be written.
   """
   try:
@@ -80,6 +84,10 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   except OSError as e:
     why = (e.strerror or str(e)).lower()
     raise ValueError(f'--workdir {root} cannot be written: {why}') from None
+  if (epath.Path(root) / 'config.json').exists():
+    raise RefusedError(
+      f'{root} holds a single run (config.json); choose another --workdir'
+    )
   for arm, seed, folder in runs(comparison, root):
     if (folder / 'config.json').exists():
       Workdir(folder).check(comparison.config(arm, seed).to_dict())

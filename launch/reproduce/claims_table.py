@@ -18,8 +18,8 @@ from jaxdistill.plots.claims import cell, rows
 
 MARKS = '<!-- claims: begin -->\n', '<!-- claims: end -->\n'
 HEAD = ('', 'claim', 'published', 'here: difference (interval), verdict')
-SHORT = len(HEAD)  # what of it the README shows
 HEAD += ('folder', 'seeds', 'controls', 'minutes')
+SHORT = HEAD.index('seeds')  # columns that the README shows
 ABOUT = """\
 # The claims of the field, on the small world
 
@@ -218,12 +218,17 @@ def main():
   parser.add_argument('--readme', type=pathlib.Path, default='README.md')
   args = parser.parse_args()
   lines = [line(row, args.results) for row in ROWS]
-  table = rows(HEAD, lines).replace('](docs/', '](../docs/')
-  (args.results / 'claims.md').write_text(ABOUT + table)
+  (args.results / 'claims.md').write_text(ABOUT + whole(lines))
   before, rest = args.readme.read_text().split(MARKS[0])
   _, after = rest.split(MARKS[1])
   short = rows(HEAD[:SHORT], [cells[:SHORT] for cells in lines])
   args.readme.write_text(before + MARKS[0] + short + MARKS[1] + after)
+
+
+def whole(lines):
+  """The table as it stands in `results/`, where links are from there."""
+  table = rows(HEAD, lines).replace('](docs/', '](../docs/')
+  return table.replace('](results/', '](')
 
 
 def line(row, results):
@@ -250,7 +255,7 @@ def line(row, results):
   return [
     *begun,
     said,
-    row.folder,
+    f'[{row.folder}](results/{row.folder})',
     ' to '.join(map(str, dict.fromkeys((min(seeds), max(seeds))))),
     row.controls,
     f'{minutes:.0f}',

@@ -109,7 +109,7 @@ def test_weights_of_tokens_by_hand():
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest():
-  with pytest.raises(ValueError, match=r"'grpp' is none of.*'grpo'"):
+  with pytest.raises(ValueError, match=r"'grpp'; it must be.*'grpo'"):
     PolicyGradient(objective='grpp')
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy.special import logsumexp
+from scripted import collected_by
 
 import jaxdistill as jd
 from jaxdistill import config as configs
@@ -236,15 +237,6 @@ class Mute(Player):
     return []
 
 
-def collected(method, players, problems):
-  begun = method.collect(players, problems, method.init(), 0, jax.random.key(0))
-  next(begun)
-  del players['policy']
-  with pytest.raises(StopIteration) as end:
-    next(begun)
-  return end.value.value
-
-
 @pytest.mark.parametrize(('alpha', 'tail'), [(0.0, True), (0.5, False)])
 def test_offline_is_what_the_teacher_itself_would_teach(
   written, mesh, alpha, tail
@@ -264,7 +256,7 @@ def test_offline_is_what_the_teacher_itself_would_teach(
         'policy': Mute(student.player),
         'teacher': Recorded(teacher.player, written, texts),
       }
-      made = collected(method, players, problems)
+      made = collected_by(method, players, problems, method.init())
       (row_set,) = (s for s in made.updates[0].sets if s.rows)
       batch, _ = make_batch(row_set, 0, mesh, Shapes(64, 16))
       graphdef, params, frozen = split_params(student.decoder, 'full')

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 from jaxdistill import losses
 from jaxdistill.batch import Batch
 from jaxdistill.dist.hosts import sum_over_hosts
+from jaxdistill.methods.method import check_choice
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout import merged
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Rollout, Row, RowSet, response_row
 
 # Logits of student and teacher, the tokens, and how -> value and reverse KL.
@@ -111,11 +111,7 @@ class Distillation:
   entropy: float = 0.0
 
   def __post_init__(self):
-    if self.support not in SUPPORTS:
-      raise ValueError(
-        f'method.support {self.support!r} is none of {", ".join(SUPPORTS)}; '
-        f'the nearest is {nearest(self.support, SUPPORTS)!r}'
-      )
+    check_choice(self, 'support', SUPPORTS)
     check_alpha(self.alpha)
     if self.support == 'sampled' and self.alpha != 1:
       raise ValueError(

@@ -23,10 +23,9 @@ from jaxtyping import Array, Float
 
 from jaxdistill import losses, rewards
 from jaxdistill.batch import Batch
-from jaxdistill.methods.method import check_least
+from jaxdistill.methods.method import check_choice, check_least
 from jaxdistill.models.decoder import Decoder
 from jaxdistill.rollout import Player, Sampling, fields, policy_rows
-from jaxdistill.spelling import nearest
 from jaxdistill.types import Rollout, Row, RowSet, Update
 
 
@@ -125,12 +124,7 @@ class PolicyGradient:
   minibatches: int = 1
 
   def __post_init__(self):
-    if self.objective not in OBJECTIVES:
-      raise ValueError(
-        f'method.objective {self.objective!r} is none of '
-        f'{", ".join(OBJECTIVES)}; the nearest is '
-        f'{nearest(self.objective, OBJECTIVES)!r}'
-      )
+    check_choice(self, 'objective', OBJECTIVES)
     check_least(self, importance_cap=1)
     self.sampling(samples=1, max_tokens=1)
 

@@ -46,6 +46,42 @@ def test_answers_and_proposals_are_read_as_the_task_reads_them():
   assert task.held_out(held) and not task.held_out(task.problems('train')[0])
 
 
+def test_it_is_shown_how_to_judge_by_the_answers_of_others():
+  task = load_task(NAME)
+  one, two = (
+    load_task('arithmetic:add:2,2').problems('train')[i] for i in (0, 1)
+  )
+  problem = task.problems('test')[0]
+  *lines, asked, said, end = task.asking('verify', problem, ' 57 ').split('\n')
+  assert asked.startswith('Q: ') and problem.text in asked
+  assert (said, end) == ('A: 57', 'Right:')
+  yes, no = task.worded('verify').choices
+  assert lines[1::3] == [
+    *(f'A: {p.answer}' for p in (one, two, one, two)),
+  ]
+  assert lines[2::3] == [f'Right:{x}' for x in (yes, no, no, yes)]
+  assert [one.text in x for x in lines[::3]] == [True, True, False, False]
+  *lines, end = task.asking('compare', problem, '57', '58').split('\n')
+  assert lines[-2:] == ['A 1: 57', 'A 2: 58'] and end == 'Better:'
+  assert lines[1:4] == [
+    *(f'A 1: {one.answer}', f'A 2: {two.answer}', 'Better: 1'),
+  ]
+  assert lines[7] == 'Better: 2' and lines[11] == 'Better: 2'
+  assert lines[15] == 'Better: 1'
+
+
+def test_without_a_wrong_answer_it_judges_nothing(tmp_path):
+  file = tmp_path / 'alike.jsonl'
+  lines = [{'text': text, 'answer': 2} for text in ('1+1', '2+0', '3-1')]
+  file.write_text(''.join(json.dumps(x) + '\n' for x in lines))
+  with pytest.raises(ValueError, match='has the same answer'):
+    load_task(f'examples:2:{file}').worded('verify')
+  with pytest.raises(ValueError, match=r"no words for 'verify'.*nothing"):
+    load_task(f'examples:1:{file}').worded('verify')
+  with pytest.raises(ValueError, match=r"'score'; it has.*verify, compare"):
+    load_task(NAME).worded('score')
+
+
 @pytest.mark.parametrize('name', ['examples', 'examples:0:small', 'examples:2'])
 def test_what_is_no_such_name_is_refused(name):
   with pytest.raises(ValueError, match='examples'):

@@ -28,7 +28,7 @@ SEAL = [p for p in TEXT if p.stem.startswith('seal')]
 # A random model writes no problem that can be read.
 WRITES = [p for p in TEXT if p.stem.startswith('cot')]
 OTHERS = [p for p in TEXT if p not in (*COMPARISONS, *ALIKE, *SEAL, *WRITES)]
-VOTING = 'vote', 'u_opsd', 'rft_vote'
+CHOOSING = 'vote', 'u_opsd', 'rft_vote', 'yes', 'known'
 # One given problem to a topic: what a random model proposes is malformed.
 SMALLEST = {
   'dtype': 'float32',
@@ -131,9 +131,18 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(f'jaxdistill.plots.{name}', lambda *args: None)
 
 
-def asked(verb, config, model, workdir, *others, **more):
+def smallest(method=None):
+  """What makes a config small, of a method that may lack some of the keys."""
+  return {
+    k: v
+    for k, v in SMALLEST.items()
+    if method is None or not k.startswith('method.') or k[7:] in method
+  }
+
+
+def asked(verb, config, model, workdir, *others, method=None, **more):
   """The exit code of a verb on the smallest form of a config."""
-  sets = {'model': model, **SMALLEST, **more}
+  sets = {'model': model, **smallest(method), **more}
   sets = [f'--config.{k}={v}' for k, v in sets.items()]
   paths = ['--config', str(config), '--workdir', str(workdir)]
   return main([verb, *paths, *sets, *others])
@@ -188,14 +197,7 @@ def with_teacher(config, model):
 def test_every_other_text_config_takes_two_steps(mesh, model, tmp_path, config):
   named = with_teacher(config, model)
   method = configs.read_config(named, [('model', str(model))]).method
-  keys = {
-    k: v
-    for k, v in {**SMALLEST, 'model': model}.items()
-    if not k.startswith('method.') or k.partition('.')[2] in method
-  }
-  sets = [f'--config.{k}={v}' for k, v in keys.items()]
-  paths = ['--config', named, '--workdir', str(tmp_path)]
-  assert main(['train', *paths, *sets]) == 0
+  assert asked('train', named, model, tmp_path, method=method) == 0
   logged = lines(tmp_path / 'metrics.jsonl')
   assert [x['step'] for x in logged] == [0, 1, 2]
   assert all(x['rollout/tokens'] > 0 for x in logged[:2])
@@ -237,6 +239,7 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
   if inspect.signature(python_file(str(config)).get_config).parameters:
     config = f'{config}:{model}'  # whose argument is a teacher
     sets['method.known'] = 0  # all are given
+  sets['method'] = comparison.base.method
   assert asked('compare', config, model, tmp_path, '--seeds=0', **sets) == 0
   n = sum(len(comparison.seeds_of(arm)) for arm in comparison.arms)
   said = capsys.readouterr().out
@@ -246,8 +249,8 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
   for arm in comparison.arms:
     (first, *_) = lines(tmp_path / f'{arm}/0/metrics.jsonl')
     assert first['rollout/tokens'] > 0
-    if arm in VOTING and 'train/loss' not in first:
-      continue  # no answers of a random model agree
+    if arm in CHOOSING and 'train/loss' not in first:
+      continue  # nothing that a random model answers is chosen
     assert math.isfinite(first['train/loss'])
 
 

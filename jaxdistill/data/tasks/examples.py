@@ -2,7 +2,8 @@
 
 A model that was never taught to answer continues a text. Shown a few problems
 with their answers it continues with one more; where its line ends, so does its
-response.
+response. Shown which of their answers are right it goes on to judge one, too; a
+wrong answer is that of another of them.
 """
 
 import dataclasses
@@ -11,6 +12,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxdistill.types import Hint, Problem, Problems, Task, Wording
+
+WORDINGS = {
+  'verify': Wording('Q: {asked}\nA: {0}\nRight:', (' Yes', ' No')),
+  'compare': Wording('Q: {asked}\nA 1: {0}\nA 2: {1}\nBetter:', (' 1', ' 2')),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,32 @@ class ExamplesTask(Task):
 
   @property
   def wordings(self) -> Mapping[str, Wording]:
-    return {}  # a model that only goes on judges nothing
+    """What it can be shown how to judge, by an answer of another problem."""
+    return WORDINGS if self.count > 1 else {}
+
+  def worded(self, what: str) -> Wording:
+    found = super().worded(what)
+    if len({p.answer for p in _shown(self)}) < 2:
+      raise ValueError(f'{self.name}: all that is shown has the same answer')
+    return found
+
+  def asking(self, what: str, problem: Problem, *responses: str) -> str:
+    wording = self.worded(what)
+
+    def line(p: Problem, *said: str | None) -> str:
+      asked = self.task.solver_prompt(p)
+      return wording.text.format(*(str(x).strip() for x in said), asked=asked)
+
+    shown, lines = _shown(self), []
+    for i, p in enumerate(shown):
+      others = [*shown[i + 1 :], *shown[:i]]
+      wrong = next(x.answer for x in others if x.answer != p.answer)
+      pair, (first, second) = (p.answer, wrong), wording.choices
+      # The right one first of every other problem: not always the same choice.
+      judged = [(pair, first), (pair[::-1], second)]
+      for said, choice in judged[:: 1 - 2 * (i % 2)]:
+        lines.append(line(p, *said) + choice)
+    return '\n'.join([*lines, line(problem, *responses)])
 
   def _asked(self, asked: str) -> str:
     shown = [

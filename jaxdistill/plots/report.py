@@ -146,8 +146,7 @@ def outcome(record: Mapping[str, Any]) -> str:
     return 'unknown'
   if 'vote' in record:
     return 'right' if _same(record['vote'], known) else 'wrong'
-  right = sum(_same(answer, known) for answer in answers)
-  return 'right' if 2 * right > len(answers) else 'wrong'
+  return 'right' if 2 * _right(answers, known) > len(answers) else 'wrong'
 
 
 def tally(record: Mapping[str, Any]) -> dict[str, str]:
@@ -155,8 +154,11 @@ def tally(record: Mapping[str, Any]) -> dict[str, str]:
   known, answers = record.get('known'), record.get('answers') or ()
   if known is None or len(answers) < 2 or {'vote', 'rejected'} & record.keys():
     return {}
-  right = sum(_same(answer, known) for answer in answers)
-  return {'tally': f'{right} of {len(answers)} right'}
+  return {'tally': f'{_right(answers, known)} of {len(answers)} right'}
+
+
+def _right(answers: Sequence[Any], known: Any) -> int:
+  return sum(_same(answer, known) for answer in answers)
 
 
 def _same(answer: Any, known: Any) -> bool:

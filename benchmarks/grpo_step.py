@@ -68,7 +68,7 @@ def main() -> None:
       + ', '.join(SIDES)
     )
   pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
-  measured = sides.Sides.of(__file__, args, pythons, args.device)
+  measured = sides.Sides.of(__file__, args, pythons)
   compare(args, measured, SIDES, make_job)
 
 
@@ -114,7 +114,6 @@ def add_options(
     help='random weights in the shape of --model, which needs to have none;\n'
     'what is right is decided by chance',
   )
-  add('--device', choices=sides.DEVICES, default='cpu', help='(cpu)')
   add('--sides', default=names, help=f'({names})')
 
 

@@ -161,6 +161,7 @@ def make_job(case: Case, folder: str, args: argparse.Namespace) -> dict:
     'ids': ids.tolist(),
     'known': known,
     'threads': args.threads,
+    'device': args.device,
     'seconds': args.seconds,
     'calls': args.calls,
   }
@@ -396,10 +397,12 @@ def transformers(job: dict):
   torch.set_num_threads(job['threads'])
   import transformers as library
 
+  device = sides.torch_device(job['device'])
   model = library.AutoModelForCausalLM.from_pretrained(
     job['weights'], dtype=torch.float32
-  ).eval()
-  ids = torch.tensor(job['ids'])
+  )
+  model = model.eval().to(device)
+  ids = torch.tensor(job['ids'], device=device)
   here = max(job['rows'] // job['samples'], 1)
 
   def ask(seed):

@@ -33,7 +33,7 @@ def main() -> None:
       + ', '.join(RUNS)
     )
   pythons = {s: sys.executable if s == 'ours' else args.python for s in chosen}
-  measured = sides.Sides.of(__file__, args, pythons, args.device)
+  measured = sides.Sides.of(__file__, args, pythons)
   grpo_step.compare(args, measured, NAMES, make_job)
 
 

@@ -6,8 +6,8 @@
 `configs/seal_small.py` has them. Both sides train the same rows from the same
 adapters; what each comes to is compared, and what compiling takes is apart.
 The sides take turns; the medians count. On a CPU a step of one candidate keeps
-a core busy already, so less is won there than where a dispatch costs more than
-what it computes.
+a core busy already, so less is won there than on a GPU, where a dispatch costs
+more than what it computes.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 
 import jax
 import numpy as np
+import sides
 
 import jaxdistill as jd
 from jaxdistill.batch import Shapes
@@ -40,11 +41,11 @@ def main() -> None:
     parser.add_argument(f'--{name}', type=int, default=default)
   parser.add_argument('--out')
   args = parser.parse_args()
-  found = vars(args) | measured(args)
+  about = {'machine': sides.machine(), 'version': f'jax {jax.__version__}'}
+  found = about | vars(args) | measured(args)
   print(json.dumps(found, indent=1))
   if args.out:
-    with open(args.out, 'w') as file:
-      json.dump(found, file, indent=1)
+    sides.write(args.out, found)
 
 
 def measured(args: argparse.Namespace) -> dict:

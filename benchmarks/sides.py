@@ -44,6 +44,7 @@ def parser(doc: str | None, runs: int, name: str) -> argparse.ArgumentParser:
   add('--runs', type=int, default=runs, help=f'processes of a side ({runs})')
   add('--threads', type=int, default=cpus, help=f'of each side ({cpus})')
   add('--out', default=f'runs/{name}.json', help=f'(runs/{name}.json)')
+  add('--device', choices=DEVICES, default='cpu', help='(cpu)')
   add('--lock', help='a file to lock for each run, where others measure too')
   add(
     '--tree',
@@ -88,7 +89,7 @@ class Sides:
   pythons: Mapping[str, str]
   trees: Mapping[str, str]
   lock: str
-  device: str = 'cpu'
+  device: str
 
   @classmethod
   def of(
@@ -96,7 +97,6 @@ class Sides:
     script: str,
     args: argparse.Namespace,
     pythons: Mapping[str, str],
-    device: str = 'cpu',
   ) -> 'Sides':
     """By the options; a side without a Python is left out."""
     trees = dict(tree.split('=', 1) for tree in args.tree)
@@ -106,7 +106,7 @@ class Sides:
         named |= {f'{side}{_MARK}{tree}': python for tree in trees}
       elif python:
         named[side] = python
-    return cls(script, named, trees, args.lock or '', device)
+    return cls(script, named, trees, args.lock or '', args.device)
 
   def in_turn(self, runs: int) -> Iterator[tuple[int, str]]:
     """Every side as often; each is first in turn."""
@@ -234,6 +234,17 @@ def text(rows: Sequence[Sequence[str]]) -> str:
   ]
   rule = '|' + '|'.join('-' * (w + 2) for w in widths) + '|'
   return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def torch_device(kind: str) -> str:
+  """PyTorch's name of a device, with products as exact as JAX's defaults.
+
+  On a GPU JAX multiplies float32 in TF32, and PyTorch does where it is told to.
+  """
+  import torch
+
+  torch.set_float32_matmul_precision('highest' if kind == 'cpu' else 'high')
+  return 'cpu' if kind == 'cpu' else 'cuda'
 
 
 class Compiled:

@@ -37,6 +37,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     shape.write(folder, 'random')
     job = {'weights': folder, 'steps': args.steps, 'threads': args.threads}
+    job['device'] = args.device
     for i, side in measured.in_turn(args.runs):
       found = measured.start(side, job)
       runs[side].append(found)
@@ -281,6 +282,8 @@ def trl(job: dict) -> dict:
   import transformers
   import trl as library
 
+  device = sides.torch_device(job['device'])
+
   times, lengths = [], []
 
   def reward(completions, completion_ids, **_):
@@ -296,7 +299,7 @@ def trl(job: dict) -> dict:
         output_dir=folder,
         model_init_kwargs={'dtype': 'float32'},
         bf16=False,
-        use_cpu=True,
+        use_cpu=device == 'cpu',
         gradient_checkpointing=False,
         per_device_train_batch_size=PROMPTS * SAMPLES,
         num_generations=SAMPLES,

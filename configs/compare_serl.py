@@ -8,7 +8,7 @@ tokens a run, those of evaluations not counted.
 | | |
 |---|---|
 | `serl` | all of it |
-| `released` | as the code has it: no rule of consistency, the judge first |
+| `released` | nearer the code: no rule of consistency, the judge first |
 | `no_actor`, `no_judge` | only the judge learns, only the actor |
 | `one_order` | pairs are shown in one order |
 | `no_band` | no control of length |

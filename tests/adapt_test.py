@@ -99,9 +99,9 @@ def test_an_inner_training_by_hand(player):
       weight_decay=OPTIMIZER.weight_decay,
     ),
   )
-  state = tx.init(adapter)
+  state, gradient = tx.init(adapter), jax.jit(jax.grad(loss))
   for _ in range(3):
-    updates, state = tx.update(jax.grad(loss)(adapter), state, adapter)
+    updates, state = tx.update(gradient(adapter), state, adapter)
     adapter = optax.apply_updates(adapter, updates)
   for a, b in zip(
     *map(jax.tree.leaves, (found.params[0], adapter)), strict=True

@@ -166,6 +166,27 @@ def test_unknown_value(refused_keys, key, value, said):
   assert said in found
 
 
+@pytest.mark.parametrize(
+  ('keys', 'said'),
+  [
+    (
+      ('method.name=rft', 'method.keep=yes', 'method.verifier=trust:0.1'),
+      "anchor verifier has rule 'trust:0.1', but method 'rft' does not measure",
+    ),
+    (
+      ('method.name=pair_sft', 'method.reference=trust:0.1'),
+      "anchor base has rule 'trust:0.1', but method 'pair_sft' does not",
+    ),
+    (
+      ('method.name=pair_sft', 'method.reference=model:small-wide'),
+      "method.reference is 'model:small-wide'; it must be a self of the policy",
+    ),
+  ],
+)
+def test_an_anchor_that_could_not_do_its_work(refused_keys, keys, said):
+  assert said in refused_keys(*keys)
+
+
 def test_a_method_s_own_anchor_is_not_set_beside_it(refused_keys):
   said = refused_keys('anchors.base=frozen')
   assert 'config.anchors.base belongs to the method' in said

@@ -39,18 +39,24 @@ import jax
 import pytest
 
 from jaxdistill import dist
+from jaxdistill.rollout import adapt
 from jaxdistill.run import loop
 
 # Where the same programs run often enough that optimizing them is worth it.
 OFTEN = ('colabs', 'loop', 'guard', 'api', 'compare', 'survive')
 # Files of whole runs and of real models, the longest first.
 LONG = (
-  *('systems', 'colabs', 'loop', 'cli', 'text_loop', 'hosts', 'families'),
-  *('export', 'api', 'step', 'survive', 'guard', 'adapt', 'extend', 'compare'),
-  *('engine', 'rollout', 'contract', 'models', 'pairs', 'turns', 'packed'),
-  *('bank', 'anchors', 'gap'),
+  *('hosts', 'systems', 'text_loop', 'loop', 'cli', 'engine', 'colabs', 'api'),
+  *('int8', 'ahead', 'golden', 'seal_run', 'survive', 'guard', 'families'),
+  *('compare', 'cross_encoder', 'temporal_self_reward', 'serl', 'score'),
+  *('adapt', 'preference', 'extend', 'contract', 'rollout', 'pairs', 'step'),
+  *('export', 'models', 'turns', 'packed', 'bank', 'anchors', 'gap'),
 )
-CHECK = ('packed', 'step')  # of these, what `make check` runs all the same
+# Of these, what `make check` runs all the same.
+CHECK = (
+  *('packed', 'step', 'int8', 'ahead', 'golden', 'seal_run', 'cross_encoder'),
+  *('temporal_self_reward', 'serl', 'score', 'preference'),
+)
 RUNS = {'trained'}  # fixtures of whole runs
 
 
@@ -178,9 +184,11 @@ def tree(root):
 def one_step_of_a_kind():
   """Runs with equal models, methods and optimizers share a compiled step.
 
-  It depends on nothing else, and is most of what a run compiles anew.
+  It depends on nothing else, and is most of what a run compiles anew. Likewise
+  inner trainings by equal methods, whose losses are different bound methods.
   """
-  make_step, made = loop.make_step, {}
+  make_step, made, losses = loop.make_step, {}, {}
+  train = adapt.train
 
   def shared(graphdef, loss, optimizer, in_loss):
     method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
@@ -189,6 +197,11 @@ def one_step_of_a_kind():
       made[key] = make_step(graphdef, loss, optimizer, in_loss)
     return made[key]
 
+  def alike(*args, loss, **kw):
+    method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
+    return train(*args, loss=losses.setdefault(method, loss), **kw)
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'make_step', shared)
+    patch.setattr(adapt, 'train', alike)
     yield

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from whole_runs import moved, promised, to_go_on, trained_by
+from whole_runs import cut, moved, promised, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill.cli.main import main
@@ -117,8 +117,7 @@ def test_a_task_says_what_is_measured_of_it(
 @pytest.mark.parametrize('name', ['sdpo', 'dpo'])  # others: their methods' own
 def test_what_is_cut_goes_on_as_if_it_had_not_been(trained, name, tmp_path):
   whole, lines, _ = trained(name)
-  trained(name, 'cut', steps=1)
-  to_go_on(tmp_path / 'cut')
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, more, _ = trained(name, 'cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

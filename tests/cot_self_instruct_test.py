@@ -96,6 +96,8 @@ def texts(chosen):
     ('Problem: 1+1', ('1+1', '')),
     ('as in problem: x\n**Problem:** 1+1\n\n**Answer:** 2', ('1+1', '2')),
     ('Problem: one\ntwo\nAnswer: 2\nAnswer: 3', ('one\ntwo', '2\nAnswer: 3')),
+    ('### Problem: 1+1\n### Answer: 2', ('1+1', '2')),
+    ('**Problem**: 1+1\n**Final Answer**: 2', ('1+1', '2')),
     (
       'Problem: what is the answer: 1 or 2?',
       ('what is the answer: 1 or 2?', ''),
@@ -399,7 +401,7 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(mesh, tmp_path):
     ({'agreement': 0.4}, "is 0.4, which nothing reads.*'answer_match'"),
     ({'drop': 0.5}, 'drop is 0.5, which nothing reads'),
     ({'scorer': 'vote'}, "scorer is 'vote', which nothing reads"),
-    ({'keep': 1025}, 'keep is 1025; only 1024 problems are written'),
+    ({'keep': 2049}, 'keep is 2049; only 2048 problems are written at most'),
     ({'problems': 1}, "problems is 1; 'instruct_and_answer' shows 2"),
     ({'minibatches': 999}, 'minibatches is 999; a step has 256 rows'),
     ({'each': 0}, 'each is 0; it must be positive'),

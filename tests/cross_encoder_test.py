@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from config_files import GRADE, compares
 from contract_test import moved, promised, trained  # noqa: F401
+from whole_runs import cut
 
 from jaxdistill import config as configs
 from jaxdistill import losses, rewards
@@ -140,6 +141,7 @@ def test_it_learns_grades_from_a_model_that_writes(trained):  # noqa: F811
     'cross_encoder',
     steps=25,
     eval_every=25,
+    checkpoint_every=25,
     **small(
       {'optimizer.lr': 3e-3, 'optimizer.warmup': 5, 'eval.problems': 24},
       problems=16,
@@ -188,10 +190,7 @@ def test_a_trunk_gets_a_new_head():
 def test_cut_and_taken_up_again(trained, tmp_path):  # noqa: F811
   keys = small(teacher='model:small-wide', epochs=2, minibatches=2)
   whole, lines, _ = trained('cross_encoder', **keys)
-  trained('cross_encoder', 'cut', **keys, steps=1)
-  path = tmp_path / 'cut' / 'config.json'
-  config = json.loads(path.read_text()) | {'steps': 2}
-  path.write_text(json.dumps(config))
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, more, _ = trained('cross_encoder', 'cut', **keys)
   assert again.first_step == 1 and int(again.state.step) == 8
   assert [*map(promised, more)] == [*map(promised, lines)]

@@ -87,6 +87,28 @@ def test_small_pages_and_few_rows_give_the_same(
   assert max(len(levels) for _, levels in dispatches) == 2
 
 
+@pytest.mark.parametrize(
+  'prompts, tokens, read',
+  [
+    (96, 68, [(32, 96)] * 3),  # two pages of 48, not of 64; no row is empty
+    (5, 68, [(8, 96)]),  # so few are read at once
+    (7, 256, [(8, 256)]),  # two reads of four would be as many rows
+    (9, 256, [(4, 256)] * 3),  # of twelve rows, not of sixteen
+    (120, 65, [(128, 64)]),  # a fifteenth is empty
+    (40, 400, [(8, 512)] * 5),  # 399 take 8 pages of 64
+  ],
+)
+def test_prompts_are_read_with_little_padding(prompts, tokens, read):
+  desk = schedule.Desk(
+    *(0, [np.arange(tokens)] * prompts, range(prompts)),
+    sampling=Sampling(max_tokens=8),
+    eos_ids=(1,),
+    shards=1,
+    most=prompts,
+  )
+  assert [tokens.shape for tokens, *_ in desk.turn().admitted] == read
+
+
 def test_groups_are_split_where_there_are_fewer_places(
   one_device, small_sizes, dispatches, monkeypatch
 ):

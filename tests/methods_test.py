@@ -373,7 +373,8 @@ def test_a_bank_keeps_what_was_written(monkeypatch):
 def test_a_past_self_can_propose():
   method = Sqlm(problems=2, proposals=3, samples=4, propose_every=0)
   method = dataclasses.replace(method, proposer='league:5')
-  assert method.anchors == {'base': 'frozen', 'proposer': 'league:5'}
+  assert method.anchors['base'] == 'frozen'
+  assert method.anchors['proposer'].rule == 'league:5'
   policy, past = Scripted(SCRIPT), Scripted(SCRIPT)
   players = {'policy': policy, 'base': Anchor(), 'proposer': past}
   collected = collected_by(method, players, TOPICS, method.init())

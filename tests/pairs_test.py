@@ -136,12 +136,15 @@ def taught_rows(seed=0):
 FIELDS = Field('ids', (3,), 'int32'), Field('logp', (3,))
 
 
+_read = nnx.jit(Decoder.__call__)
+
+
 def alone(model, prompt, response):
   """Logits that predict each response token, of a text by itself."""
   tokens = np.zeros((1, 16), np.int32)
   text = np.concatenate([prompt, response])
   tokens[0, : len(text)] = text
-  logits = np.asarray(nnx.jit(Decoder.__call__)(model, tokens))[0]
+  logits = np.asarray(_read(model, tokens))[0]
   return logits[len(prompt) - 1 : len(text) - 1]
 
 

@@ -19,7 +19,7 @@ from revising import (
   collect,
 )
 from scripted import CUT, KEY, TASK, watched, words
-from whole_runs import moved, promised, to_go_on, trained_by
+from whole_runs import cut, moved, promised, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill import losses, rewards
@@ -372,8 +372,7 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(
   trained, tmp_path, name, keys
 ):
   whole, lines, before = trained(name, **keys)
-  trained(name, 'cut', **keys, steps=1)
-  to_go_on(tmp_path / 'cut')
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, more, _ = trained(name, 'cut', **keys)
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from whole_runs import moved, promised, to_go_on, trained_by
+from whole_runs import cut, moved, promised, trained_by
 
 from jaxdistill import config as configs
 
@@ -74,8 +74,7 @@ def test_what_is_cut_goes_on_as_if_it_had_not_been(
     # One for each checkpoint's state.
     assert len([*(tmp_path / 'run' / 'data').glob('*.jsonl')]) == 2
     assert lines[1]['edits/all'] == pytest.approx(np.mean(records[1]['row']))
-  trained(name, 'cut', steps=1, **FEW, **more)
-  to_go_on(tmp_path / 'cut')
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, rest, _ = trained(name, 'cut', **FEW, **more)
   assert again.first_step == 1
   assert [*map(promised, rest)] == [*map(promised, lines)]

@@ -300,14 +300,20 @@ def test_matched_edits_have_one_length():
 
   def shown(*texts, length):
     out = matched(documents(*texts), length)
-    assert sum(len(r.tokens_T) for r in out) == (length or 5)
-    return [''.join(map(chr, r.tokens_T)) for r in out]
+    assert sum(len(r.tokens_T) for r, _ in out) == (length or 5)
+    assert {n for _, n in out} <= {len(t) for t in texts}
+    return [''.join(map(chr, r.tokens_T)) for r, _ in out]
 
   assert shown('abc', 'de', length=0) == ['abc', 'de']
   assert shown('abc', 'de', length=4) == ['abc', 'd']
   assert shown('abc', 'de', length=3) == ['abc']
   assert shown('abc', 'de', length=9) == ['abc', 'de', 'abc', 'd']
   assert matched([], 4) == []
+  (a, b, *_), (c, d) = (
+    [(len(r.tokens_T), n) for r, n in matched(documents('abc', 'de'), length)]
+    for length in (9, 4)
+  )
+  assert a == (3, 3) and b == (2, 2) and c == (3, 3) and d == (1, 2)
   _, policy = collected(matched=6)
   ((_, sets_E, *_),) = learned(policy)
   tokens = [sum(len(r.response_R) for r in s.rows) for s in sets_E]
@@ -367,7 +373,7 @@ def test_edits_that_are_given_or_anothers():
     {'writer': 'model:small-late', 'problems': 2, 'minibatches': 1}
     | {'samples': 4},
   )
-  assert method.anchors == {'writer': 'model:small-late'}
+  assert method.anchors['writer'].rule == 'model:small-late'
   policy, writer = Learner({}), Learner(SCRIPT)
   players = {'policy': policy, 'writer': writer}
   found = collected_by(method, players, PROBLEMS, {})

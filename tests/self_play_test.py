@@ -92,7 +92,7 @@ def test_a_guide_weighs_what_proposals_earn():
   # What it read is counted: 1+6, 2+3, 50+51 and 3+4.
   alone, _, _ = collect()
   assert collected.scored - alone.scored == 3 + 3 + 5 + 3
-  assert Sqlm(guide='frozen').anchors['guide'] == 'frozen'
+  assert Sqlm(guide='frozen').anchors['guide'].rule == 'frozen'
   assert 'guide' not in Sqlm(guide='policy').anchors
 
 

@@ -18,7 +18,7 @@ from scripted import (
   watched,
   words,
 )
-from whole_runs import moved, promised, to_go_on, trained_by
+from whole_runs import cut, moved, promised, trained_by
 
 from jaxdistill import config as configs
 from jaxdistill.config.keys import filled
@@ -425,8 +425,7 @@ def test_it_learns_and_goes_on_where_it_was_cut(trained, tmp_path):
   assert seen[0] == pytest.approx(0.5, abs=0.25)  # itself
   assert seen[0] != seen[1]
   assert 0 <= lines[0]['eval/test/labelled'] <= 1
-  trained('cut', steps=1)
-  to_go_on(tmp_path / 'cut')
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, more, _ = trained('cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

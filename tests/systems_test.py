@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from whole_runs import moved, promised, to_go_on, trained_by
+from whole_runs import cut, moved, promised, trained_by
 
 import jaxdistill as jd
 from jaxdistill import config as configs
@@ -86,8 +86,7 @@ def test_two_steps(trained, tmp_path, name):
   assert {outcome(r) for r in records} <= {'right', 'wrong'}
   if name not in CUT:
     return
-  trained(name, 'cut', steps=1)
-  to_go_on(tmp_path / 'cut')
+  cut(tmp_path / 'run', tmp_path / 'cut')
   again, more, _ = trained(name, 'cut')
   assert again.first_step == 1
   assert [*map(promised, more)] == [*map(promised, lines)]

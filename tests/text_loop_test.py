@@ -21,7 +21,7 @@ from jaxdistill.run.loop import Loop
 
 COMPARISONS = [p for p in TEXT if compares(p)]
 # Of the others of `sqlm` it is said whether they fit together.
-TRAINED = ('sqlm_qwen05_addition', 'sqlm_qwen25_3b_equations', 'sqlm_qwen3_06b')
+TRAINED = ('sqlm_qwen05_addition', 'sqlm_qwen25_3b_equations')
 ALIKE = [p for p in TEXT if p.stem.startswith('sqlm_')]
 RUNS = [p for p in ALIKE if p.stem in (*TRAINED, 'sqlm_guided_qwen05')]
 SEAL = [p for p in TEXT if p.stem.startswith('seal')]

@@ -137,7 +137,7 @@ def test_another_tokenizer_s_responses_are_not_scored(player):
   other = SymbolTokenizer((*TOKENIZER.symbols[:-1], '#'))
   stranger = dataclasses.replace(player, tokenizer=other)
   told = stranger.written(PROMPTS[0], '7')
-  with pytest.raises(ValueError, match='of one tokenizer cannot be scored'):
+  with pytest.raises(ValueError, match='of one tokenizer cannot be read'):
     player.logprobs([told])
   again = player.written(told.prompt, told.text)
   assert len(player.logprobs([again])[0]) == 2

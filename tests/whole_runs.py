@@ -1,6 +1,7 @@
 """Whole runs in tests: trained, and held against those that were cut."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -20,6 +21,15 @@ def trained_by(config, folder):
     loop.train()
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   return loop, [json.loads(line) for line in lines], before
+
+
+def cut(run, to):
+  """A copy of a run of two steps as if it had died after its first."""
+  shutil.copytree(run, to)
+  shutil.rmtree(to / 'checkpoints' / '2')
+  (to / 'manifests' / '2.json').unlink()
+  (to / 'summary.json').unlink()
+  assert (to / 'checkpoints' / '1').is_dir()
 
 
 def to_go_on(folder, steps=2):

@@ -19,6 +19,7 @@ from jaxdistill.models.paged import CACHES
 from jaxdistill.models.remat import REMAT
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.spelling import among
+from jaxdistill.types import Anchor
 
 # Besides the keys that are 0 by default, and the coefficients of methods.
 _MAY_BE_ZERO = (
@@ -193,8 +194,13 @@ def _check_anchors(method: Method, config: Any) -> None:
       _check_metric(text, rule.metric, config)
     if not name.isidentifier() or name == 'policy':
       raise ConfigError(f'an anchor cannot be called {name!r}')
-    clock = needed[name].clock if name in needed else 'run'
-    if clock == 'optimizer' and rule.chooses:
+    anchor = needed.get(name, Anchor(text))
+    if isinstance(rule, Trust) and not anchor.measured:
+      raise ConfigError(
+        f'anchor {name} has rule {text!r}, but method {config.method.name!r} '
+        'does not measure the divergence from it'
+      )
+    if anchor.clock == 'optimizer' and rule.chooses:
       raise ConfigError(
         f'anchor {name} moves by steps of the optimizer; rule {text!r} goes by '
         'steps of the run'

@@ -15,7 +15,7 @@ from jaxdistill.methods.inner_training import (
 )
 from jaxdistill.methods.method import check_least, glimpse
 from jaxdistill.rollout import Player, Sampling
-from jaxdistill.types import Problem, Prompt, Rollout, Task
+from jaxdistill.types import Anchor, Problem, Prompt, Rollout, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,9 @@ class EditWriter:
     return self.writer in ('policy', 'given')
 
   @property
-  def anchors(self) -> Mapping[str, str]:
-    return {} if self.alone else {'writer': self.writer}
+  def anchors(self) -> Mapping[str, Anchor]:
+    writer = Anchor(self.writer, measured=False)
+    return {} if self.alone else {'writer': writer}
 
   def check(self, task: Task, method: str) -> None:
     """Finds that a task has no passages, or lacks words or edits.

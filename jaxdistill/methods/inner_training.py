@@ -126,12 +126,13 @@ class InnerTraining:
     documents = []
     if edit is not None:
       documents = [_written(policy, d) for d in task.documents(problem, edit)]
-      documents = matched(documents, self.matched)
+    parts = matched(documents, self.matched)
     if edit is None or self.with_passage:
       told = task.asking('tell', problem), problem.text
-      documents.append(_written(policy, told))
-    # As in the paper, documents count the same, whatever their length.
-    rows = [response_row(r, 1 / len(r.tokens_T), 1.0) for r in documents]
+      parts += matched([_written(policy, told)], 0)
+    # As in the paper, documents count the same, whatever their length; a part
+    # of one counts as much as it has of it.
+    rows = [response_row(r, 1 / n, len(r.tokens_T) / n) for r, n in parts]
     return Lesson(rows, epochs or self.inner_epochs, lr_scale)
 
   def scores(
@@ -230,25 +231,30 @@ class InnerTraining:
     return np.array(shares), sum(len(r.tokens_T) for (r,) in told)
 
 
-def matched(documents: Sequence[Rollout], length: int) -> list[Rollout]:
-  """Documents of `length` tokens in all: cut, or begun anew; all if 0."""
+def matched(
+  documents: Sequence[Rollout], length: int
+) -> list[tuple[Rollout, int]]:
+  """Documents of `length` tokens in all: cut, or begun anew; all if 0.
+
+  Returns:
+    Each with the tokens of the document that it is, or is a part of.
+  """
   if not length or not documents:
-    return list(documents)
+    return [(r, len(r.tokens_T)) for r in documents]
   out, left = [], length
   while left:
     for r in documents:
       tokens_T = r.tokens_T[:left]
       if len(tokens_T):
         zeros = np.zeros(len(tokens_T), np.float32)
-        out.append(
-          dataclasses.replace(
-            r,
-            tokens_T=tokens_T,
-            logp_T=zeros,
-            kept_T=zeros,
-            turn_T=r.turn_T[: len(tokens_T)],
-          )
+        part = dataclasses.replace(
+          r,
+          tokens_T=tokens_T,
+          logp_T=zeros,
+          kept_T=zeros,
+          turn_T=r.turn_T[: len(tokens_T)],
         )
+        out.append((part, len(r.tokens_T)))
         left -= len(tokens_T)
   return out
 

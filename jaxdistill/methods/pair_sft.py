@@ -40,6 +40,7 @@ from jaxdistill.rollout import (
   turns,
 )
 from jaxdistill.types import (
+  Anchor,
   Collected,
   Prompt,
   Rollout,
@@ -114,6 +115,11 @@ class PairSft(Method):
 
   def __post_init__(self):
     check_choice(self, 'keep', KEPT)
+    if self.reference.startswith('model:'):
+      raise ValueError(
+        f'method.reference is {self.reference!r}; it must be a self of the '
+        "policy: its very tokens are learned, and another model's may be others"
+      )
     if self.keep == 'pairs' and self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a pair needs 2')
     check_minibatches(self.minibatches, self.problems * self.samples)
@@ -121,7 +127,7 @@ class PairSft(Method):
 
   @property
   def anchors(self):
-    return {'base': self.reference}
+    return {'base': Anchor(self.reference, measured=False)}
 
   def check(self, task):
     check_paid(task, 'method pair_sft')

@@ -22,7 +22,7 @@ from jaxdistill.rollout.writing import (
   check_way,
   parsed,
 )
-from jaxdistill.types import Records, Task
+from jaxdistill.types import Anchor, Records, Task
 
 AGAIN = 2  # times `build_steps`, by when the set must be there
 LEVELS = {'self_consistency': 'agreement', 'rip': 'drop'}  # what each reads
@@ -97,15 +97,16 @@ class ProblemSet:
       raise ValueError(
         f'method.problems is {problems}; {self.write!r} shows 2 of them'
       )
-    most = self.build_steps * problems * self.each
+    most = AGAIN * self.build_steps * problems * self.each
     if self.keep > most:
       raise ValueError(
-        f'method.keep is {self.keep}; only {most} problems are written'
+        f'method.keep is {self.keep}; only {most} problems are written at most'
       )
 
   @property
-  def anchors(self) -> Mapping[str, str]:
-    return {} if self.verifier == 'policy' else {'verifier': self.verifier}
+  def anchors(self) -> Mapping[str, Anchor]:
+    other = Anchor(self.verifier, measured=False)
+    return {} if self.verifier == 'policy' else {'verifier': other}
 
   def check(self, task: Task) -> None:
     """Finds that a task cannot be asked for problems, or cannot read them.

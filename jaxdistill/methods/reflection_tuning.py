@@ -61,6 +61,7 @@ from jaxdistill.rollout.reflection import (
   written_by,
 )
 from jaxdistill.types import (
+  Anchor,
   Collected,
   RowSet,
   Update,
@@ -151,11 +152,11 @@ class ReflectionTuning(Method):
 
   @property
   def anchors(self):
-    found = {'base': 'frozen'}
+    found = {'base': Anchor('frozen')}
     if self.asks_for and self.writer == 'teacher':
-      found['teacher'] = self.teacher
+      found['teacher'] = Anchor(self.teacher, measured=False)
     if self.author not in ('given', 'base'):
-      found['author'] = self.author
+      found['author'] = Anchor(self.author, measured=False)
     return found
 
   @property

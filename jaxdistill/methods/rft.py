@@ -13,8 +13,9 @@ one that reads nothing more and one that pays by the whole answer.
 
 A step is a round of self-improvement: generate, verify, keep, fine-tune. How
 much a round can gain by a verifier is measured before: `jaxdistill gap
---verifier`. What differs from the paper: a problem counts as often as its
-answers are kept, not once, and each round goes on from the last one.
+--verifier`. What differs from the papers: a problem counts as often as its
+answers are kept, not once, and an answer as often as it was drawn (2308.01825
+keeps different workings once each); each round goes on from the last one.
 """
 
 import dataclasses
@@ -42,6 +43,7 @@ from jaxdistill.rollout.verify import (
   verify,
 )
 from jaxdistill.types import (
+  Anchor,
   Collected,
   Problem,
   Prompt,
@@ -124,7 +126,8 @@ class Rft(Method):
 
   @property
   def anchors(self):
-    return {} if self.verifier == 'policy' else {'verifier': self.verifier}
+    other = Anchor(self.verifier, measured=False)
+    return {} if self.verifier == 'policy' else {'verifier': other}
 
   def check(self, task):
     if self.keep == 'known':

@@ -19,8 +19,10 @@ between them is read, never trained. As `-alpha r(y1)` is then a baseline of
 The paper does not say: the baseline (here the mean over the samples of a
 problem; `dr_grpo` is REINFORCE with it, and rewards stand to divergences as in
 the paper), nor how steps are split between the stages, which are two runs: here
-moments begin anew. What differs: the divergence is token by token, in the loss;
-`hold` is not adapted; a cut first attempt has no second, which counts as wrong.
+moments begin anew. What differs: the divergence is token by token, in the loss,
+by GRPO's estimate, whose gradient on own samples is in expectation that of
+KL(base || policy), not of eq. 3's KL(policy || base); `hold` is not adapted; a
+cut first attempt has no second, which counts as wrong.
 """
 
 import dataclasses

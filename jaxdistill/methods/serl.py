@@ -22,6 +22,8 @@ Labels are read only to report how often the judge was right, and by the control
 - A response that was cut loses to every whole one, and equal ones earn their
   mean; the code judges both.
 - Length is in characters (there in words): the small world has no words.
+- The objective is `dapo`, which leaves out groups that are all paid alike, with
+  their tokens; the code's mean is over all tokens.
 - Actor and judge share the loss equally, as in the paper; in the code the
   actor's share grows over half of the run (`ramp`).
 
@@ -45,7 +47,7 @@ from jaxdistill.methods.method import (
 )
 from jaxdistill.methods.policy_gradient import UNPAID, PolicyGradient
 from jaxdistill.rollout import Sampling, judge, measure, scored_tokens
-from jaxdistill.types import Collected, Prompt, RowSet
+from jaxdistill.types import Anchor, Collected, Prompt, RowSet
 
 CHOICES = {
   'ask': ('judge', 'compare'),
@@ -118,7 +120,8 @@ class Serl(Method):
 
   @property
   def anchors(self):
-    other = {} if self.examiner == 'frozen' else {'examiner': self.examiner}
+    judge = {'examiner': Anchor(self.examiner, measured=False)}
+    other = {} if self.examiner == 'frozen' else judge
     return {**self.policy.anchors, 'beginning': 'frozen', **other}
 
   def check(self, task):

@@ -50,7 +50,7 @@ from jaxdistill.rollout.proposals import (
   read_proposal,
 )
 from jaxdistill.rollout.verify import suits
-from jaxdistill.types import Collected, Prompt, Records, Rollout
+from jaxdistill.types import Anchor, Collected, Prompt, Records, Rollout
 
 # What self-play is held against: each undoes one part of it.
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -212,7 +212,11 @@ class Sqlm(Method):
   @property
   def anchors(self):
     others = {'proposer': self.proposer, 'guide': self.guide}
-    past = {k: who for k, who in others.items() if who not in ('', 'policy')}
+    past = {
+      name: Anchor(who, measured=False)
+      for name, who in others.items()
+      if who not in ('', 'policy')
+    }
     return {**self.policy.anchors, **past}
 
   def check(self, task):

@@ -50,6 +50,7 @@ from jaxdistill.rollout.rows import pair_rows
 from jaxdistill.rollout.transcript import preferences
 from jaxdistill.rollout.verify import WRITING, Verified, check_verifier
 from jaxdistill.types import (
+  Anchor,
   Collected,
   Problem,
   Prompt,
@@ -138,7 +139,8 @@ class TemporalSelfReward(Method):
 
   @property
   def anchors(self):
-    return {'earlier': self.past} if self.past else {}
+    earlier = Anchor(self.past, measured=False)
+    return {'earlier': earlier} if self.past else {}
 
   def check(self, task):
     if self.judge == 'known':

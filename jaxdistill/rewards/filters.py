@@ -15,8 +15,10 @@ from jaxdistill.rewards.numbers import is_right
 from jaxdistill.rewards.vote import answers, majority
 from jaxdistill.types import Problem, Rollout
 
-_PROBLEM = re.compile(r'\bproblem:\**', re.IGNORECASE)
-_ANSWER = re.compile(r'^[*_ ]*+answer:\**', re.IGNORECASE | re.MULTILINE)
+_PROBLEM = re.compile(r'\bproblem[*_]*:[*_]*', re.IGNORECASE)
+_ANSWER = re.compile(
+  r'^[#*_ ]*+(?:final )?answer[*_]*:[*_]*', re.IGNORECASE | re.MULTILINE
+)
 
 
 class Rip(NamedTuple):

@@ -211,6 +211,7 @@ class Player:
     Returns:
       By rollout its continuations, each with all turns so far.
     """
+    dist.together(lambda: self._check_vocabulary(rollouts))
     siblings = Counter(r.prompt.address for r in rollouts)
     (most,) = dist.agree_max(max(siblings.values(), default=1))
     before: Counter[int] = Counter()
@@ -403,7 +404,7 @@ class Player:
     for r in rollouts:
       if r.vocabulary not in ('', self.tokenizer.vocabulary):
         raise ValueError(
-          'a response of one tokenizer cannot be scored by a model of another; '
+          'a response of one tokenizer cannot be read by a model of another; '
           'write it anew: player.written(prompt, rollout.text)'
         )
 

@@ -3,8 +3,8 @@
 Each shard has `J` places for samples, `group` to a prompt, and rows for those
 that have parted. Between two dispatches of the engine the desk notes what was
 drawn, gives free places to prompts that wait, and says where rows and pages
-stand. All its sizes are agreed over the hosts, and are powers of two apart, so
-few programs exist.
+stand. All its sizes are agreed over the hosts, and are powers of two or three
+quarters of one, so few programs exist.
 """
 
 import collections
@@ -21,7 +21,8 @@ from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
 PAGE = 64  # tokens
-_READ = 2**14  # tokens of prompts that a shard reads at a time
+_READ = 2**14  # tokens of prompts that a shard reads at a time, at most
+_READ_WELL = 2**10  # as many at a time cost little more than many more
 
 
 class Samples(NamedTuple):
@@ -142,7 +143,9 @@ class Desk:
     places = power(min(units, beside))
     self.most = min(most, places * self.group)
     self.page = min(PAGE, power(self.limit))
-    self.size = PAGE if widest > PAGE else bucket(widest, 4)
+    # As few pages as hold the longest, and no larger than that takes.
+    pages = bucket(max(-(-widest // PAGE), 1))
+    self.size = bucket(-(-widest // pages), 4)
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
@@ -393,6 +396,7 @@ class Desk:
     size, self.text_room = self.size, power(max(kept, 1))
     width = max(bucket(-(-width // size)), 1) * size
     count = min(power(most), max(_READ // width, 1))
+    count = _per_read(most, count, max(_READ_WELL // width, 1))
     out = []
     for start in range(0, most, count):
       tokens = np.zeros((self.here * count, width), np.int32)
@@ -470,6 +474,16 @@ class Desk:
     free = self.most - max(self.group, self.most // 8)
     idle = places - max(places // 8, 1)
     return np.array([self.slot, fewer, free, idle], np.int32)
+
+
+def _per_read(texts: int, largest: int, least: int) -> int:
+  """How many texts are read at a time: the fewer reads the better, but with an
+  eighth of the rows empty at most, or with as few as there can be.
+  """
+  halves = [largest >> k for k in range(largest.bit_length())]
+  counts = [n for n in halves if n >= min(least, largest)]
+  fits = [n for n in counts if -texts % n <= texts // 8]
+  return fits[0] if fits else min(counts, key=lambda n: -texts % n)
 
 
 def _doublings(pages: int) -> np.int32:

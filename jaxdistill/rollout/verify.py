@@ -90,8 +90,9 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
   """Rounds of pairs, whose better half goes on, until one is left.
 
   Each pair is shown in both orders, and the mean of the two log-odds decides:
-  a preference for a place cancels out. Who is left over in a round goes on.
-  Equal responses take part once; where all are equal none has a score.
+  a preference for a place cancels out. Who is left over in a round goes on, and
+  is not left over in the next. Equal responses take part once; where all are
+  equal none has a score.
   """
   del max_tokens
   survived_PG = [np.zeros(len(g)) for g in rollouts_PG]
@@ -124,8 +125,9 @@ def by_tournament(player, problems, rollouts_PG, key, max_tokens) -> Verified:
     for (p, one, other), odds in zip(pairs, better.mean(1), strict=True):
       losers.add((p, other if odds >= 0 else one))
     left_PG = [
-      [g for g in left_G if (p, g) not in losers]
+      [g for g in left_G[-odd:] + left_G[:-odd] if (p, g) not in losers]
       for p, left_G in enumerate(left_PG)
+      for odd in [len(left_G) % 2]
     ]
     for survived_G, left_G in zip(survived_PG, left_PG, strict=True):
       survived_G[left_G] += 1

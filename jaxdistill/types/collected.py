@@ -17,11 +17,14 @@ class Anchor:
     rule: When it moves, see `anchors/rules.py`.
     in_loss: Whether the loss itself reads it: `loss` gets it as a decoder.
     clock: What its rule counts: steps of the run, or of the optimizer.
+    measured: Whether the loss logs how far the policy is from it, `kl_NAME`,
+      which the rule `trust` goes by.
   """
 
   rule: str
   in_loss: bool = False
   clock: Literal['run', 'optimizer'] = 'run'
+  measured: bool = True
 
 
 class Records(Sequence[Any]):

@@ -66,7 +66,9 @@ def test_its_names_are_all_there():
     _ = jd.trian
 
 
-def test_a_run_left_early_goes_on_as_if_never_left(mesh, tmp_path):
+def test_a_run_left_early_goes_on_as_if_never_left(
+  mesh, without_figures, tmp_path
+):
   config = small()
   before = config.to_dict()
   whole = jd.train(config, tmp_path / 'whole', seed=3)

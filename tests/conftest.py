@@ -123,6 +123,13 @@ def mesh(one_device, monkeypatch):
   return one_device
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+  """They take longer than the runs, and are tested elsewhere."""
+  for name in ('draw_curves', 'draw_comparison', 'write_report'):
+    monkeypatch.setattr(f'jaxdistill.plots.{name}', lambda *args: None)
+
+
 @pytest.fixture(scope='module')
 def small_world():
   """Whoever asks for it first makes it, and says so."""

@@ -46,7 +46,7 @@ def here(mesh, tmp_path, monkeypatch):
   return tmp_path
 
 
-def test_a_method_is_one_file_and_one_config(here):
+def test_a_method_is_one_file_and_one_config(here, without_figures):
   package = before(ROOT / 'jaxdistill')
   found = blocks('docs/adding_a_method.md', 'A whole method')
   assert found.keys() == {'best_of_n.py', 'best_of_n_small.py', ''}

@@ -69,6 +69,7 @@ def damage_newest(root):
 def test_resumed_equals_uninterrupted(mesh, tmp_path, name, damaged):
   sets, config = SETTINGS[name], small()
   config.checkpoint_every = 1 if damaged else 2
+  config.eval.splits = ('test',)
   config.method.samples, config.method.propose_every = 4, 0
   config.method.update(sets)
   whole = start(config, tmp_path / 'whole')

@@ -124,11 +124,7 @@ def few_problems():
     module._held_out.cache_clear()
 
 
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch):
-  """They take longer than the runs, and are tested elsewhere."""
-  for name in ('draw_curves', 'draw_comparison', 'write_report'):
-    monkeypatch.setattr(f'jaxdistill.plots.{name}', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('without_figures')
 
 
 def smallest(method=None):

@@ -117,29 +117,39 @@ def init_state(
   params: Params, optimizer: OptimizerConfig, mesh: Mesh
 ) -> TrainState:
   """A fresh train state on a mesh; `params` are copied to where they belong."""
-  direction = optimizer.direction()
-  stacked = jax.tree.leaves(params.roles)
-  count = (stacked[0].shape[0] if stacked else 1,)
-
-  def build(params):
-    role_opts = jax.tree.map(
-      lambda x: x if x.ndim else jnp.broadcast_to(x, count),
-      direction.init(params.roles),
-    )
-    return TrainState(
-      params=params,
-      shared_opt=direction.init(params.shared),
-      role_opts=role_opts,
-      step=jnp.zeros((), jnp.int32),
-      scale=jnp.ones((), jnp.float32),
-      skipped=jnp.zeros((), jnp.int32),
-    )
-
-  abstract = jax.eval_shape(build, params)
+  abstract = jax.eval_shape(functools.partial(_fresh, optimizer), params)
   shardings = state_shardings(abstract, mesh)
   if optimizer.offload:
     shardings = _with_moments(dist.pinned, shardings)
-  return jax.jit(build, out_shardings=shardings)(params)
+  leaves, treedef = jax.tree.flatten(shardings)
+  return _initialiser(optimizer, treedef, tuple(leaves))(params)
+
+
+@functools.lru_cache
+def _initialiser(
+  optimizer: OptimizerConfig, treedef: Any, shardings: tuple[NamedSharding, ...]
+) -> Callable:
+  """One for each kind of state, as `_copy_to`."""
+  where = jax.tree.unflatten(treedef, shardings)
+  return jax.jit(functools.partial(_fresh, optimizer), out_shardings=where)
+
+
+def _fresh(optimizer: OptimizerConfig, params: Params) -> TrainState:
+  direction = optimizer.direction()
+  stacked = jax.tree.leaves(params.roles)
+  count = (stacked[0].shape[0] if stacked else 1,)
+  role_opts = jax.tree.map(
+    lambda x: x if x.ndim else jnp.broadcast_to(x, count),
+    direction.init(params.roles),
+  )
+  return TrainState(
+    params=params,
+    shared_opt=direction.init(params.shared),
+    role_opts=role_opts,
+    step=jnp.zeros((), jnp.int32),
+    scale=jnp.ones((), jnp.float32),
+    skipped=jnp.zeros((), jnp.int32),
+  )
 
 
 def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:

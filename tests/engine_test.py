@@ -100,13 +100,39 @@ def test_small_pages_and_few_rows_give_the_same(
 )
 def test_prompts_are_read_with_little_padding(prompts, tokens, read):
   desk = schedule.Desk(
-    *(0, [np.arange(tokens)] * prompts, range(prompts)),
+    *(0, [np.arange(tokens) + i for i in range(prompts)], range(prompts)),
     sampling=Sampling(max_tokens=8),
     eos_ids=(1,),
     shards=1,
     most=prompts,
   )
   assert [tokens.shape for tokens, *_ in desk.turn().admitted] == read
+
+
+@pytest.mark.parametrize('samples', [1, 2])
+def test_prompts_of_one_text_are_read_once(one_device, monkeypatch, samples):
+  player = make_player(one_device)
+  sampling = dataclasses.replace(BASE, samples=samples)
+  which = [0, 1, 0, 0, 1, 0, 3, 0, 0]  # nine prompts, three texts
+  prompts = [
+    dataclasses.replace(PROMPTS[n], address=7 * i) for i, n in enumerate(which)
+  ]
+  (alone,) = zip(
+    *(player.generate([p], sampling, KEY) for p in prompts), strict=True
+  )
+  read, prefill = [], engine._prefill
+
+  def noted(graphdef, params, role, tokens, prefix, *, size):
+    read.append(np.asarray(tokens))
+    return prefill(graphdef, params, role, tokens, prefix, size=size)
+
+  monkeypatch.setattr(engine, '_prefill', noted)
+  found = player.generate(prompts, sampling, KEY)
+  assert_same(flat(found), flat(alone))
+  assert len({r.text for r in flat(found)}) > 3  # each draws for itself
+  # Groups of twice `samples`: three of the first text, and one of each other.
+  rows = [row for tokens in read[-1:] for row in tokens if row.any()]
+  assert len(rows) == 5 and len({row.tobytes() for row in rows}) == 3
 
 
 def test_groups_are_split_where_there_are_fewer_places(

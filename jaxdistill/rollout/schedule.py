@@ -1,6 +1,6 @@
 """Who is computed next: the host's part of generation, in plain numpy.
 
-Each shard has `J` places for samples, `group` to a prompt, and rows for those
+Each shard has `J` places for samples, `group` to a text, and rows for those
 that have parted. Between two dispatches of the engine the desk notes what was
 drawn, gives free places to prompts that wait, and says where rows and pages
 stand. All its sizes are agreed over the hosts, and are powers of two or three
@@ -21,6 +21,7 @@ from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
 PAGE = 64  # tokens
+_BESIDE = 32  # samples of several prompts of one text, which are compared
 _READ = 2**14  # tokens of prompts that a shard reads at a time, at most
 _READ_WELL = 2**10  # as many at a time cost little more than many more
 
@@ -126,19 +127,31 @@ class Desk:
     shards: int,
     most: int,
   ):
-    self.prefix, self.rests, self.addresses = prefix, rests, addresses
+    self.prefix, self.addresses = prefix, addresses
     self.limit, self.eos_ids, self.shards = sampling.max_tokens, eos_ids, shards
     self.here = shards // jax.process_count()
-    self.group = min(sampling.samples, most)
-    self.waiting = collections.deque(
-      (prompt, number)
-      for prompt in range(len(rests))
-      for number in range(0, sampling.samples, self.group)
-    )
+    self.per_prompt = sampling.samples
+    # Prompts of one text are read once, as if it had all of their samples.
+    units_of: dict[bytes, list[int]] = collections.defaultdict(list)
+    for i, rest in enumerate(rests):
+      first = i * self.per_prompt
+      units_of[rest.tobytes()] += range(first, first + self.per_prompt)
+    self.units = [np.array(units) for units in units_of.values()]
+    self.rests = [rests[u[0] // self.per_prompt] for u in self.units]
     widest = max((len(rest) - 1 for rest in rests), default=0)
-    units, widest = dist.agree_max(-(-len(self.waiting) // self.here), widest)
+    # As many as most texts fill: a place costs what all of its samples would.
+    alike = max(len(rests), 1) // max(len(self.units), 1)
+    alike, widest = dist.agree_max(power(alike + 1) // 2, widest)
+    beside = max(_BESIDE // self.per_prompt, 1)
+    self.group = min(min(alike, beside) * self.per_prompt, most)
+    self.waiting = collections.deque(
+      (text, start)
+      for text, units in enumerate(self.units)
+      for start in range(0, len(units), self.group)
+    )
+    (units,) = dist.agree_max(-(-len(self.waiting) // self.here))
     self.asked = units > 0
-    # Some prompts have one last sample that goes on: others begin beside it.
+    # Some texts have one last sample that goes on: others begin beside it.
     beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
     places = power(min(units, beside))
     self.most = min(most, places * self.group)
@@ -158,7 +171,6 @@ class Desk:
     self.slot = self.rows = self.own_room = self.text_room = 0
     self.texts: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
     self.own: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
-    self.per_prompt = sampling.samples
     units = len(rests) * sampling.samples
     self.lengths, self.stopped = np.zeros(units, int), np.zeros(units, bool)
     width = min(self.limit, 4 * self.page)
@@ -253,8 +265,8 @@ class Desk:
       s.base[:] += self.page
     admitted = self._read(begun, most, width, kept)
     for w, of in enumerate(begun):
-      for b, (prompt, number) in of.items():
-        self._seat(w, b, prompt, number)
+      for b, (text, start) in of.items():
+        self._seat(w, b, text, start)
     s.last[:] = self.slot + self.limit - s.age - 1
     for w, x in enumerate(first):
       s.paged[w] = [bool(self.own[w].get(j)) for j in x.tolist()]
@@ -296,13 +308,14 @@ class Desk:
     return np.where(alive, alike(s.row, s.token, alive, self.group), -1)
 
   def _admit(self) -> list[dict[int, tuple[int, int]]]:
-    """By shard: which place is given to which prompt, from which sample on."""
+    """By shard: which place is given to which text, from which sample on."""
     alive = self.samples.alive.reshape(self.here, -1, self.group)
     going = alive.sum((1, 2))
     free = [list(np.flatnonzero(~x.any(-1))[::-1]) for x in alive]
     out: list[dict[int, tuple[int, int]]] = [{} for _ in free]
     while self.waiting:
-      count = min(self.group, self.per_prompt - self.waiting[0][1])
+      text, start = self.waiting[0]
+      count = min(self.group, len(self.units[text]) - start)
       fits = [
         w for w, x in enumerate(free) if x and going[w] + count <= self.most
       ]
@@ -313,14 +326,14 @@ class Desk:
       going[w] += count
     return out
 
-  def _pages_of(self, prompt: int) -> int:
-    return -(-(len(self.rests[prompt]) - 1) // self.size)
+  def _pages_of(self, text: int) -> int:
+    return -(-(len(self.rests[text]) - 1) // self.size)
 
   def _pages_of_texts(
     self, w: int, begun: dict[int, tuple[int, int]]
   ) -> list[int]:
-    """Pages of each prompt of a shard that is read or has samples."""
-    new = [self._pages_of(prompt) for prompt, _ in begun.values()]
+    """Pages of each text of a shard that is read or has samples."""
+    new = [self._pages_of(text) for text, _ in begun.values()]
     return new + [len(x) for x in self._live_texts(w).values()]
 
   def _live_texts(self, w: int) -> dict[int, list[_Page]]:
@@ -390,7 +403,7 @@ class Desk:
     return source, into
 
   def _read(self, begun, most, width, kept) -> list:
-    """What is read of the prompts that begin, and where their pages go."""
+    """What is read of the texts that begin, and where their pages go."""
     if not most:
       return []
     size, self.text_room = self.size, power(max(kept, 1))
@@ -411,10 +424,10 @@ class Desk:
           source[w, place : place + len(pages)] = [p.place for p in pages]
           texts[b] = [p._replace(place=place + i) for i, p in enumerate(pages)]
           place += len(pages)
-        for i, (b, (prompt, _)) in enumerate(part.items()):
-          rest = self.rests[prompt][:-1]
+        for i, (b, (text, _)) in enumerate(part.items()):
+          rest = self.rests[text][:-1]
           tokens[w * count + i, : len(rest)] = rest
-          n = self._pages_of(prompt)
+          n = self._pages_of(text)
           at = i * width // size
           into[w, at : at + n] = place + np.arange(n)
           texts[b] = [
@@ -437,19 +450,19 @@ class Desk:
       return self.texts[w]
     return {b: x for b, x in self._live_texts(w).items() if b not in begun}
 
-  def _seat(self, w: int, b: int, prompt: int, number: int) -> None:
-    """A prompt's samples begin."""
+  def _seat(self, w: int, b: int, text: int, start: int) -> None:
+    """A text's samples begin."""
     s, g = self.samples, self.group
-    j = slice(b * g, b * g + min(g, self.per_prompt - number))
-    rest, count = self.rests[prompt], j.stop - j.start
+    units = self.units[text][start : start + g]
+    j, rest = slice(b * g, b * g + len(units)), self.rests[text]
     s.token[w, j] = rest[-1]
     s.alive[w, j] = 1
     s.base[w, j] = self.prefix + len(rest) - 1 - self.slot
     s.begin[w, j] = self.slot
-    s.address[w, j] = self.addresses[prompt]
-    s.number[w, j] = number + np.arange(count)
+    s.address[w, j] = [self.addresses[u // self.per_prompt] for u in units]
+    s.number[w, j] = units % self.per_prompt
     s.age[w, j] = 0
-    self.unit[w, j] = prompt * self.per_prompt + number + np.arange(count)
+    self.unit[w, j] = units
 
   def _table(self, texts, room, readers) -> tuple:
     """`table` and `at` of a level whose texts neighbouring samples read."""
@@ -492,13 +505,13 @@ def _doublings(pages: int) -> np.int32:
 
 
 def alike(row, token, alive, group: int) -> Any:
-  """Of each sample, the first of its prompt that has drawn the same.
+  """Of each sample, the first of its text that has drawn the same.
 
   Args:
     row: On which it was computed, `[W J]`, of numpy or of JAX.
     token: Drawn last.
     alive: Which go on; what is said of the others means nothing.
-    group: Samples of a prompt, side by side.
+    group: Samples of a text, side by side.
   """
   w, j = row.shape
   row, token, alive = (x.reshape(w, -1, group) for x in (row, token, alive))

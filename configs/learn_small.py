@@ -20,7 +20,7 @@ What stands behind the colon is a published system:
 | `style_aligned` | its own answers, put right and gone on from by itself |
 | `score` | its own second attempts, after its own first ones |
 | `star`, `pair_sft` | those of its past self, after that one's first ones |
-| `self_rewarding` | its best against its worst answer, by its own judgement |
+| `self_rewarding` | its best against its worst answer, by its vote |
 | `tsr` | the same, the best of a future and the worst of a past self |
 
 What makes second attempts begins as the wide small base, which has seen some.
@@ -48,5 +48,5 @@ def get_config(name='sdpo'):
     override(config, {f'method.{k}': v for k, v in keys.items()}.items())
   config.anchors = {}
   if config.method.get('judge') == 'score':  # no small base writes a check
-    config.method.judge = 'yes'
+    config.method.judge = 'vote'  # and by its yes this one falls
   return config

@@ -270,7 +270,9 @@ def test_a_comparison_and_a_run_are_told_apart(refused, here):
   assert "no seed '7'" in refused(*argv, '--seeds', '7')
   assert "nearest is 'steps'" in refused(*argv, '--config.step=3')
   argv = write_comparison(here, {'a': {}, 'b': {}}, tokens=0)
-  assert 'needs a budget, base.tokens' in refused(*argv)
+  assert 'needs a budget: base.tokens in it, or --config.tokens=N' in refused(
+    *argv
+  )
   argv = write_comparison(here, {'a': {}, 'b': {}}, {'a': (0,), 'c': (1,)})
   assert 'arms and seeds differ in b, c' in refused(*argv)
 

@@ -84,7 +84,10 @@ def complete_comparison(
     raise ConfigError('config.seed: the seeds of a comparison are --seeds')
   found = dataclasses.replace(found, base=complete(found.base, overrides))
   if not found.base.tokens:
-    raise ConfigError(f'{name}: a comparison needs a budget, base.tokens')
+    raise ConfigError(
+      f'{name}: a comparison needs a budget: base.tokens in it, or '
+      '--config.tokens=N'
+    )
   return found
 
 

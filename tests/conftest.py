@@ -197,16 +197,17 @@ def one_step_of_a_kind():
   make_step, made, losses = loop.make_step, {}, {}
   train = adapt.train
 
+  def method_of(loss):
+    return getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
+
   def shared(graphdef, loss, optimizer, in_loss):
-    method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
-    key = graphdef, *method, optimizer, tuple(in_loss.items())
+    key = graphdef, *method_of(loss), optimizer, tuple(in_loss.items())
     if key not in made:
       made[key] = make_step(graphdef, loss, optimizer, in_loss)
     return made[key]
 
   def alike(*args, loss, **kw):
-    method = getattr(loss, '__self__', None), getattr(loss, '__func__', loss)
-    return train(*args, loss=losses.setdefault(method, loss), **kw)
+    return train(*args, loss=losses.setdefault(method_of(loss), loss), **kw)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'make_step', shared)

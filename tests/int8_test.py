@@ -184,13 +184,11 @@ def test_deltas_and_biases_stay_beside(one_device, dtype):
 
 
 def assert_alike(first, second):
-  """The same tokens; log-probs but for a value or two that rounded otherwise,
-  which all later tokens of a sample read.
-  """
+  """The same tokens; log-probs by a value or two that rounded otherwise."""
   for a, b in zip(first, second, strict=True):
     np.testing.assert_array_equal(a.tokens_T, b.tokens_T)
   strayed = np.abs(together(first) - together(second))
-  assert np.median(strayed) < 1e-4
+  assert np.quantile(strayed, 0.9) < 1e-4
   assert strayed.max() < 0.02
 
 
@@ -201,9 +199,15 @@ def test_company_and_meshes_change_nothing(
   player = endless(make_player(one_device, formats=BOTH))
   within(monkeypatch, 8)
   whole = flat(player.generate(MANY, LONG, KEY))
-  alone = flat(player.generate([MANY[1]], LONG, KEY))
-  assert len(alone[0].prompt_T) > 12
-  assert_alike(alone, whole[3:6])
+  # A value that rounded otherwise is read by all later tokens of its sample:
+  # of several samples these are few.
+  places = 1, 4, 8, 11
+  alone = [flat(player.generate([MANY[i]], LONG, KEY)) for i in places]
+  assert all(len(of[0].prompt_T) > 12 for of in alone)
+  assert_alike(
+    [r for of in alone for r in of],
+    [r for i in places for r in whole[3 * i : 3 * i + 3]],
+  )
   mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
   within(monkeypatch, 4)
   with jax.set_mesh(mesh):

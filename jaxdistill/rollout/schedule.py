@@ -140,10 +140,10 @@ class Desk:
     self.rests = [rests[u[0] // self.per_prompt] for u in self.units]
     widest = max((len(rest) - 1 for rest in rests), default=0)
     # As many as most texts fill: a place costs what all of its samples would.
-    alike = max(len(rests), 1) // max(len(self.units), 1)
-    alike, widest = dist.agree_max(power(alike + 1) // 2, widest)
-    beside = max(_BESIDE // self.per_prompt, 1)
-    self.group = min(min(alike, beside) * self.per_prompt, most)
+    copies = max(len(rests), 1) // max(len(self.units), 1)
+    copies, widest = dist.agree_max(power(copies + 1) // 2, widest)
+    copies = min(copies, max(_BESIDE // self.per_prompt, 1))
+    self.group = min(copies * self.per_prompt, most)
     self.waiting = collections.deque(
       (text, start)
       for text, units in enumerate(self.units)

@@ -17,6 +17,8 @@ from jaxdistill.run import loop
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'sqlm_small.py')
 ARMS = str(ROOT / 'configs' / 'compare_late.py')
+SCORE = str(ROOT / 'configs' / 'score_small.py')
+SERL = str(ROOT / 'configs' / 'serl_small.py')
 PROC = '/proc/nowhere/x'  # root, too, cannot write there
 
 OWN = """
@@ -151,6 +153,15 @@ CONFIGS = [
   (train('no/where.py'), "no file 'no/where.py'"),
   (train(CONFIG.replace('small', 'smal')), f'the nearest is {CONFIG!r}'),
   (train(ARMS), 'is a comparison: jaxdistill compare runs it'),
+  (
+    train(SCORE, 'w', '--config.model=small-late'),
+    'small-late cannot be asked to revise (small-wide and small-judge can): ',
+  ),
+  (
+    train(SERL, 'w', '--config.model=small-late'),
+    'small-late cannot be asked to compare (small-wide and small-judge can): ',
+  ),
+  (train(SCORE, 'w', '--config.steps=8'), 'first 8 are but a beginning'),
   (
     ('compare', '--config', ARMS, '--workdir', 'w', '--config.seed=3'),
     'the seeds of a comparison are --seeds',

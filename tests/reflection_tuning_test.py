@@ -29,6 +29,7 @@ from jaxdistill import config as configs
 from jaxdistill.batch import Shapes
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import load_task
+from jaxdistill.methods.method import check_task
 from jaxdistill.methods.reflection_tuning import ReflectionTuning
 from jaxdistill.models import load
 from jaxdistill.rewards import reflection as rules
@@ -502,7 +503,7 @@ def test_what_cannot_be_is_said_in_one_line(changes, line):
 )
 def test_a_task_that_does_not_fit(task, changes, line):
   with pytest.raises(ValueError, match=line):
-    filled(ReflectionTuning, changes).check(load_task(task))
+    check_task(filled(ReflectionTuning, changes), load_task(task))
 
 
 def test_who_is_loaded():

@@ -14,6 +14,7 @@ from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import load_task
 from jaxdistill.data.tasks.passages import Passages, QuestionTask
 from jaxdistill.methods.inner_training import matched
+from jaxdistill.methods.method import check_task
 from jaxdistill.methods.seal import Seal
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rewards.edits import ORDERS
@@ -431,7 +432,7 @@ def test_bad_settings_end_in_one_line(keys, said_):
 )
 def test_a_task_that_does_not_fit(task, keys, said_):
   with pytest.raises(ValueError, match=said_):
-    filled(Seal, keys).check(load_task(task))
+    check_task(filled(Seal, keys), load_task(task))
   filled(Seal, {'writer': 'given', 'samples': 1}).check(
     load_task('small:passages')
   )

@@ -25,6 +25,7 @@ from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.batch.arrays import Reading
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import SmallTask
+from jaxdistill.methods.method import check_task
 from jaxdistill.methods.sqlm import Sqlm
 from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.player import Player
@@ -112,8 +113,8 @@ def test_a_host_without_topics_asks_the_guide_as_often():
 
 
 def test_a_task_without_the_words_is_named():
-  with pytest.raises(ValueError, match='guide: task small has no words'):
-    Sqlm(guide='policy').check(SmallTask())
+  with pytest.raises(ValueError, match="task small has no words for 'suit'"):
+    check_task(Sqlm(guide='policy'), SmallTask())
 
 
 def test_proposer_and_solver_take_turns():

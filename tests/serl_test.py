@@ -23,6 +23,7 @@ from whole_runs import cut, moved, promised, trained_by
 from jaxdistill import config as configs
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import SmallTask
+from jaxdistill.methods.method import check_task
 from jaxdistill.methods.policy_gradient import PolicyGradient
 from jaxdistill.methods.serl import Serl
 from jaxdistill.rollout import judge as judges
@@ -378,10 +379,10 @@ def test_every_arm_of_the_comparison_is_one():
 
 def test_a_task_that_cannot_be_asked_is_found_before_a_model_is_loaded():
   with pytest.raises(ValueError, match="small has no words for 'judge'"):
-    Serl().check(SmallTask())
-  Serl(ask='compare').check(SmallTask())
+    check_task(Serl(), SmallTask())
+  check_task(Serl(ask='compare'), SmallTask())
   with pytest.raises(ValueError, match="no words for 'compare'"):
-    Serl(ask='compare').check(Wordless())
+    check_task(Serl(ask='compare'), Wordless())
 
 
 class Wordless(Sums):

@@ -383,12 +383,12 @@ def test_bad_input_is_one_line(keys, line):
 
 
 def test_a_task_that_cannot_be_asked_is_found_before_a_model_is_loaded():
-  with pytest.raises(ValueError, match="no words for 'score'"):
+  with pytest.raises(ValueError, match="no words for the verifier 'score'"):
     TemporalSelfReward().check(SmallTask())
   for judge in ('yes', 'vote', 'known', 'random', 'tournament'):
     filled(TemporalSelfReward, {'judge': judge}).check(SmallTask())
   config = configs.base_config('temporal_self_reward')
-  with pytest.raises(ConfigError, match="no words for 'score'"):
+  with pytest.raises(ConfigError, match="no words for the verifier 'score'"):
     configs.prepare(config)
 
 

@@ -339,11 +339,12 @@ def test_settings_that_do_not_fit(keys, line):
 def test_a_task_without_the_words_is_named():
   task = load_task('small')
   Rft(keep='yes').check(task)
-  with pytest.raises(
-    ValueError, match=r"small has no words for 'score'.*verif"
-  ):
+  line = "verifier 'score'; it has them for vote, yes, tournament$"
+  with pytest.raises(ValueError, match=line):
     Rft(keep='score').check(task)
-  with pytest.raises(ConfigError, match="no words for 'check'"):
+  with pytest.raises(
+    ConfigError, match="verifier 'check'; it has them for vot"
+  ):
     check_verifiers(['vote+check'], task, [])
   with pytest.raises(ConfigError, match=r"no verifier 'yez'.*nearest is 'yes'"):
     check_names(['vote+yez'])

@@ -11,7 +11,8 @@ from etils import epath
 from jaxdistill.api.model import Model, find_task, load
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
-from jaxdistill.rollout.verify import VERIFIERS, check_verifier
+from jaxdistill.config.building import check_words
+from jaxdistill.rollout.verify import VERIFIERS, asked_by, check_verifier
 from jaxdistill.run import gap as gaps
 from jaxdistill.spelling import among
 from jaxdistill.types import Problem, Task
@@ -100,6 +101,10 @@ def gap(
     model = model.on(task)
   asked = chosen(model.task, split, problems)
   check_verifiers(verifiers, model.task, asked)
+  tokenizer = model.run.loaded.tokenizer
+  words = [what for one in _single(verifiers) for what in asked_by(one)]
+  with in_one_line():
+    check_words(model.task, words, model.name, tokenizer)
   with jax.set_mesh(model.run.mesh), in_one_line():
     found = gaps.gap(
       *(model.run, model.player, model.task, asked, samples),
@@ -125,13 +130,17 @@ def check_names(verifiers: Sequence[str]) -> None:
   Raises:
     ConfigError: The nearest is named.
   """
-  for name in verifiers:
-    for one in name.split('+'):
-      if one not in VERIFIERS:
-        raise ConfigError(
-          f'there is no verifier {one!r}{among(one, VERIFIERS)} (with a + '
-          'between two: what both keep)'
-        )
+  for one in _single(verifiers):
+    if one not in VERIFIERS:
+      raise ConfigError(
+        f'there is no verifier {one!r}{among(one, VERIFIERS)} (with a + '
+        'between two: what both keep)'
+      )
+
+
+def _single(verifiers: Sequence[str]) -> list[str]:
+  """Each verifier that is named, alone or by a + beside another."""
+  return [one for name in verifiers for one in name.split('+')]
 
 
 def check_verifiers(
@@ -142,10 +151,9 @@ def check_verifiers(
   Raises:
     ConfigError: It cannot, or they are not.
   """
-  for name in verifiers:
-    for one in name.split('+'):
-      with in_one_line():
-        check_verifier(one, task)
+  for one in _single(verifiers):
+    with in_one_line():
+      check_verifier(one, task)
   unknown = [p for p in problems if p.answer is None] if verifiers else []
   if unknown:
     raise ConfigError(

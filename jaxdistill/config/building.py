@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import string
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,9 +23,9 @@ from jaxdistill.config.parts import (
 )
 from jaxdistill.data.tasks import JsonlTask, load_task
 from jaxdistill.data.text.symbols import SymbolTokenizer
-from jaxdistill.data.text.tokenizer import TextTokenizer
+from jaxdistill.data.text.tokenizer import TextTokenizer, Tokenizer
 from jaxdistill.eval import parse_alarm
-from jaxdistill.methods.method import Method, anchors_of
+from jaxdistill.methods.method import Method, anchors_of, check_task
 from jaxdistill.models import Deltas, load, store
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
@@ -55,7 +57,7 @@ def prepare(config: Any) -> None:
       task.problems(split)
     check_pool(config.pool, task)
     method = method_of(config)
-    method.check(task)
+    check_task(method, task)
     if type(method).check_given is not Method.check_given:
       vocabulary = store.tokenizer_of(config.model).vocabulary
       method.check_given(pool_of(task, config.pool), vocabulary)
@@ -66,6 +68,7 @@ def build(config: Any) -> Run:
   _check_memory(config, trains=False)
   with refusing():
     task = load_task(config.task)
+    _check_words(method_of(config), task, config.model)
     mesh = dist.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
       loaded = load(
@@ -166,6 +169,61 @@ def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
       except ValueError as e:
         base = '; small-wide has' if task.name.startswith('small:') else ''
         raise ValueError(f'task {task.name}: {e}{base}') from None
+
+
+def _check_words(method: Method, task: Task, name: str) -> None:
+  """Finds that who is asked has no symbols for what a method asks.
+
+  Raises:
+    ValueError: See `check_words`.
+  """
+  others = anchors_of(method)
+  for who, words in method.words.items():
+    rule = parse_rule(others[who].rule) if who in others else None
+    asked = rule.model if isinstance(rule, External) else name
+    check_words(task, words, asked, store.tokenizer_of(asked))
+
+
+def check_words(
+  task: Task, words: Iterable[str], name: str, tokenizer: Tokenizer
+) -> None:
+  """Finds that a model has no symbols for what it is to be asked.
+
+  Args:
+    task: Whose words they are.
+    words: Of `Task.wordings`.
+    name: Of the model.
+    tokenizer: Its own; one that knows all of Unicode has all.
+
+  Raises:
+    ValueError: Names the symbol, and the shipped bases that have it.
+  """
+  if not isinstance(tokenizer, SymbolTokenizer):
+    return
+  for what in words:
+    text, choices, _ = task.worded(what)
+    parts = [part for part, *_ in string.Formatter().parse(text)]
+    said = ' '.join((*parts, *choices))
+    why = _unknown(tokenizer, said)
+    if why:
+      able = [
+        base
+        for base in store.SHIPPED
+        if not _unknown(store.tokenizer_of(base), said)
+      ]
+      raise ValueError(
+        f'{name} cannot be asked to {what} '
+        f'({" and ".join(able) or "no shipped base"} can): {why}'
+      )
+
+
+def _unknown(tokenizer: Tokenizer, said: str) -> str:
+  """What a tokenizer refuses of a text; empty if nothing."""
+  try:
+    tokenizer.encode(said)
+  except ValueError as e:
+    return str(e)
+  return ''
 
 
 def _check_memory(config: Any, trains: bool) -> None:

@@ -12,7 +12,7 @@ from jaxdistill.config.keys import NAMED, ConfigError, base_config, flat
 from jaxdistill.config.parts import check_pool, deltas_of, method_of, refusing
 from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
-from jaxdistill.methods.method import Method, anchors_of
+from jaxdistill.methods.method import Method, anchors_of, check_task
 from jaxdistill.models import store
 from jaxdistill.models.decode import KERNELS
 from jaxdistill.models.paged import CACHES
@@ -46,6 +46,7 @@ def check(config: Any) -> None:
     optimizer = OptimizerConfig(**config.optimizer)
     optimizer.learning_rate()
     optimizer.direction()
+    _check_steps(method, config)
     _check_task(method, config)
     _check_anchors(method, config)
     _check_guard(config)
@@ -142,6 +143,17 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
     )
 
 
+def _check_steps(method: Method, config: Any) -> None:
+  """That a run is longer than what comes before the rest of its method."""
+  key = method.prelude
+  if key and 0 < config.steps <= config.method[key]:
+    raise ConfigError(
+      f'config.steps is {config.steps}, and the first {config.method[key]} are '
+      f'but a beginning of method {config.method.name!r} (method.{key}): give '
+      'it more steps, or that fewer'
+    )
+
+
 def _check_task(method: Method, config: Any) -> None:
   """That the task fits the method; where data must be made, `prepare` looks."""
   task = load_task(config.task)
@@ -154,7 +166,7 @@ def _check_task(method: Method, config: Any) -> None:
     for split in config.eval.splits:
       task.problems(split)
     check_pool(config.pool, task)
-    method.check(task)
+    check_task(method, task)
 
 
 def _check_model(method: Method, config: Any) -> None:

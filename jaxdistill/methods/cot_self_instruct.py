@@ -85,6 +85,14 @@ class CotSelfInstruct(Method):
   def anchors(self):
     return {**self.policy.anchors, **self.written.anchors}
 
+  @property
+  def prelude(self):
+    return 'build_steps'
+
+  @property
+  def words(self):
+    return self.written.words
+
   def check(self, task):
     self.written.check(task)
 

@@ -56,6 +56,12 @@ class EditWriter:
     writer = Anchor(self.writer, measured=False)
     return {} if self.alone else {'writer': writer}
 
+  @property
+  def words(self) -> Mapping[str, Sequence[str]]:
+    """See `Method.words`."""
+    asked = ['edit', *(['settings'] if self.settings else [])]
+    return {'policy': asked, 'writer': asked}  # who learns them reads them too
+
   def check(self, task: Task, method: str) -> None:
     """Finds that a task has no passages, or lacks words or edits.
 
@@ -72,8 +78,6 @@ class EditWriter:
       raise ValueError(
         f"method.writer is 'given', but task {task.name} gives no edits"
       )
-    if self.settings:
-      task.worded('settings')
 
   def sampling(self, samples: int) -> Sampling:
     """How edits are drawn."""

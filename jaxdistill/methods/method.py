@@ -52,6 +52,23 @@ class Method(Protocol):
     """The frozen selves and teachers it needs, a rule or an `Anchor` each."""
     return {}
 
+  @property
+  def prelude(self) -> str:
+    """The key that says how many steps come before the rest; empty: none do.
+
+    A run of no more steps is refused.
+    """
+    return ''
+
+  @property
+  def words(self) -> Mapping[str, Iterable[str]]:
+    """Which of `Task.wordings` it asks, by whom it asks: a name of `players`.
+
+    That a task has them, and a model the symbols for them, is found before a
+    run begins.
+    """
+    return {}
+
   def check(self, task: Task) -> None:
     """Finds that a task does not fit, before a model is loaded.
 
@@ -145,6 +162,18 @@ class Method(Protocol):
     """
     del players, problems, key
     return {}
+
+
+def check_task(method: Method, task: Task) -> None:
+  """Finds that a task does not fit a method, or lacks words that it asks.
+
+  Raises:
+    ValueError: Says what is missing.
+  """
+  method.check(task)
+  for names in method.words.values():
+    for what in names:
+      task.worded(what)
 
 
 def anchors_of(method: Method) -> dict[str, Anchor]:

@@ -129,9 +129,12 @@ class PairSft(Method):
   def anchors(self):
     return {'base': Anchor(self.reference, measured=False)}
 
+  @property
+  def words(self):
+    return {'policy': ['revise']}
+
   def check(self, task):
     check_paid(task, 'method pair_sft')
-    task.worded('revise')
 
   def collect(self, players, problems, state, step, key):
     del step

@@ -14,14 +14,11 @@ from jaxdistill.rewards import FILTERS, Labelled
 from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.verify import (
   VERIFIERS,
+  asked_by,
   check_verifier,
   unread_by,
 )
-from jaxdistill.rollout.writing import (
-  WAYS,
-  check_way,
-  parsed,
-)
+from jaxdistill.rollout.writing import WAYS, parsed
 from jaxdistill.types import Anchor, Records, Task
 
 AGAIN = 2  # times `build_steps`, by when the set must be there
@@ -108,6 +105,13 @@ class ProblemSet:
     other = Anchor(self.verifier, measured=False)
     return {} if self.verifier == 'policy' else {'verifier': other}
 
+  @property
+  def words(self) -> Mapping[str, Sequence[str]]:
+    """See `Method.words`."""
+    way = [] if self.write == 'propose' else [self.write]
+    scorer = asked_by(self.scorer) if self.filter == 'rip' else []
+    return {'policy': way, 'verifier': scorer}
+
   def check(self, task: Task) -> None:
     """Finds that a task cannot be asked for problems, or cannot read them.
 
@@ -115,7 +119,8 @@ class ProblemSet:
       ValueError: Says what is missing.
     """
     first = glimpse(task)[0]
-    check_way(self.write, task, first)
+    if self.write == 'propose':
+      task.proposer_prompt(first)
     if parsed(task, first.text) is None:
       raise ValueError(
         f'method cot_self_instruct reads written problems back; {task.name} '

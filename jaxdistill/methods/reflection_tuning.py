@@ -166,19 +166,22 @@ class ReflectionTuning(Method):
     phases = enumerate(zip(CHOICES[self.choose], words, strict=True), 1)
     return {phase: ask for phase, (rule, ask) in phases if rule}
 
+  @property
+  def words(self):
+    asked = {ask for ask in self.asks_for.values() if ask != 'critique'}
+    return {'policy': ['guess'], self.writer: asked}
+
   def check(self, task):
     seen = glimpse(task)
     if self.author == 'given' and any(p.demonstration is None for p in seen):
       raise ValueError(
         f"method.author is 'given', and task {task.name} gives no responses"
       )
-    for what in ('guess', *self.asks_for.values()):
-      if what != 'critique':
-        task.worded(what)
-      elif not task.critique(seen[0], str(seen[0].answer)):
-        raise ValueError(
-          f"method.ask is 'critique', and task {task.name} has none to give"
-        )
+    asked = 'critique' in self.asks_for.values()
+    if asked and not task.critique(seen[0], str(seen[0].answer)):
+      raise ValueError(
+        f"method.ask is 'critique', and task {task.name} has none to give"
+      )
 
   def sampling(self) -> Sampling:
     """How the writer draws."""

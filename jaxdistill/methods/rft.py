@@ -38,6 +38,7 @@ from jaxdistill.rollout import Sampling, contexts, measure, merged, transcript
 from jaxdistill.rollout.verify import (
   VERIFIERS,
   Verified,
+  asked_by,
   check_verifier,
   unread_by,
   verify,
@@ -128,6 +129,10 @@ class Rft(Method):
   def anchors(self):
     other = Anchor(self.verifier, measured=False)
     return {} if self.verifier == 'policy' else {'verifier': other}
+
+  @property
+  def words(self):
+    return {'verifier': asked_by(self.keep)}
 
   def check(self, task):
     if self.keep == 'known':

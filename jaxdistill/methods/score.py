@@ -111,9 +111,16 @@ class Score(Method):
   def anchors(self):
     return {'base': self.policy.reference}
 
+  @property
+  def prelude(self):
+    return 'stage1_steps' if self.turns == 2 else ''
+
+  @property
+  def words(self):
+    return {'policy': ['revise']}
+
   def check(self, task):
     check_paid(task, 'method score')
-    task.worded('revise')
 
   def holds(self, step: int) -> bool:
     """Whether a step is of stage I."""

@@ -87,6 +87,10 @@ class Seal(Method):
   def anchors(self):
     return self.edits.anchors
 
+  @property
+  def words(self):
+    return self.edits.words
+
   def check(self, task):
     self.edits.check(task, 'seal')
 

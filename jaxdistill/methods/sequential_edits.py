@@ -82,6 +82,10 @@ class SequentialEdits(Method):
     writer = self.edits.anchors if self.learn == 'edit' else {}
     return {**writer, **first}
 
+  @property
+  def words(self):
+    return self.edits.words
+
   def check(self, task):
     self.edits.check(task, 'sequential_edits')
 

@@ -124,11 +124,14 @@ class Serl(Method):
     other = {} if self.examiner == 'frozen' else judge
     return {**self.policy.anchors, 'beginning': 'frozen', **other}
 
+  @property
+  def words(self):
+    return {'policy': [self.ask], 'examiner': ['compare']}
+
   def check(self, task):
-    for what in (self.ask, 'compare'):
-      task.worded(what)
-    unknown = [p.text for p in glimpse(task) if p.answer is None]
-    if self.verdicts == 'known' and unknown:
+    asked = glimpse(task) if self.verdicts == 'known' else []
+    unknown = [p.text for p in asked if p.answer is None]
+    if unknown:
       raise ValueError(
         f"method.verdicts is 'known'; {unknown[0]!r} has no known answer"
       )

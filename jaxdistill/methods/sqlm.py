@@ -219,9 +219,11 @@ class Sqlm(Method):
     }
     return {**self.policy.anchors, **past}
 
+  @property
+  def words(self):
+    return {'guide': ['suit']} if self.guide else {}
+
   def check(self, task):
-    if self.guide and 'suit' not in task.wordings:
-      raise ValueError(f'method.guide: task {task.name} has no words for it')
     for p in [] if self.given else glimpse(task):
       prompt = task.proposer_prompt(p)
       other = dataclasses.replace(p, topic='?')

@@ -48,7 +48,12 @@ from jaxdistill.rollout import Player, Sampling, measure
 from jaxdistill.rollout.judges import COMPARING, SCORERS
 from jaxdistill.rollout.rows import pair_rows
 from jaxdistill.rollout.transcript import preferences
-from jaxdistill.rollout.verify import WRITING, Verified, check_verifier
+from jaxdistill.rollout.verify import (
+  WRITING,
+  Verified,
+  asked_by,
+  check_verifier,
+)
 from jaxdistill.types import (
   Anchor,
   Collected,
@@ -141,6 +146,10 @@ class TemporalSelfReward(Method):
   def anchors(self):
     earlier = Anchor(self.past, measured=False)
     return {'earlier': earlier} if self.past else {}
+
+  @property
+  def words(self):
+    return {'policy': asked_by(self.judge)}
 
   def check(self, task):
     if self.judge == 'known':

@@ -192,14 +192,26 @@ def unread_by(how: str) -> tuple[str, ...]:
   return nobody if how in WRITING else (*nobody, 'check_tokens')
 
 
+def asked_by(how: str) -> list[str]:
+  """What a verifier asks, of `Task.wordings`."""
+  return [ASKS[how]] if how in ASKS else []
+
+
 def check_verifier(how: str, task: Task) -> None:
   """Finds that a task cannot be asked what a verifier asks.
 
   Raises:
-    ValueError: It has no words for it.
+    ValueError: It has no words for it (verifiers that it has words for are
+      named), or nothing to show.
   """
-  if how in ASKS:
-    task.worded(ASKS[how])
+  able = [v for v in VERIFIERS if {*asked_by(v)} <= {*task.wordings}]
+  if how in VERIFIERS and how not in able:
+    raise ValueError(
+      f'task {task.name} has no words for the verifier {how!r}; it has them '
+      f'for {", ".join(able)}'
+    )
+  for what in asked_by(how):
+    task.worded(what)
 
 
 def preferred(

@@ -131,18 +131,6 @@ def rejections(proposals: Sequence[Written]) -> dict[str, list[float]]:
   }
 
 
-def check_way(way: str, task: Task, seed: Problem) -> None:
-  """Finds that a task cannot be asked for a problem in some way.
-
-  Raises:
-    ValueError: It has no words for it.
-  """
-  if way == 'propose':
-    task.proposer_prompt(seed)
-  else:
-    task.worded(way)
-
-
 def parsed(task: Task, text: str) -> Problem | None:
   """A problem without its mark, as its task reads it."""
   # What tasks in words read begins with the mark.

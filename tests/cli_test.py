@@ -207,6 +207,23 @@ def test_an_account_says_whose_version_is_left():
   assert 'It ends with its version of step 0, the best' in said
 
 
+def test_an_account_has_what_a_method_is_judged_by():
+  facts = {
+    **{'optimizer_steps': 2, 'skipped_updates': 0, 'wall_s': 1.0, 'tokens': 9},
+    **{'last_step': 2, 'kept_step': 2},
+  }
+  for i, name in enumerate(('win_rate', 'judge_accuracy', 'delta_sampled')):
+    values = {'first': 0.5 + i / 10, 'last': 0.25, 'best': 0.75}
+    facts[f'eval/test/{name}'] = values
+  said = account(facts, 'run').split('\n')[:5]
+  assert [' '.join(line.split()) for line in said[2:]] == [
+    'held out, 2nd less 1st, sampled +0.700 +0.250 +0.750',
+    'held out, judge 0.600 0.250 0.750',
+    'held out, win rate 0.500 0.250 0.750',
+  ]
+  assert len({len(line) for line in said[1:]}) == 1
+
+
 def test_help_needs_no_config():
   done = subprocess.run(
     [sys.executable, '-m', 'jaxdistill.cli.main', '--help'],

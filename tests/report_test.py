@@ -88,8 +88,7 @@ def test_a_ranking_is_measured_too(report):
   page = report([{'step': 0, name: 0.5}, {'step': 1, name: 0.75}])
   assert 'Nothing was measured' not in page.text
   assert (
-    'Order of pairs of items: 50.0% → 75.0% right (noise unknown: several are '
-    'of one item'
+    'Order of pairs of items: 50.0% → 75.0% right (more than noise explains)'
   ) in page.text
   assert 'Pairs of items in the right order' in page.text
 
@@ -286,6 +285,11 @@ def test_outcomes_without_a_vote():
   assert outcome({'known': None, 'answers': ['2']}) == 'unknown'
   assert outcome({'known': '2', 'texts': ['it is 2']}) == 'unread'
   assert outcome({'anything': 1}) == 'unread'
+  edits = {'known': None, 'answers': [None] * 3, 'kept': [True, False, True]}
+  assert outcome(edits) == 'kept'
+  assert tally(edits) == {'tally': '2 of 3 kept'}
+  assert outcome(edits | {'kept': [False] * 3}) == 'dropped'
+  assert outcome(edits | {'known': '2'}) == 'wrong'
   # A passage has no answer, and an answer that cannot be read is wrong.
   assert outcome({'known': None, 'answers': [None, None]}) == 'unread'
   # How many are right stands there, unless a vote says it.

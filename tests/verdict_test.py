@@ -21,7 +21,9 @@ def test_change_is_newcombe_s():
     0.1 - ((0.6 - c) ** 2 + (b - 0.5) ** 2) ** 0.5,
     0.1 + ((d - 0.6) ** 2 + (0.5 - a) ** 2) ** 0.5,
   )
-  assert intervals.change(0.5, 0.6, 100) == pytest.approx(wanted, abs=2e-4)
+  around = [intervals.binomial(share, 100) for share in (0.5, 0.6)]
+  found = intervals.change(0.5, around[0], 0.6, around[1])
+  assert found == pytest.approx(wanted, abs=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,52 @@ def test_change_is_newcombe_s():
 def test_the_headline(pairs, headline, tone):
   found = verdict(CONFIG, evaluated(*pairs), [], SUMMARY)
   assert (found['headline'], found['tone']) == (headline, tone)
+
+
+def test_a_fall_that_was_put_back_is_no_missing_change():
+  metrics = evaluated((0.5, 0.9), (0.2, 0.4), (0.5, 0.9))
+  found = verdict(CONFIG, metrics, [ALARM], SUMMARY)
+  assert found['headline'] == 'It got worse and was put back: no change.'
+  found = verdict(CONFIG, metrics, [ALARM | {'action': 'warn'}], SUMMARY)
+  assert found['headline'] == 'No change beyond noise.'
+
+
+def test_what_two_attempts_differ_by_is_shown_and_decides_nothing():
+  def line(step, second, up, down):
+    kinds = {
+      **{'accuracy_turn_2': second, 'delta': up - down},
+      **{'wrong_to_right': up, 'right_to_wrong': down},
+    }
+    return {'step': step} | {
+      f'eval/test/{k}_sampled': v for k, v in kinds.items()
+    }
+
+  metrics = [line(0, 0.3, 0.25, 0.05), line(1, 0.6, 0.02, 0.04)]
+  found = verdict(CONFIG, metrics, [], SUMMARY)
+  assert found['headline'] == 'It got better.'
+  assert len(found['lead']) == 1
+  second, delta = found['rows']
+  assert delta['signed'] and not second['signed']
+  # 100 pairs, 25 up and 5 down: by hand with half a pair more in each cell.
+  share, size = 20 / 102, 102
+  half = 1.959964 * ((31 / size - share**2) / size) ** 0.5
+  wanted = 0.2, (share - half, share + half)
+  assert delta['began'][0] == pytest.approx(wanted[0])
+  assert delta['began'][1] == pytest.approx(wanted[1])
+  assert delta['way'] == 'down'
+
+
+def test_a_judge_is_measured_on_the_problems_that_have_a_pair():
+  def line(step, right, labelled):
+    names = {'judge_accuracy': right, 'labelled': labelled}
+    return {'step': step} | {f'eval/test/{k}': v for k, v in names.items()}
+
+  found = verdict(CONFIG, [line(0, 0.5, 0.2), line(1, 0.6, 0.4)], [], SUMMARY)
+  (row,) = found['rows']
+  assert row['began'] == (0.5, intervals.binomial(0.5, 20))
+  assert row['ended'] == (0.6, intervals.binomial(0.6, 40))
+  none = verdict(CONFIG, [line(0, 0.5, 0.0)], [], SUMMARY)
+  assert none['rows'][0]['began'] == (0.5, None)
 
 
 def test_a_version_that_was_put_back_is_said_so():

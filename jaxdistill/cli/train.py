@@ -64,29 +64,22 @@ def run(args: argparse.Namespace) -> None:
       print(account(loop.summary, args.workdir))
 
 
-MEASURED = {
-  'sampled': 'sampled',
-  'greedy': 'greedy',
-  'turn_2_sampled': '2nd attempt, sampled',
-  'edited': 'an edit learned',
-  'passage': 'the passage learned',
-}
-
-
 def account(summary: Mapping[str, Any], workdir: str) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
   from etils import epath
 
+  from jaxdistill.plots.measured import FIGURES
   from jaxdistill.plots.verdict import learned_nothing
 
-  lines = ['', f'{"accuracy":38}{"began":>8}{"ended":>8}{"best":>8}']
+  lines = ['', f'{"":43}{"began":>8}{"ended":>8}{"best":>8}']
   for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
-    for kind, said in MEASURED.items():
-      values = summary.get(f'eval/{split}/accuracy_{kind}')
-      if values:
-        figures = (values[k] for k in ('first', 'last', 'best'))
-        row = ''.join(f'{v:8.3f}' for v in figures)
-        lines.append(f'{f"{where}, {said}":38}{row}')
+    for name, figure in FIGURES.items():
+      values = summary.get(f'eval/{split}/{name}')
+      if values and figure.short:
+        sign = '+' if figure.moves else ''
+        found = (values[k] for k in ('first', 'last', 'best'))
+        row = ''.join(f'{v:{sign}8.3f}' for v in found)
+        lines.append(f'{f"{where}, {figure.short}":43}{row}')
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']

@@ -29,6 +29,10 @@ PANELS = {
     ('eval/test/accuracy_turn_2_sampled', 'second', '--'),
     ('eval/test/fixed_accuracy_turn_2_sampled', "after the base's first", ':'),
   ),
+  'Two attempts: out-of-distribution accuracy, sampled': (
+    ('eval/ood/accuracy_turn_1_sampled', 'first', '-'),
+    ('eval/ood/accuracy_turn_2_sampled', 'second', '--'),
+  ),
   'Two attempts: what the second changes, sampled': (
     ('eval/test/wrong_to_right_sampled', 'wrong to right', '-'),
     ('eval/test/right_to_wrong_sampled', 'right to wrong', '--'),
@@ -126,6 +130,7 @@ SHARES = {
   'Held-out accuracy',
   'Out-of-distribution accuracy',
   'Two attempts: held-out accuracy, sampled',
+  'Two attempts: out-of-distribution accuracy, sampled',
   'Two attempts: what the second changes, sampled',
   'Passages: held-out accuracy, untold',
   'Edits: answers right once one is learned',
@@ -139,6 +144,8 @@ SHARES = {
   'Self-play: what is proposed',
   'The probe: a few held-out problems',
 }
+# Panels of what is as good as always 0 where a model has none of it.
+OFTEN_NONE = {'Doubt words per response', 'Doubt words per 1,000 tokens'}
 # What an alarm did -> the colour of its mark.
 ALARMS = {'warn': '#b8860b', 'rollback': '#c2185b', 'stop': '#c2185b'}
 
@@ -271,17 +278,13 @@ def draw_curves(
 
 def panels_of(groups: Sequence[Group]) -> dict[str, list[tuple]]:
   """The panels, and of each the series, for which some run has values."""
-  names = {
-    name
-    for group in groups
-    for lines in group.runs
-    for line in lines
-    for name in line
-    if line[name] is not None
-  }
+  found = [x for group in groups for lines in group.runs for x in lines]
+  names = {name for x in found for name in x if x[name] is not None}
+  some = {name for x in found for name in x if x[name]}
   panels = {
     title: [s for s in series if s[0] in names]
     for title, series in PANELS.items()
+    if title not in OFTEN_NONE or some & {s[0] for s in series}
   }
   return {title: series for title, series in panels.items() if series}
 
@@ -332,7 +335,7 @@ def draw_panel(
   axis.set_xlabel('step')
   axis.xaxis.get_major_locator().set_params(integer=True)
   if title in SHARES:
-    axis.set_ylim(-0.03, 1.03)
+    axis.set_ylim(min(axis.dataLim.y0, 0) - 0.03, 1.03)
   elif 'error' in title:
     axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+Interval = tuple[float, float]
 
 
 def half_width(values: np.ndarray) -> np.ndarray:
@@ -24,7 +25,7 @@ def estimate(values: Sequence[float]) -> tuple[float, list[float] | None]:
   return mean, [mean - half, mean + half]
 
 
-def binomial(share: float, n: int) -> tuple[float, float]:
+def binomial(share: float, n: int) -> Interval:
   """Wilson's interval of a share that was seen in n problems."""
   z = stats.norm.ppf((1 + CONFIDENCE) / 2)
   centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -33,14 +34,29 @@ def binomial(share: float, n: int) -> tuple[float, float]:
   return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
-def change(before: float, after: float, n: int) -> tuple[float, float]:
-  """Newcombe's interval of `after - before`, each a share of n problems.
+def paired(rose: float, fell: float, n: int) -> Interval:
+  """Agresti and Min's interval of `rose - fell`, shares of the same n problems.
+
+  Wald's, with half a problem added to each of the four kinds of pairs (Simple
+  improved confidence intervals for comparing matched proportions, 2005).
+  """
+  z, size = float(stats.norm.ppf((1 + CONFIDENCE) / 2)), n + 2
+  centre = (rose - fell) * n / size
+  square = ((rose + fell) * n + 1) / size - centre**2
+  half = z * float(np.sqrt(square / size))
+  return centre - half, centre + half
+
+
+def change(
+  before: float, around: Interval, after: float, around_after: Interval
+) -> Interval:
+  """Newcombe's interval of `after - before`, from the interval of each.
 
   It takes the two as independent. Measured on the same problems, as a run
   does, they vary together, and the interval is rather too wide.
   """
-  low_before, high_before = binomial(before, n)
-  low_after, high_after = binomial(after, n)
+  low_before, high_before = around
+  low_after, high_after = around_after
   rise = after - before
   return (
     rise - float(np.hypot(after - low_after, high_before - before)),

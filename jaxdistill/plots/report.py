@@ -64,6 +64,8 @@ OUTCOMES = {
   'rejected': 'rejected',
   'unknown': 'answer not known',
   'unread': 'not judged',
+  'kept': 'something kept',
+  'dropped': 'nothing kept',
 }
 
 
@@ -133,7 +135,7 @@ def outcome(record: Mapping[str, Any]) -> str:
   """What a transcript came to: a key of `OUTCOMES`.
 
   It is the vote that is right or wrong; where there is no vote, most of the
-  answers.
+  answers; where nothing could be right, texts are kept or not.
   """
   known, answers = record.get('known'), record.get('answers') or ()
   if record.get('rejected'):
@@ -141,7 +143,11 @@ def outcome(record: Mapping[str, Any]) -> str:
   if 'vote' in record and record['vote'] is None:
     return 'none'
   if 'vote' not in record and not any(x is not None for x in answers):
-    return 'unread' if known is None or not answers else 'wrong'
+    if known is not None and answers:
+      return 'wrong'
+    if 'kept' in record:
+      return 'kept' if any(record['kept']) else 'dropped'
+    return 'unread'
   if known is None:
     return 'unknown'
   if 'vote' in record:
@@ -150,8 +156,10 @@ def outcome(record: Mapping[str, Any]) -> str:
 
 
 def tally(record: Mapping[str, Any]) -> dict[str, str]:
-  """How many answers are right, where there is no vote to say it by."""
+  """How many answers are right, or kept, where no vote says it."""
   known, answers = record.get('known'), record.get('answers') or ()
+  if outcome(record) == 'kept':
+    return {'tally': f'{sum(record["kept"])} of {len(record["kept"])} kept'}
   if known is None or len(answers) < 2 or {'vote', 'rejected'} & record.keys():
     return {}
   return {'tally': f'{_right(answers, known)} of {len(answers)} right'}

@@ -7,25 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.plots.curves import points_of
-from jaxdistill.plots.intervals import binomial, change
+from jaxdistill.plots.intervals import change
+from jaxdistill.plots.measured import FIGURES, measured_on, spread
 
 _SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
-_KINDS = {
-  'accuracy_edited': 'answers once an edit is learned',
-  'accuracy_turn_2_sampled': 'second attempts, sampled',
-  'accuracy_turn_2': 'second attempt, greedy',
-  'accuracy_sampled': 'sampled answers',
-  'accuracy_greedy': 'greedy answer',
-  'order_accuracy': 'order of pairs of items',
-}
-
-# Several of one query or passage are not independent: there is no binomial of
-# theirs.
-_DEPENDENT = ('order_accuracy', 'accuracy_edited')
-_UNKNOWN = (
-  'of how many problems is not said',
-  'several are of one item, and not independent',
-)
 
 
 def verdict(
@@ -51,9 +36,10 @@ def verdict(
   rows = [
     row
     for split in _splits(config, metrics)
-    for row in _rows(split, metrics, _measured_on(split, metrics) or n)
+    for row in _rows(split, metrics, measured_on(split, metrics) or n)
   ]
-  headline, tone = _headline(rows, bool(summary))
+  put_back = any(alarm.get('action') == 'rollback' for alarm in alarms)
+  headline, tone = _headline(rows, bool(summary), put_back)
   return {
     'headline': headline,
     'tone': tone,
@@ -75,19 +61,13 @@ def _number(config, section, key):
   return value if isinstance(value, int) and value > 0 else None
 
 
-def _measured_on(split, metrics):
-  """How many problems of a split there were; runs of before do not say."""
-  points = points_of(metrics, f'eval/{split}/problems')
-  return int(points[-1][1]) if points else None
-
-
 def _splits(config, metrics):
   """The splits with an accuracy; the one that the verdict is about is first."""
   seen = {
     name.split('/')[1]
     for line in metrics
     for name in line
-    if name.startswith('eval/') and name.split('/')[-1] in _KINDS
+    if name.startswith('eval/') and name.split('/')[-1] in FIGURES
   }
   ordered = [*config.get('eval', {}).get('splits', ()), *sorted(seen)]
   ordered.sort(key=lambda split: split != 'test')
@@ -95,28 +75,37 @@ def _splits(config, metrics):
 
 
 def _rows(split, metrics, of):
-  for kind, said in _KINDS.items():
-    points = points_of(metrics, f'eval/{split}/{kind}')
-    if not points:
+  for kind, figure in FIGURES.items():
+    lines = [x for x in metrics if x.get(f'eval/{split}/{kind}') is not None]
+    if not lines:
       continue
-    n = None if kind in _DEPENDENT else of
-    began, ended = points[0][1], points[-1][1]
-    step, best = max(points, key=lambda point: point[1])
-    rise = change(began, ended, n) if n else None
-    fall = change(best, ended, n) if n else None
+    found = []
+    for line in lines:
+      value = line[f'eval/{split}/{kind}']
+      found.append((value, spread(kind, value, line, split, of)))
+    began, ended = found[0], found[-1]
+    best = max(found, key=lambda x: x[0])
+    rise, fall = _change(began, ended), _change(best, ended)
     yield {
       'split': _SPLITS.get(split, split),
-      'kind': said,
-      'unknown': _UNKNOWN[kind in _DEPENDENT],  # why, where noise is
-      'times': len(points),
-      'began': (began, binomial(began, n) if n else None),
-      'ended': (ended, binomial(ended, n) if n else None),
-      'best': (best, step),
-      'change': (ended - began, rise),
-      'way': _way(ended - began, rise) if len(points) > 1 else 'once',
-      'below_best': ended < best,
+      'kind': figure.said,
+      'share': figure.share,
+      'decides': figure.decides,
+      'signed': bool(figure.moves),
+      'times': len(found),
+      'began': began,
+      'ended': ended,
+      'best': (best[0], lines[found.index(best)]['step']),
+      'change': (ended[0] - began[0], rise),
+      'way': _way(ended[0] - began[0], rise) if len(found) > 1 else 'once',
+      'below_best': ended[0] < best[0],
       'fell_from_best': bool(fall and fall[1] < 0),
     }
+
+
+def _change(before, after):
+  known = before[1] and after[1]
+  return change(*before, *after) if known else None
 
 
 def _way(rise, interval):
@@ -128,7 +117,8 @@ def _way(rise, interval):
   return 'flat'
 
 
-def _headline(rows, finished):
+def _headline(rows, finished, put_back):
+  rows = [row for row in rows if row['decides']]
   if not rows:
     return 'Nothing was measured on held-out problems.', 'flat'
   ways = {row['way'] for row in rows if row['split'] == rows[0]['split']}
@@ -143,6 +133,8 @@ def _headline(rows, finished):
     return f'It got worse{so_far}.', 'down'
   if 'unknown' in ways:
     return 'Whether a change is more than noise cannot be said.', 'flat'
+  if put_back:
+    return f'It got worse and was put back: no change{so_far}.', 'flat'
   return f'No change beyond noise{so_far}.', 'flat'
 
 
@@ -156,16 +148,17 @@ def _lead(rows, config, metrics, finished):
   for row in rows:
     if row['split'] != rows[0]['split'] or row['times'] < 2:
       continue
+    if not row['decides']:
+      continue
     began, ended = row['began'][0], row['ended'][0]
     how = {
       'up': 'more than noise explains',
       'down': 'more than noise explains',
       'flat': 'within noise',
-      'unknown': f'noise unknown: {row["unknown"]}; compare seeds',
+      'unknown': 'noise unknown: of how many problems is not said',
     }[row['way']]
-    words = (
-      f'{row["kind"].capitalize()}: {_share(began)} → {_share(ended)} right'
-    )
+    kind = row['kind'][0].upper() + row['kind'][1:]
+    words = f'{kind}: {_share(began)} → {_share(ended)}{row["share"]}'
     if row['below_best']:
       drop = (row['best'][0] - ended) * 100
       sure = 'beyond noise' if row['fell_from_best'] else 'which may be noise'

@@ -17,7 +17,7 @@ from jaxdistill.eval import verify as worths
 from jaxdistill.methods.rft import Rft
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.verify import VERIFIERS, preferred, verify
-from jaxdistill.run.gap import best_verifier
+from jaxdistill.run.gap import best_verifier, verifiers_as_text
 from jaxdistill.types import WORDINGS, Problem, Prompt, Wording
 
 
@@ -266,7 +266,18 @@ def test_two_verifiers_that_err_apart_are_worth_more_than_one():
   assert 'a+b is worth most' in said and 'no method' in said
   at = found['a']['thresholds'][0]
   said = best_verifier({'a': found['a']})
-  assert f'method.keep=a, method.threshold={at:.2f}' in said
+  keys = f'--config.method.keep=a --config.method.threshold={at:.2f}'
+  assert f'(--config.method.name=rft {keys})' in said
+
+
+def test_a_verifier_that_adds_nothing_to_another_is_named():
+  draw = np.random.default_rng(0)
+  right = (draw.random((40, 8)) < 0.5).astype(float)
+  scored = {'knows': right, 'blind': np.ones_like(right)}
+  found = worths.weigh(scored, right, ['knows', 'blind', 'knows+blind'])
+  said = verifiers_as_text(found)
+  assert 'knows+blind is worth no more than one of the two alone' in said
+  assert 'no more' not in verifiers_as_text({'knows': found['knows']})
 
 
 def test_a_verifier_that_says_nothing_changes_nothing():

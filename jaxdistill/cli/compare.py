@@ -71,3 +71,5 @@ def run(args: argparse.Namespace) -> None:
     *(('numbers', 'summary.json'),),
   ):
     print(f'The {what + ":":9} {epath.Path(args.workdir) / name}')
+  one = epath.Path(args.workdir) / plan.arms[0] / 'SEED'
+  print(f'Any run:      jaxdistill plot {one} --out run.html')

@@ -202,12 +202,17 @@ def _override(config: Any, key: str, text: Any) -> None:
       for method in (method_names() if section == 'method' else ())
       if name in fields_of(method_class(method)())
     ]
+    own = ', '.join(k for k in config.method if k != 'name')
+    of_method = f'; method {config.method.name} has {own}'
     if whose:
       raise ConfigError(
         f'method {config.method.name} has no {name!r}, a key of '
-        f'{", ".join(whose)}'
+        f'{", ".join(whose)}{of_method}'
       )
-    raise ConfigError(f'there is no config key {key!r}{among(key, keys)}')
+    raise ConfigError(
+      f'there is no config key {key!r}{among(key, keys)}'
+      + (of_method if section == 'method' else '')
+    )
   if key == 'remat':
     text = named(text == 'True' if text in ('True', 'False') else text)
   default = keys[key]

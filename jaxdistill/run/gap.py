@@ -197,10 +197,19 @@ def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
     cells += ['' if x is None else f'{x:.3f}' for x in told]
     lines.append(f'{name:20}' + ''.join(f'{c:>18}' for c in cells))
   legend = """\
-gap: by how much more often what is kept is right, with its 95%; relative: of
-what is wrong, by problem; kept: of all answers; AUC: how often a right answer
+gap: by how much more often what is kept is right than all answers, with its
+95%; relative: the same by problem, as a share of the answers that are wrong (1
+if nothing wrong is kept); kept: of all answers; AUC: how often a right answer
 scores above a wrong one."""
-  return '\n'.join([*lines, legend, '', best_verifier(found)])
+  vain = [n for n in found if '+' in n and not _adds(n, found)]
+  said = [f'{n} is worth no more than one of the two alone.' for n in vain]
+  return '\n'.join([*lines, legend, '', *said, best_verifier(found)])
+
+
+def _adds(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
+  """Whether what both of two keep is worth more than what one keeps."""
+  single = [found[n]['gap'] for n in name.split('+') if n in found]
+  return found[name]['gap'] > max(single, default=-1.0)
 
 
 def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -218,7 +227,8 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
       f'{best["accuracy"]:.3f}. Learning what they keep cannot help.'
     )
   at = ' and '.join(f'{t:.2f}' for t in best['thresholds'])
-  how = f'method rft, method.keep={name}, method.threshold={at}'
+  keys = {'name': 'rft', 'keep': name, 'threshold': at}
+  how = ' '.join(f'--config.method.{k}={v}' for k, v in keys.items())
   if '+' in name:
     how = 'there is no method yet that keeps what two keep'
   return (

@@ -15,7 +15,7 @@ def bar(steps: range, total: int, shown: bool) -> tqdm:
     disable=not shown,
     dynamic_ncols=True,
   )
-  out.set_postfix_str('the first step compiles')
+  out.set_postfix_str('first an evaluation, and all compiles')
   return out
 
 

@@ -29,8 +29,9 @@ from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import Unrolled, decode, unroll
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
+from jaxdistill.rollout.dispatch import Response, Samples, alike
 from jaxdistill.rollout.samplers import Draw, Sampling, draw, withhold
-from jaxdistill.rollout.schedule import Desk, Response, Samples, alike
+from jaxdistill.rollout.schedule import Desk
 
 
 class _Carry(NamedTuple):
@@ -271,7 +272,7 @@ def _advance(
   eos_ids: tuple[int, ...],
   tensor: int,
 ) -> _Carry:
-  """Draws tokens until the host has something to do; see `schedule.Turn`."""
+  """Draws tokens until the host has something to do; see `dispatch.Turn`."""
   samples = Samples(*jnp.moveaxis(packed, -1, 0))
   start, fewer, free, idle = limits
   (w, j), u, size = samples.row.shape, lead.shape[1], newest.size

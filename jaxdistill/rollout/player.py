@@ -26,10 +26,10 @@ from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
 from jaxdistill.rollout.budget import rows_within
+from jaxdistill.rollout.dispatch import Response
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.markers import MARKERS
 from jaxdistill.rollout.samplers import Sampling, withhold
-from jaxdistill.rollout.schedule import Response
 from jaxdistill.rollout.score import Entropy, Grade, Of, Own, Top, score
 from jaxdistill.types import Field, Prompt, Rollout, Row, RowSet
 

@@ -1,7 +1,7 @@
 """The train state, and one jitted gradient step for any method's loss."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -234,16 +234,9 @@ def make_step(
 
   def step(state, frozen, anchors, batches):
     state = moved_to(jax.memory.Space.Device, state)
-    sets, parts = {}, []
-    for batch in batches:
-      (value, (sums, weight)), grads = batch.summed(
-        lambda micro: gradient(state.params, frozen, anchors, micro)
-      )
-      prefix = f'{batch.kind}_' if batch.kind else ''
-      sets |= {prefix + name: total / weight for name, total in sums.items()}
-      sets |= {f'{prefix}loss': value} if prefix else {}
-      parts.append((value, grads))
-    value, grads = jax.tree.map(lambda *x: sum(x), *parts)
+    value, grads, sets = _over_sets(
+      lambda micro: gradient(state.params, frozen, anchors, micro), batches
+    )
     grads, norm = optimizer.clipped(grads)
     lr = learning_rate(state.step) * state.scale
 
@@ -276,6 +269,24 @@ def make_step(
     state = moved_to(jax.memory.Space.Host, state)
     whole = dict(zip(WHOLE, (value, norm, lr, state.skipped), strict=True))
     return state, sets | whole
+
+  return _compiled(step)
+
+
+def _over_sets(gradient: Callable, batches: Sequence[Batch]) -> tuple:
+  """The value and the gradient summed over batches, and the metrics of each."""
+  sets, parts = {}, []
+  for batch in batches:
+    (value, (sums, weight)), grads = batch.summed(gradient)
+    prefix = f'{batch.kind}_' if batch.kind else ''
+    sets |= {prefix + name: total / weight for name, total in sums.items()}
+    sets |= {f'{prefix}loss': value} if prefix else {}
+    parts.append((value, grads))
+  return *jax.tree.map(lambda *x: sum(x), *parts), sets
+
+
+def _compiled(step: Callable) -> Callable:
+  """A step, compiled: what comes out lies as what went in."""
 
   @functools.lru_cache
   def compiled(treedef, shardings):

@@ -43,7 +43,7 @@ SMALL = {'problems': 6, 'samples': 4, 'max_tokens': 24}
 # Systems that take two steps each, and what makes them small: what is evaluated
 # is as much as is trained on, so it is no program of its own.
 LEARN = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
-LEARNED = 'srpo', 'rlcsd', 'gkd', 'u_opsd'
+LEARNED = 'srpo', 'rlcsd', 'gkd'
 FEW = {
   **{'steps': 2, 'eval_every': 2, 'checkpoint_every': 2},
   **{f'method.{k}': v for k, v in SMALL.items()},

@@ -19,6 +19,7 @@ from jaxdistill.plots.curves import (
   ALARMS,
   Group,
   draw_panel,
+  make_room,
   marks_of,
   panels_of,
   points_of,
@@ -191,8 +192,9 @@ def draw_svgs(
   drawn = []
   with matplotlib.rc_context(_STYLE):
     for i, (title, series) in enumerate(panels.items()):
-      figure = Figure(figsize=(5, 3.3), dpi=72, layout='constrained')
+      figure = Figure(figsize=(5, 3.3), dpi=72)
       axis = figure.subplots()
+      make_room(figure, 1, 1)
       draw_panel(axis, title, series, groups, marks[title])
       file = io.StringIO()
       figure.savefig(file, format='svg', dpi=72, metadata={'Date': None})

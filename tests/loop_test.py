@@ -1,6 +1,7 @@
 """Whole runs: resumed equals uninterrupted; a run leaves what it promises."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -62,20 +63,32 @@ def damage_newest(root):
   largest.write_bytes(data)
 
 
+@pytest.fixture(scope='module')
+def whole_by(tmp_path_factory):
+  """By the name of its settings a whole run, its config and its folder."""
+
+  @functools.cache
+  def trained(name):
+    config, folder = small(), tmp_path_factory.mktemp(name)
+    config.eval.splits = ('test',)
+    config.method.samples, config.method.propose_every = 4, 0
+    config.method.update(SETTINGS[name])
+    whole = start(config, folder)
+    whole.train()
+    return whole, config, folder
+
+  return trained
+
+
 @pytest.mark.parametrize(
   ('name', 'damaged'),
   [(name, False) for name in SETTINGS] + [('archive', True), ('league', True)],
 )
-def test_resumed_equals_uninterrupted(mesh, tmp_path, name, damaged):
-  sets, config = SETTINGS[name], small()
+def test_resumed_equals_uninterrupted(mesh, tmp_path, whole_by, name, damaged):
+  whole, config, folder = whole_by(name)
+  config = config.copy_and_resolve_references()
   config.checkpoint_every = 1 if damaged else 2
-  config.eval.splits = ('test',)
-  config.method.samples, config.method.propose_every = 4, 0
-  config.method.update(sets)
-  whole = start(config, tmp_path / 'whole')
-  whole.train()
-
-  cut = start(config, tmp_path / 'cut')
+  cut = start(config, tmp_path)
   step, calls = cut.run.method.collect, []
 
   def dies(*args):
@@ -88,20 +101,20 @@ def test_resumed_equals_uninterrupted(mesh, tmp_path, name, damaged):
   with pytest.raises(KeyboardInterrupt):
     cut.train()
   if damaged:  # the checkpoint before step 3: that before step 2 is used
-    damage_newest(tmp_path / 'cut')
+    damage_newest(tmp_path)
 
-  again = start(config, tmp_path / 'cut')
+  again = start(config, tmp_path)
   again.train()
   assert again.first_step == 2
   assert same(whole.state, again.state)
   assert same(whole.anchors.params, again.anchors.params)
   assert whole.anchors.held == again.anchors.held
   assert whole.method_state == again.method_state
-  if sets['reference'].startswith(('every', 'trust')):
+  if config.method.reference.startswith(('every', 'trust')):
     assert whole.anchors.held['base'] > 0  # it has moved
-  assert lines(tmp_path / 'whole') == lines(tmp_path / 'cut')
+  assert lines(folder) == lines(tmp_path)
   for name in ('000002.jsonl', '000003.jsonl'):
-    left, right = (tmp_path / w / 'rollouts' / name for w in ('whole', 'cut'))
+    left, right = (root / 'rollouts' / name for root in (folder, tmp_path))
     assert left.read_text() == right.read_text()
 
 

@@ -88,7 +88,8 @@ def test_a_ranking_is_measured_too(report):
   page = report([{'step': 0, name: 0.5}, {'step': 1, name: 0.75}])
   assert 'Nothing was measured' not in page.text
   assert (
-    'Order of pairs of items: 50.0% → 75.0% right (more than noise explains)'
+    'Order of pairs of items: 50.0% → 75.0% right (noise unknown: several are '
+    'of one item'
   ) in page.text
   assert 'Pairs of items in the right order' in page.text
 

@@ -12,10 +12,11 @@ from scripted import CUT, KEY, collected_by, ids, said, watched, words
 from jaxdistill import rewards
 from jaxdistill.config.keys import filled
 from jaxdistill.data.tasks import load_task
-from jaxdistill.data.tasks.passages import Passages, QuestionTask
+from jaxdistill.data.tasks.passages import Passages, QuestionTask, SmallPassages
 from jaxdistill.methods.inner_training import matched
 from jaxdistill.methods.method import check_task
 from jaxdistill.methods.seal import Seal
+from jaxdistill.methods.sequential_edits import SequentialEdits
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rewards.edits import ORDERS
 from jaxdistill.rollout import Player
@@ -436,6 +437,19 @@ def test_a_task_that_does_not_fit(task, keys, said_):
   filled(Seal, {'writer': 'given', 'samples': 1}).check(
     load_task('small:passages')
   )
+
+
+def test_all_that_is_asked_of_a_task_is_looked_for():
+  class Untold(SmallPassages):
+    @property
+    def wordings(self):
+      return {k: v for k, v in super().wordings.items() if k != 'tell'}
+
+  for method in (Seal(), filled(SequentialEdits, {'learn': 'passage'})):
+    with pytest.raises(ValueError, match=r"no words for 'tell'.* the policy"):
+      check_task(method, Untold())
+  passage = filled(SequentialEdits, {'learn': 'passage', 'settings': True})
+  check_task(passage, SmallPassages())  # nobody is asked for settings
 
 
 def test_one_program_comes_to_what_one_after_another_does(one_device):

@@ -45,6 +45,7 @@ SMALLEST = {
   'method.proposals': 3,
   'method.samples': 3,
   'method.propose_every': 1,
+  'method.stage1_steps': 1,
   'method.known': 0.33,
   'method.minibatches': 1,
   'method.max_problem_tokens': 4,
@@ -253,9 +254,9 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
 @pytest.mark.parametrize(
   'config', [*ALIKE, *OTHERS, *WRITES], ids=lambda p: p.stem
 )
-def test_what_a_text_config_says_fits_together(config, tmp_path):
-  named = with_teacher(config, 'small-late')
-  found = configs.read_config(named, [('model', 'small-late')])
+def test_what_a_text_config_says_fits_together(config, model):
+  named = with_teacher(config, model)
+  found = configs.read_config(named, [('model', str(model))])
   configs.check(found)
   dist.make_mesh(**found.mesh)  # of eight devices
   written = found.method.get('max_problem_tokens', 0)

@@ -52,7 +52,9 @@ def test_the_headline(pairs, headline, tone):
 def test_a_fall_that_was_put_back_is_no_missing_change():
   metrics = evaluated((0.5, 0.9), (0.2, 0.4), (0.5, 0.9))
   found = verdict(CONFIG, metrics, [ALARM], SUMMARY)
-  assert found['headline'] == 'It got worse and was put back: no change.'
+  assert found['headline'] == (
+    'No change beyond noise; the guard put back a version before.'
+  )
   found = verdict(CONFIG, metrics, [ALARM | {'action': 'warn'}], SUMMARY)
   assert found['headline'] == 'No change beyond noise.'
 
@@ -82,17 +84,19 @@ def test_what_two_attempts_differ_by_is_shown_and_decides_nothing():
   assert delta['way'] == 'down'
 
 
-def test_a_judge_is_measured_on_the_problems_that_have_a_pair():
-  def line(step, right, labelled):
-    names = {'judge_accuracy': right, 'labelled': labelled}
+def test_what_judges_itself_decides_nothing():
+  def line(step, right, win, judge):
+    names = {'accuracy_sampled': right, 'win_rate': win}
+    names |= {'judge_accuracy': judge}
     return {'step': step} | {f'eval/test/{k}': v for k, v in names.items()}
 
-  found = verdict(CONFIG, [line(0, 0.5, 0.2), line(1, 0.6, 0.4)], [], SUMMARY)
-  (row,) = found['rows']
-  assert row['began'] == (0.5, intervals.binomial(0.5, 20))
-  assert row['ended'] == (0.6, intervals.binomial(0.6, 40))
-  none = verdict(CONFIG, [line(0, 0.5, 0.0)], [], SUMMARY)
-  assert none['rows'][0]['began'] == (0.5, None)
+  metrics = [line(0, 0.5, 0.5, 0.6), line(1, 0.48, 0.9, 0.9)]
+  found = verdict(CONFIG, metrics, [], SUMMARY)
+  assert found['headline'] == 'No change beyond noise.'
+  _, judge, win = found['rows']
+  assert judge['way'] == 'unknown' and judge['began'] == (0.6, None)
+  assert win['way'] == 'up'
+  assert win['began'] == (0.5, intervals.binomial(0.5, 100))
 
 
 def test_a_version_that_was_put_back_is_said_so():

@@ -154,7 +154,9 @@ def plan(
   chosen = _chosen('seed', map(str, seeds), {str(s): s for s in every_seed})
   for arm in found.arms:
     try:
-      configs.check(found.config(arm, found.seeds_of(arm)[0]))
+      of_arm = found.config(arm, found.seeds_of(arm)[0])
+      configs.check(of_arm)
+      configs.check_training(of_arm)
     except ConfigError as e:
       raise ConfigError(f'arm {arm}: {e}') from None
   return Plan(found, names, chosen)

@@ -11,7 +11,7 @@ from etils import epath
 from jaxdistill.api.model import Model, find_task, load
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
-from jaxdistill.config.building import check_words
+from jaxdistill.config.words import check_words
 from jaxdistill.rollout.verify import VERIFIERS, asked_by, check_verifier
 from jaxdistill.run import gap as gaps
 from jaxdistill.spelling import among
@@ -101,9 +101,9 @@ def gap(
     model = model.on(task)
   asked = chosen(model.task, split, problems)
   check_verifiers(verifiers, model.task, asked)
-  tokenizer = model.run.loaded.tokenizer
   words = [what for one in _single(verifiers) for what in asked_by(one)]
   with in_one_line():
+    tokenizer = model.run.loaded.tokenizer
     check_words(model.task, words, model.name, tokenizer)
   with jax.set_mesh(model.run.mesh), in_one_line():
     found = gaps.gap(
@@ -154,6 +154,8 @@ def check_verifiers(
   for one in _single(verifiers):
     with in_one_line():
       check_verifier(one, task)
+      for what in asked_by(one):
+        task.worded(what)
   unknown = [p for p in problems if p.answer is None] if verifiers else []
   if unknown:
     raise ConfigError(

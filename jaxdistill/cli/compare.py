@@ -71,5 +71,5 @@ def run(args: argparse.Namespace) -> None:
     *(('numbers', 'summary.json'),),
   ):
     print(f'The {what + ":":9} {epath.Path(args.workdir) / name}')
-  one = epath.Path(args.workdir) / plan.arms[0] / 'SEED'
+  one = epath.Path(args.workdir) / plan.arms[0] / plan.seeds[0]
   print(f'Any run:      jaxdistill plot {one} --out run.html')

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import string
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,6 +10,7 @@ from jax.sharding import Mesh
 from jaxdistill import dist
 from jaxdistill.anchors import External, parse_rule
 from jaxdistill.batch import Shapes
+from jaxdistill.config.checks import check_training
 from jaxdistill.config.keys import ConfigError
 from jaxdistill.config.parts import (
   check_pool,
@@ -23,7 +22,7 @@ from jaxdistill.config.parts import (
 )
 from jaxdistill.data.tasks import JsonlTask, load_task
 from jaxdistill.data.text.symbols import SymbolTokenizer
-from jaxdistill.data.text.tokenizer import TextTokenizer, Tokenizer
+from jaxdistill.data.text.tokenizer import TextTokenizer
 from jaxdistill.eval import parse_alarm
 from jaxdistill.methods.method import Method, anchors_of, check_task
 from jaxdistill.models import Deltas, load, store
@@ -45,6 +44,7 @@ def prepare(config: Any) -> None:
   Raises:
     ConfigError: Says what does not fit.
   """
+  check_training(config)
   _check_memory(config, trains=True)
   task = load_task(config.task)
   if jax.process_index() == 0:
@@ -68,7 +68,6 @@ def build(config: Any) -> Run:
   _check_memory(config, trains=False)
   with refusing():
     task = load_task(config.task)
-    _check_words(method_of(config), task, config.model)
     mesh = dist.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
       loaded = load(
@@ -169,61 +168,6 @@ def _check_symbols(task: Task, tokenizer: SymbolTokenizer, config: Any) -> None:
       except ValueError as e:
         base = '; small-wide has' if task.name.startswith('small:') else ''
         raise ValueError(f'task {task.name}: {e}{base}') from None
-
-
-def _check_words(method: Method, task: Task, name: str) -> None:
-  """Finds that who is asked has no symbols for what a method asks.
-
-  Raises:
-    ValueError: See `check_words`.
-  """
-  others = anchors_of(method)
-  for who, words in method.words.items():
-    rule = parse_rule(others[who].rule) if who in others else None
-    asked = rule.model if isinstance(rule, External) else name
-    check_words(task, words, asked, store.tokenizer_of(asked))
-
-
-def check_words(
-  task: Task, words: Iterable[str], name: str, tokenizer: Tokenizer
-) -> None:
-  """Finds that a model has no symbols for what it is to be asked.
-
-  Args:
-    task: Whose words they are.
-    words: Of `Task.wordings`.
-    name: Of the model.
-    tokenizer: Its own; one that knows all of Unicode has all.
-
-  Raises:
-    ValueError: Names the symbol, and the shipped bases that have it.
-  """
-  if not isinstance(tokenizer, SymbolTokenizer):
-    return
-  for what in words:
-    text, choices, _ = task.worded(what)
-    parts = [part for part, *_ in string.Formatter().parse(text)]
-    said = ' '.join((*parts, *choices))
-    why = _unknown(tokenizer, said)
-    if why:
-      able = [
-        base
-        for base in store.SHIPPED
-        if not _unknown(store.tokenizer_of(base), said)
-      ]
-      raise ValueError(
-        f'{name} cannot be asked to {what} '
-        f'({" and ".join(able) or "no shipped base"} can): {why}'
-      )
-
-
-def _unknown(tokenizer: Tokenizer, said: str) -> str:
-  """What a tokenizer refuses of a text; empty if nothing."""
-  try:
-    tokenizer.encode(said)
-  except ValueError as e:
-    return str(e)
-  return ''
 
 
 def _check_memory(config: Any, trains: bool) -> None:

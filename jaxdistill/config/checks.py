@@ -10,6 +10,7 @@ from typing import Any
 from jaxdistill.anchors import Best, External, Trust, parse_rule
 from jaxdistill.config.keys import NAMED, ConfigError, base_config, flat
 from jaxdistill.config.parts import check_pool, deltas_of, method_of, refusing
+from jaxdistill.config.words import check_method_words
 from jaxdistill.data.tasks import HELD_OUT, JsonlTask, load_task
 from jaxdistill.eval import METRICS, alarms, parse_alarm
 from jaxdistill.methods.method import Method, anchors_of, check_task
@@ -46,11 +47,11 @@ def check(config: Any) -> None:
     optimizer = OptimizerConfig(**config.optimizer)
     optimizer.learning_rate()
     optimizer.direction()
-    _check_steps(method, config)
     _check_task(method, config)
     _check_anchors(method, config)
     _check_guard(config)
     store.check(config.model)
+    check_method_words(method, load_task(config.task), config.model)
     _check_model(method, config)
     _check_lengths(config)
 
@@ -143,9 +144,13 @@ def _check_choices(keys: Mapping[str, Any]) -> None:
     )
 
 
-def _check_steps(method: Method, config: Any) -> None:
-  """That a run is longer than what comes before the rest of its method."""
-  key = method.prelude
+def check_training(config: Any) -> None:
+  """Finds that a checked config does not train all that its method has.
+
+  Raises:
+    ConfigError: A run is no longer than what comes before the rest.
+  """
+  key = method_of(config).prelude
   if key and 0 < config.steps <= config.method[key]:
     raise ConfigError(
       f'config.steps is {config.steps}, and the first {config.method[key]} are '

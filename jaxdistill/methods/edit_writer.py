@@ -60,7 +60,8 @@ class EditWriter:
   def words(self) -> Mapping[str, Sequence[str]]:
     """See `Method.words`."""
     asked = ['edit', *(['settings'] if self.settings else [])]
-    return {'policy': asked, 'writer': asked}  # who learns them reads them too
+    # Who learns an edit reads what asked for it, and tells the passage.
+    return {'policy': [*asked, 'tell'], 'writer': asked}
 
   def check(self, task: Task, method: str) -> None:
     """Finds that a task has no passages, or lacks words or edits.

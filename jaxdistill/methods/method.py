@@ -62,10 +62,11 @@ class Method(Protocol):
 
   @property
   def words(self) -> Mapping[str, Iterable[str]]:
-    """Which of `Task.wordings` it asks, by whom it asks: a name of `players`.
+    """Which of `Task.wordings` it asks, by whom it asks.
 
-    That a task has them, and a model the symbols for them, is found before a
-    run begins.
+    That is a name of `players`; of one that is not there, it is the policy that
+    is asked. Whether a task has them, and a model the symbols for them, is
+    found before a run begins.
     """
     return {}
 
@@ -171,9 +172,12 @@ def check_task(method: Method, task: Task) -> None:
     ValueError: Says what is missing.
   """
   method.check(task)
-  for names in method.words.values():
+  for who, names in method.words.items():
     for what in names:
-      task.worded(what)
+      try:
+        task.worded(what)
+      except ValueError as e:
+        raise ValueError(f'{e} (asked of the {who})') from None
 
 
 def anchors_of(method: Method) -> dict[str, Anchor]:

@@ -169,7 +169,8 @@ class ReflectionTuning(Method):
   @property
   def words(self):
     asked = {ask for ask in self.asks_for.values() if ask != 'critique'}
-    return {'policy': ['guess'], self.writer: asked}
+    guesses = {'base': ['guess']}
+    return guesses | {self.writer: [*guesses.get(self.writer, []), *asked]}
 
   def check(self, task):
     seen = glimpse(task)

@@ -84,7 +84,8 @@ class SequentialEdits(Method):
 
   @property
   def words(self):
-    return self.edits.words
+    alone = {'policy': ['edit', 'tell']}
+    return self.edits.words if self.learn == 'edit' else alone
 
   def check(self, task):
     self.edits.check(task, 'sequential_edits')

@@ -164,13 +164,20 @@ def positions(name: str) -> int | None:
 
 def tokenizer_of(name: str) -> Tokenizer:
   """The tokenizer of a model by name (see `load`), without its weights."""
+  closed = symbols_of(name)
+  return (
+    _read_tokenizer(find(name), describe(name)) if closed is None else closed
+  )
+
+
+def symbols_of(name: str) -> SymbolTokenizer | None:
+  """The tokenizer of a model of a closed vocabulary; None of all others."""
   if (fresh_name := name.removeprefix(GRADER)) in FRESH:
     return SymbolTokenizer(FRESH[fresh_name])
   path = find(name)
-  if _is_ours(path):
-    symbols = hub.read_json(path / 'config.json')['symbols']
-    return SymbolTokenizer(tuple(symbols))
-  return _read_tokenizer(path, describe(name))
+  if not _is_ours(path):
+    return None
+  return SymbolTokenizer(tuple(hub.read_json(path / 'config.json')['symbols']))
 
 
 def _read_tokenizer(path: epath.Path, config: DecoderConfig) -> Tokenizer:

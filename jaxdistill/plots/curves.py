@@ -9,7 +9,12 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxdistill.plots.files import read_alarms, read_json, read_metrics
+from jaxdistill.plots.files import (
+  points_of,
+  read_alarms,
+  read_json,
+  read_metrics,
+)
 from jaxdistill.plots.intervals import half_width
 
 # Panel title -> what it shows: metric, label, line style.
@@ -364,13 +369,6 @@ def draw_panel(
   ]
   labels = [label for _, label, _ in series]
   axis.legend(styles, labels, fontsize=8, framealpha=0.6)
-
-
-def points_of(
-  lines: Sequence[Mapping[str, float]], name: str
-) -> list[tuple[float, float]]:
-  """Step and value of a metric, wherever it has one."""
-  return [(x['step'], x[name]) for x in lines if x.get(name) is not None]
 
 
 def _draw_runs(axis, runs, style, color):

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -119,3 +119,10 @@ def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError):  # half a line may end in a brace, too
       found.append(json.loads(line, parse_constant=lambda _: None))
   return [x for x in found if isinstance(x, dict)]
+
+
+def points_of(
+  lines: Sequence[Mapping[str, float]], name: str
+) -> list[tuple[float, float]]:
+  """Step and value of a metric, wherever it has one."""
+  return [(x['step'], x[name]) for x in lines if x.get(name) is not None]

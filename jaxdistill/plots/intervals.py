@@ -44,7 +44,7 @@ def paired(rose: float, fell: float, n: int) -> Interval:
   centre = (rose - fell) * n / size
   square = ((rose + fell) * n + 1) / size - centre**2
   half = z * float(np.sqrt(square / size))
-  return centre - half, centre + half
+  return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
 def change(

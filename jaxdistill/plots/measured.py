@@ -3,20 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxdistill.plots.curves import points_of
+from jaxdistill.plots.files import points_of
 from jaxdistill.plots.intervals import Interval, binomial, paired
 
 
-class Figure(NamedTuple):
+class Measure(NamedTuple):
   """A figure of a split, `eval/<split>/<name>`.
 
   Attributes:
     said: What it is of, on a page.
     short: The same in a terminal; empty: it is not shown there.
     share: Of what it is a share: `right` answers, or nothing that needs a word.
-    decides: Whether a run is better or worse by it.
-    among: The figure that is the share of the problems it is measured on;
-      empty: all of them.
+    decides: Whether a run is better or worse by it. Not by what judges itself,
+      or is better where something else is worse.
+    pooled: Whether problems have more or less of what it is the mean of: then
+      how far off it is cannot be said from their number.
     moves: Where it is the difference of two shares of the same problems, the
       figures of those that rose and of those that fell.
   """
@@ -25,32 +26,45 @@ class Figure(NamedTuple):
   short: str = ''
   share: str = ' right'
   decides: bool = True
-  among: str = ''
+  pooled: bool = False
   moves: tuple[str, ...] = ()
 
 
-FIGURES: Mapping[str, Figure] = {
-  'accuracy_edited': Figure('answers once an edit is learned', 'edit learned'),
-  'accuracy_passage': Figure(
+MEASURES: Mapping[str, Measure] = {
+  'accuracy_edited': Measure('answers once an edit is learned', 'edit learned'),
+  'accuracy_passage': Measure(
     'answers once the passage is learned', 'passage learned', decides=False
   ),
-  'accuracy_turn_2_sampled': Figure(
+  'accuracy_turn_2_sampled': Measure(
     'second attempts, sampled', '2nd attempt, sampled'
   ),
-  'delta_sampled': Figure(
+  'delta_sampled': Measure(
     'second less first attempts, sampled',
     '2nd less 1st, sampled',
     decides=False,
     moves=('wrong_to_right_sampled', 'right_to_wrong_sampled'),
   ),
-  'accuracy_turn_2': Figure('second attempt, greedy'),
-  'accuracy_sampled': Figure('sampled answers', 'sampled'),
-  'accuracy_greedy': Figure('greedy answer', 'greedy'),
-  'judge_accuracy': Figure(
-    "judge's verdicts on labelled pairs", 'judge', among='labelled'
+  'accuracy_turn_2': Measure('second attempt, greedy'),
+  'accuracy_sampled': Measure('sampled answers', 'sampled'),
+  'accuracy_greedy': Measure('greedy answer', 'greedy'),
+  'judge_accuracy': Measure(
+    "judge's verdicts on pairs of its answers",
+    'judge',
+    decides=False,
+    pooled=True,
   ),
-  'win_rate': Figure('win rate over what it began as', 'win rate', share=''),
-  'order_accuracy': Figure('order of pairs of items', 'order of pairs'),
+  'fixed_judge_accuracy': Measure(
+    "judge's verdicts on pairs of the base's answers",
+    "judge, the base's answers",
+    decides=False,
+    pooled=True,
+  ),
+  'win_rate': Measure(
+    'win rate over what it began as', 'win rate', share='', decides=False
+  ),
+  'order_accuracy': Measure(
+    'order of pairs of items', 'order of pairs', pooled=True
+  ),
 }
 
 
@@ -63,23 +77,17 @@ def spread(
   the interval is rather too wide.
 
   Args:
-    name: Of `FIGURES`.
+    name: Of `MEASURES`.
     value: Its.
     line: All that was measured with it.
     split: Of what.
     n: None where that is not known; then nothing is known of this either.
   """
-  figure = FIGURES[name]
-
-  def beside(other: str) -> float | None:
-    return line.get(f'eval/{split}/{other}')
-
-  if n and figure.among:
-    n = round(n * (beside(figure.among) or 0))
-  if not n:
+  measure = MEASURES[name]
+  if not n or measure.pooled:
     return None
-  if figure.moves:
-    rose, fell = map(beside, figure.moves)
+  if measure.moves:
+    rose, fell = (line.get(f'eval/{split}/{move}') for move in measure.moves)
     return None if rose is None or fell is None else paired(rose, fell, n)
   return binomial(value, n)
 

@@ -22,9 +22,9 @@ from jaxdistill.plots.curves import (
   make_room,
   marks_of,
   panels_of,
-  points_of,
 )
 from jaxdistill.plots.files import (
+  points_of,
   read_alarms,
   read_json,
   read_metrics,

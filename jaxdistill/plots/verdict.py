@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.plots.curves import points_of
+from jaxdistill.plots.files import points_of
 from jaxdistill.plots.intervals import change
-from jaxdistill.plots.measured import FIGURES, measured_on, spread
+from jaxdistill.plots.measured import MEASURES, measured_on, spread
 
+_UNKNOWN = (
+  'of how many problems is not said',
+  'several are of one item, and not independent',
+)
 _SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
 
 
@@ -67,7 +71,7 @@ def _splits(config, metrics):
     name.split('/')[1]
     for line in metrics
     for name in line
-    if name.startswith('eval/') and name.split('/')[-1] in FIGURES
+    if name.startswith('eval/') and name.split('/')[-1] in MEASURES
   }
   ordered = [*config.get('eval', {}).get('splits', ()), *sorted(seen)]
   ordered.sort(key=lambda split: split != 'test')
@@ -75,7 +79,7 @@ def _splits(config, metrics):
 
 
 def _rows(split, metrics, of):
-  for kind, figure in FIGURES.items():
+  for kind, measure in MEASURES.items():
     lines = [x for x in metrics if x.get(f'eval/{split}/{kind}') is not None]
     if not lines:
       continue
@@ -88,10 +92,11 @@ def _rows(split, metrics, of):
     rise, fall = _change(began, ended), _change(best, ended)
     yield {
       'split': _SPLITS.get(split, split),
-      'kind': figure.said,
-      'share': figure.share,
-      'decides': figure.decides,
-      'signed': bool(figure.moves),
+      'kind': measure.said,
+      'share': measure.share,
+      'decides': measure.decides,
+      'signed': bool(measure.moves),
+      'unknown': _UNKNOWN[measure.pooled],  # why, where noise is
       'times': len(found),
       'began': began,
       'ended': ended,
@@ -134,7 +139,8 @@ def _headline(rows, finished, put_back):
   if 'unknown' in ways:
     return 'Whether a change is more than noise cannot be said.', 'flat'
   if put_back:
-    return f'It got worse and was put back: no change{so_far}.', 'flat'
+    back = 'the guard put back a version before'
+    return f'No change beyond noise{so_far}; {back}.', 'flat'
   return f'No change beyond noise{so_far}.', 'flat'
 
 
@@ -155,7 +161,7 @@ def _lead(rows, config, metrics, finished):
       'up': 'more than noise explains',
       'down': 'more than noise explains',
       'flat': 'within noise',
-      'unknown': 'noise unknown: of how many problems is not said',
+      'unknown': f'noise unknown: {row["unknown"]}; compare seeds',
     }[row['way']]
     kind = row['kind'][0].upper() + row['kind'][1:]
     words = f'{kind}: {_share(began)} → {_share(ended)}{row["share"]}'

@@ -201,8 +201,7 @@ def check_verifier(how: str, task: Task) -> None:
   """Finds that a task cannot be asked what a verifier asks.
 
   Raises:
-    ValueError: It has no words for it (verifiers that it has words for are
-      named), or nothing to show.
+    ValueError: It has no words for it; those that it has words for are named.
   """
   able = [v for v in VERIFIERS if {*asked_by(v)} <= {*task.wordings}]
   if how in VERIFIERS and how not in able:
@@ -210,8 +209,6 @@ def check_verifier(how: str, task: Task) -> None:
       f'task {task.name} has no words for the verifier {how!r}; it has them '
       f'for {", ".join(able)}'
     )
-  for what in asked_by(how):
-    task.worded(what)
 
 
 def preferred(

@@ -1,6 +1,7 @@
 """What `jaxdistill gap` does: asks a model, and says whether to train it."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
@@ -201,15 +202,23 @@ gap: by how much more often what is kept is right than all answers, with its
 95%; relative: the same by problem, as a share of the answers that are wrong (1
 if nothing wrong is kept); kept: of all answers; AUC: how often a right answer
 scores above a wrong one."""
-  vain = [n for n in found if '+' in n and not _adds(n, found)]
-  said = [f'{n} is worth no more than one of the two alone.' for n in vain]
+  said = [
+    f'{name} is not seen to be worth more than one of the two alone.'
+    for name in found
+    if '+' in name and _adds_nothing(name, found)
+  ]
   return '\n'.join([*lines, legend, '', *said, best_verifier(found)])
 
 
-def _adds(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
-  """Whether what both of two keep is worth more than what one keeps."""
+def _adds_nothing(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
+  """Whether one of two verifiers, weighed too, makes as much as both."""
   single = [found[n]['gap'] for n in name.split('+') if n in found]
-  return found[name]['gap'] > max(single, default=-1.0)
+  return max(single, default=-1.0) >= found[name]['gap']
+
+
+def _threshold(score: float) -> str:
+  """A threshold in four digits that keeps what it keeps; 0 is a default."""
+  return f'{max(math.floor(score * 1e4) / 1e4, 1e-4):g}'
 
 
 def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -226,7 +235,7 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
       f'{best["gap"]:+.3f} +- {half:.3f} of a sampled accuracy of '
       f'{best["accuracy"]:.3f}. Learning what they keep cannot help.'
     )
-  at = ' and '.join(f'{t:.2f}' for t in best['thresholds'])
+  at = ' and '.join(map(_threshold, best['thresholds']))
   keys = {'name': 'rft', 'keep': name, 'threshold': at}
   how = ' '.join(f'--config.method.{k}={v}' for k, v in keys.items())
   if '+' in name:

@@ -262,20 +262,25 @@ def test_two_verifiers_that_err_apart_are_worth_more_than_one():
   found = worths.weigh(scored, right, ['a', 'b', 'a+b'])
   assert found['a+b']['gap'] > max(found['a']['gap'], found['b']['gap'])
   assert 'auc' in found['a'] and 'auc' not in found['a+b']
-  said = best_verifier(found)
-  assert 'a+b is worth most' in said and 'no method' in said
+  said = best_verifier(found, 8)
+  best = max('ab', key=lambda name: found[name]['gap'])
+  assert 'a+b is worth most' in said and f'By {best}, train by' in said
   at = found['a']['thresholds'][0]
-  said = best_verifier({'a': found['a']})
-  keys = '--config.method.keep=a --config.method.threshold='
-  start, there, rest = said.partition(f'(--config.method.name=rft {keys}')
-  assert start and there and at - 1e-4 < float(rest.rstrip(').')) <= at
+  said = best_verifier({'a': found['a']}, 8)
+  *_, name, keep, least, samples = said.split()
+  keys = '--config.method.'
+  assert (name, keep) == (f'{keys}name=rft', f'{keys}keep=a')
+  assert samples == f'{keys}samples=8'
+  assert at - 1e-4 < float(least.removeprefix(f'{keys}threshold=')) <= at
+  both = best_verifier({'a+b': found['a+b']}, 8)
+  assert both.endswith('No method keeps what two keep.')
 
 
 @pytest.mark.parametrize('share', [7 / 16, 7 / 8, 2 / 3, 0.0])
 def test_a_threshold_that_is_said_keeps_what_it_was_found_to(share):
   seen = dict(gap=0.3, error=0.01, kept_accuracy=0.9, accuracy=0.6)
-  said = best_verifier({'vote': seen | {'thresholds': [share]}})
-  at = float(said.partition('threshold=')[2].rstrip(').'))
+  said = best_verifier({'vote': seen | {'thresholds': [share]}}, 4)
+  at = float(said.partition('threshold=')[2].split()[0])
   assert 0 < at <= max(share, 1e-4)
 
 
@@ -284,16 +289,16 @@ def test_a_verifier_that_adds_nothing_to_another_is_named():
   right = (draw.random((40, 8)) < 0.5).astype(float)
   scored = {'knows': right, 'blind': np.ones_like(right)}
   found = worths.weigh(scored, right, ['knows', 'blind', 'knows+blind'])
-  said = verifiers_as_text(found)
+  said = verifiers_as_text(found, 8)
   assert 'knows+blind is not seen to be worth more than one of the' in said
-  assert 'not seen' not in verifiers_as_text({'knows': found['knows']})
+  assert 'not seen' not in verifiers_as_text({'knows': found['knows']}, 8)
 
 
 def test_a_verifier_that_says_nothing_changes_nothing():
   right = np.eye(6)
   nothing = worths.worth([np.full((6, 6), NONE)], right)
   assert nothing['gap'] == 0 and nothing['kept'] == 0
-  assert 'No verifier' in best_verifier({'yes': nothing})
+  assert 'No verifier' in best_verifier({'yes': nothing}, 6)
 
 
 def kept_by(**changes):

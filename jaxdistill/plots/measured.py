@@ -35,6 +35,9 @@ MEASURES: Mapping[str, Measure] = {
   'accuracy_passage': Measure(
     'answers once the passage is learned', 'passage learned', decides=False
   ),
+  'accuracy_turn_1_sampled': Measure(
+    'first attempts, sampled', '1st attempt, sampled', decides=False
+  ),
   'accuracy_turn_2_sampled': Measure(
     'second attempts, sampled', '2nd attempt, sampled'
   ),
@@ -48,19 +51,22 @@ MEASURES: Mapping[str, Measure] = {
   'accuracy_sampled': Measure('sampled answers', 'sampled'),
   'accuracy_greedy': Measure('greedy answer', 'greedy'),
   'judge_accuracy': Measure(
-    "judge's verdicts on pairs of its answers",
+    "judge's verdicts on pairs of its answers (chance: half)",
     'judge',
     decides=False,
     pooled=True,
   ),
   'fixed_judge_accuracy': Measure(
-    "judge's verdicts on pairs of the base's answers",
+    "judge's verdicts on pairs of the base's answers (chance: half)",
     "judge, the base's answers",
     decides=False,
     pooled=True,
   ),
   'win_rate': Measure(
-    'win rate over what it began as', 'win rate', share='', decides=False
+    'win rate over what it began as (even: half)',
+    'win rate',
+    share='',
+    decides=False,
   ),
   'order_accuracy': Measure(
     'order of pairs of items', 'order of pairs', pooled=True

@@ -183,12 +183,14 @@ def as_text(found: Mapping[str, Any]) -> str:
     f'({found["seconds"]:.0f} s)',
   ]
   if 'verifiers' in found:
-    lines += ['', verifiers_as_text(found['verifiers'])]
+    lines += ['', verifiers_as_text(found['verifiers'], found['samples'])]
   return '\n'.join(lines)
 
 
-def verifiers_as_text(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """What verifiers are worth, for people."""
+def verifiers_as_text(
+  found: Mapping[str, Mapping[str, Any]], samples: int
+) -> str:
+  """What verifiers are worth that have weighed so many samples, for people."""
   head = ('verifier', 'gap', 'relative', 'kept', 'AUC', 'mean score')
   lines = [f'{head[0]:20}' + ''.join(f'{h:>18}' for h in head[1:])]
   for name, v in found.items():
@@ -207,7 +209,7 @@ scores above a wrong one."""
     for name in found
     if '+' in name and _adds_nothing(name, found)
   ]
-  return '\n'.join([*lines, legend, '', *said, best_verifier(found)])
+  return '\n'.join([*lines, legend, '', *said, best_verifier(found, samples)])
 
 
 def _adds_nothing(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -221,7 +223,7 @@ def _threshold(score: float) -> str:
   return f'{max(math.floor(score * 1e4) / 1e4, 1e-4):g}'
 
 
-def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
+def best_verifier(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
   """Which verifier is worth most, and what a round can gain by it.
 
   The best of several is clear only beyond the interval that so many need
@@ -236,13 +238,20 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]]) -> str:
       f'{best["accuracy"]:.3f}. Learning what they keep cannot help.'
     )
   at = ' and '.join(map(_threshold, best['thresholds']))
-  keys = {'name': 'rft', 'keep': name, 'threshold': at}
-  how = ' '.join(f'--config.method.{k}={v}' for k, v in keys.items())
-  if '+' in name:
-    how = 'there is no method yet that keeps what two keep'
+  single = {n: v['gap'] for n, v in found.items() if '+' not in n}
+  one = (
+    name if name in single else max(single, key=single.__getitem__, default='')
+  )
+  how = 'No method keeps what two keep.'
+  if one:
+    (least,) = map(_threshold, found[one]['thresholds'])
+    keys = {'name': 'rft', 'keep': one, 'threshold': least, 'samples': samples}
+    said = ' '.join(f'--config.method.{k}={v}' for k, v in keys.items())
+    with_them = f'train by a config of this model with {said}'
+    how = f'So {with_them}' if one == name else f'{how} By {one}, {with_them}'
   return (
     f'{name} is worth most: what it keeps (a score of {at} or more) is right '
     f'in {best["kept_accuracy"]:.3f}, a sample in {best["accuracy"]:.3f}. One '
     f'round of learning what is kept can be expected to gain about '
-    f'{best["gap"]:+.3f} ({how}).'
+    f'{best["gap"]:+.3f}. {how}'
   )

@@ -125,13 +125,25 @@ def test_who_falls():
   assert contrasts.fallen(kept) == [1, 3]
 
 
+def test_a_course_is_the_mean_of_its_seeds(tmp_path):
+  for seed, values in ((0, (0.5, 0.25)), (1, (0.75, 0.5))):
+    lines = [{'step': i, logged('test/x'): v} for i, v in enumerate(values)]
+    lines.insert(1, {'step': 0, 'other': 1.0})
+    folder = tmp_path / str(seed)
+    folder.mkdir()
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+  found = contrasts.course({'folder': tmp_path, 'seeds': [0, 1]}, 'test/x')
+  assert found == [0.625, 0.375]
+
+
 # `verifiers` reads runs, and has a test of its own.
 @pytest.mark.parametrize('name', sorted({*contrasts.CONTRASTS} - {'verifiers'}))
-def test_a_claim_names_arms_that_there_are(name):
+def test_a_claim_names_arms_that_there_are(name, monkeypatch):
   """Made-up arms of the config, all at nought: nothing holds or lacks."""
   file = 'anchors_small' if name == 'anchors' else f'compare_{name}'
   config = read_comparison(str(ROOT / 'configs' / f'{file}.py'), ())
   arms = {found: Alike() for found in config.arms}
+  monkeypatch.setattr(contrasts, 'read_metrics', lambda folder: [])
   record, text = contrasts.CONTRASTS[name](arms)
   claimed = [x for x in record['tests'].values() if x['verdict']]
   assert claimed and not any(x['verdict'] == 'holds' for x in claimed)
@@ -142,7 +154,8 @@ class Alike(dict):
   """An arm whose every metric is about 0 at first and at last."""
 
   def __init__(self):
-    super().__init__(seeds=[0, 1, 2], wall_s=60.0)
+    nowhere = pathlib.Path('nowhere')
+    super().__init__(seeds=[0, 1, 2], wall_s=60.0, folder=nowhere)
 
   def __missing__(self, name):
     return arm(x__y=(around(0.0), around(0.0)))['x/y']

@@ -462,7 +462,21 @@ def anchors(arms):
   below = {name: fallen(arm) for name, arm in arms.items()}
   lines = [[name, *found] for name, found in below.items()]
   table = rows(['arm', 'seeds that end below their start', 'of'], lines)
-  return record | {'fallen': below}, f'{text}\n{table}'
+  courses = {name: course(arm, GREEDY) for name, arm in arms.items()}
+  lines = [[n, *(f'{x:.3f}' for x in found)] for n, found in courses.items()]
+  steps = max(map(len, courses.values()))
+  head = ['arm', *(f'{GREEDY}, evaluation {i}' for i in range(steps))]
+  more = {'fallen': below, 'course': courses}
+  return record | more, f'{text}\n{table}\n{rows(head, lines)}'
+
+
+def course(arm, metric):
+  """The mean over seeds at every evaluation."""
+  runs = [read_metrics(arm['folder'] / str(seed)) for seed in arm['seeds']]
+  name = logged(metric)
+  return np.mean(
+    [[x[name] for x in run if name in x] for run in runs], 0
+  ).tolist()
 
 
 def fallen(arm):

@@ -46,7 +46,6 @@ SMALLEST = {
   'method.proposals': 3,
   'method.samples': 3,
   'method.propose_every': 1,
-  'method.stage1_steps': 1,
   'method.known': 0.33,
   'method.minibatches': 1,
   'method.max_problem_tokens': 4,
@@ -195,7 +194,9 @@ def with_teacher(config, model):
 def test_every_other_text_config_takes_two_steps(mesh, model, tmp_path, config):
   named = with_teacher(config, model)
   method = configs.read_config(named, [('model', str(model))]).method
-  assert asked('train', named, model, tmp_path, method=method) == 0
+  # What comes before the rest is to be shorter than all.
+  few = {f'method.{k}': 1 for k in ('stage1_steps',) if k in method}
+  assert asked('train', named, model, tmp_path, method=method, **few) == 0
   logged = lines(tmp_path / 'metrics.jsonl')
   assert [x['step'] for x in logged] == [0, 1, 2]
   assert all(x['rollout/tokens'] > 0 for x in logged[:2])

@@ -23,8 +23,8 @@ What decides is held-out accuracy at the last step, and how many seeds end below
 where they began. A step has a quarter of the quickstart's problems. The guard
 watches and does not act. Ten seeds; two to three minutes a run on one core,
 five hours of one in all: several may share it, see `jaxdistill compare --help`.
-The rate, constant here, was chosen for 20 steps of SQLM: the arms by heart and by
-preference are at nought within 50 steps, whoever judges (`results/anchors`).
+The rate, constant here, was chosen for 20 steps of SQLM: the arms by heart and
+by preference are at nought within 50 steps, whoever judges (`results/anchors`).
 """
 
 import pathlib

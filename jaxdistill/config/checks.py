@@ -20,7 +20,7 @@ from jaxdistill.models.paged import CACHES
 from jaxdistill.models.remat import REMAT
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.spelling import among
-from jaxdistill.types import Anchor
+from jaxdistill.types import Anchor, Task
 
 # Besides the keys that are 0 by default, and the coefficients of methods.
 _MAY_BE_ZERO = (
@@ -47,11 +47,12 @@ def check(config: Any) -> None:
     optimizer = OptimizerConfig(**config.optimizer)
     optimizer.learning_rate()
     optimizer.direction()
-    _check_task(method, config)
+    task = load_task(config.task)
+    _check_task(method, task, config)
     _check_anchors(method, config)
     _check_guard(config)
     store.check(config.model)
-    check_method_words(method, load_task(config.task), config.model)
+    check_method_words(method, task, config.model)
     _check_model(method, config)
     _check_lengths(config)
 
@@ -159,9 +160,8 @@ def check_training(config: Any) -> None:
     )
 
 
-def _check_task(method: Method, config: Any) -> None:
+def _check_task(method: Method, task: Task, config: Any) -> None:
   """That the task fits the method; where data must be made, `prepare` looks."""
-  task = load_task(config.task)
   if method.asks and not task.asks:
     raise ConfigError(
       f'method {config.method.name!r} needs problems; task {task.name} has '

@@ -83,12 +83,12 @@ def _rows(split, metrics, of):
     lines = [x for x in metrics if x.get(f'eval/{split}/{kind}') is not None]
     if not lines:
       continue
-    found = []
-    for line in lines:
-      value = line[f'eval/{split}/{kind}']
-      found.append((value, spread(kind, value, line, split, of)))
-    began, ended = found[0], found[-1]
-    best = max(found, key=lambda x: x[0])
+    values = [line[f'eval/{split}/{kind}'] for line in lines]
+    highest = values.index(max(values))
+    began, ended, best = (
+      (values[i], spread(kind, values[i], lines[i], split, of))
+      for i in (0, -1, highest)
+    )
     rise, fall = _change(began, ended), _change(best, ended)
     yield {
       'split': _SPLITS.get(split, split),
@@ -97,12 +97,12 @@ def _rows(split, metrics, of):
       'decides': measure.decides,
       'signed': bool(measure.moves),
       'unknown': _UNKNOWN[measure.pooled],  # why, where noise is
-      'times': len(found),
+      'times': len(values),
       'began': began,
       'ended': ended,
-      'best': (best[0], lines[found.index(best)]['step']),
+      'best': (best[0], lines[highest]['step']),
       'change': (ended[0] - began[0], rise),
-      'way': _way(ended[0] - began[0], rise) if len(found) > 1 else 'once',
+      'way': _way(ended[0] - began[0], rise) if len(values) > 1 else 'once',
       'below_best': ended[0] < best[0],
       'fell_from_best': bool(fall and fall[1] < 0),
     }

@@ -47,14 +47,10 @@ class EditWriter:
     check_least(self, most_scale=1)
 
   @property
-  def alone(self) -> bool:
-    """Whether no anchor is needed."""
-    return self.writer in ('policy', 'given')
-
-  @property
   def anchors(self) -> Mapping[str, Anchor]:
-    writer = Anchor(self.writer, measured=False)
-    return {} if self.alone else {'writer': writer}
+    if self.writer in ('policy', 'given'):
+      return {}
+    return {'writer': Anchor(self.writer, measured=False)}
 
   @property
   def words(self) -> Mapping[str, Sequence[str]]:

@@ -39,7 +39,7 @@ from jaxdistill.methods.method import (
 )
 from jaxdistill.rewards.edits import ORDERS
 from jaxdistill.rollout import measure, transcript
-from jaxdistill.types import Collected, Rollout, RowSet, Update, response_row
+from jaxdistill.types import Collected, RowSet, Update, response_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,27 +181,23 @@ class Seal(Method):
     for a single passage. `accuracy_passage` has learned the passage alone,
     `accuracy_nothing` nothing; all three by the share of its questions that are
     right by the task's word, which may be milder than the known answer's
-    letter, by which `accuracy_greedy` goes. Another model is not
-    asked here: of its edits `seal/score` says the same, on the passages of a
-    step, which are new.
+    letter, by which `accuracy_greedy` goes. Where another model writes for
+    training, it is the policy that writes here, as it has learned to from it:
+    of the other's own edits `seal/score` tells, on new passages at each step.
     """
     (last,) = agree_max(max((p.address for p in problems), default=-1))
-    size = last + 1, 1 + self.edits.alone
-    edits_PE: list[list[Rollout]] = [[] for _ in problems]
-    if self.edits.alone:
-      writing = jax.random.fold_in(key, 1)
-      edits_PE = self.edits.written({'policy': policy}, problems, 1, writing)
+    size = last + 1, 2
+    writing = jax.random.fold_in(key, 1)
+    edits_PE = self.edits.written({'policy': policy}, problems, 1, writing)
     lessons_PE = self.edits.lessons(policy, problems, edits_PE, self.inner)
     found = self.inner.scores(
       policy, problems, lessons_PE, size, self.loss, key
     )
     scores_PES = found.scores_PES
     without_P, _ = self.inner.answered(policy, problems, key)
-    out = {
+    return {
+      'accuracy_edited': scores_PES[:, 0].ravel().tolist(),
       'accuracy_passage': scores_PES[:, -1].ravel().tolist(),
       'accuracy_nothing': without_P.tolist(),
+      'edit_length': [len(r.tokens_T) for (r,) in edits_PE],
     }
-    if self.edits.alone:
-      out['accuracy_edited'] = scores_PES[:, 0].ravel().tolist()
-      out['edit_length'] = [len(r.tokens_T) for (r,) in edits_PE]
-    return out

@@ -33,7 +33,17 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 from jaxtyping import install_import_hook
 
-install_import_hook('jaxdistill', 'shape_check.check')
+# Where shapes are named; elsewhere types are pyright's to check, and every call
+# would pay for it.
+package = pathlib.Path(__file__).parents[1] / 'jaxdistill'
+install_import_hook(
+  [
+    '.'.join(path.relative_to(package.parent).with_suffix('').parts)
+    for path in package.rglob('*.py')
+    if 'from jaxtyping import' in path.read_text()
+  ],
+  'shape_check.check',
+)
 
 import jax
 import pytest

@@ -140,14 +140,26 @@ def test_a_course_is_the_mean_of_its_seeds(tmp_path):
 @pytest.mark.parametrize('name', sorted({*contrasts.CONTRASTS} - {'verifiers'}))
 def test_a_claim_names_arms_that_there_are(name, monkeypatch):
   """Made-up arms of the config, all at nought: nothing holds or lacks."""
-  file = 'anchors_small' if name == 'anchors' else f'compare_{name}'
-  config = read_comparison(str(ROOT / 'configs' / f'{file}.py'), ())
+  files = {'anchors': 'anchors_small.py', 'seal': 'compare_seal.py:small-wide'}
+  file = ROOT / 'configs' / files.get(name, f'compare_{name}.py')
+  config = read_comparison(str(file), ())
   arms = {found: Alike() for found in config.arms}
   monkeypatch.setattr(contrasts, 'read_metrics', lambda folder: [])
   record, text = contrasts.CONTRASTS[name](arms)
   claimed = [x for x in record['tests'].values() if x['verdict']]
   assert claimed and not any(x['verdict'] == 'holds' for x in claimed)
   assert all(f'| {found} |' in text for found in arms)
+
+
+def test_own_edits_are_held_against_a_stronger_models():
+  def arm(**values):
+    kinds = {kind: {'0': x, '1': x} for kind, x in values.items()}
+    return {logged('seal/score'): {'by_seed': kinds}}
+
+  stronger, own = arm(first=0.5, last=0.2), arm(first=0.1, last=0.7)
+  found = contrasts.of_stronger(stronger, own)
+  means = [x['mean'] for _, x in found.values()]
+  assert means == pytest.approx([-0.4, 0.5])
 
 
 class Alike(dict):

@@ -34,8 +34,15 @@ config() {  # of a claim
   case $1 in
     anchors) echo configs/anchors_small.py ;;
     temporal) echo configs/compare_temporal.py:vote ;;
+    seal) echo "configs/compare_seal.py:$RUNS/editor_model" ;;
     *) echo "configs/compare_$1.py" ;;
   esac
+}
+
+editor() {  # a model that writes edits better than who learns to
+  [ ! -e "$RUNS/editor_model/config.json" ] || return 0
+  "$jaxdistill" train --config configs/edits_small.py --workdir "$RUNS/editor"
+  "$jaxdistill" export --workdir "$RUNS/editor" --to "$RUNS/editor_model"
 }
 
 for claim in ${CLAIMS:-}; do
@@ -45,6 +52,7 @@ for claim in ${CLAIMS:-}; do
   esac
 done
 for claim in ${CLAIMS:-$all}; do
+  [ "$claim" != seal ] || editor
   "$jaxdistill" compare --config "$(config "$claim")" \
     --workdir "$RUNS/$claim" ${SEEDS:+--seeds "$SEEDS"}
   if [ -z "${SEEDS:-}" ]; then

@@ -9,6 +9,15 @@ or after some, is said in `claims_table.py`.
 from typing import Any
 
 import numpy as np
+from differences import (
+  claimed,
+  last,
+  less,
+  risen,
+  risen_apart,
+  told,
+  within,
+)
 from scipy import stats
 
 from jaxdistill.plots.claims import (
@@ -19,7 +28,6 @@ from jaxdistill.plots.claims import (
   interval,
   judged,
   logged,
-  looked_at,
   rise,
   rows,
 )
@@ -31,60 +39,6 @@ ROUNDING = 0.02  # by how much a gain may pass its bound
 RANKED = ('vote', 'yes', 'tournament')
 # Their first round is that of another arm: the verifier has not moved yet.
 SAME_FIRST = ('first_yes',)
-
-
-def told(arms, claims, seen, columns):
-  """Where arms began and ended, claims together by Holm, and the rest.
-
-  Args:
-    arms: Of a summary.
-    claims: By a short name the claim, its interval, and its sign.
-    seen: By a short name what is looked at, and its interval.
-    columns: Metric -> its heading.
-  """
-  assert not claims.keys() & seen.keys(), 'each has a name of its own'
-  record, text = judged(at_holm(claims) | looked_at(seen))
-  return record, f'{ends(arms, columns)}\n{text}'
-
-
-def ends(arms, columns):
-  """The mean of each metric of every arm at first and at last."""
-  lines = [
-    [name, len(arm['seeds'])]
-    + [
-      f'{arm[c]["first"]:.3f} → {arm[c]["last"]:.3f}' if arm.get(c) else ''
-      for c in map(logged, columns)
-    ]
-    for name, arm in arms.items()
-  ]
-  return rows(['arm', 'seeds', *columns.values()], lines)
-
-
-def less(arms, metric, *pairs):
-  """Differences of the last values of two arms, `ONE_OTHER_METRIC`."""
-  return {
-    f'{one}_{other}_{metric.rpartition("/")[2]}': (
-      f'{one} less {other}, {metric}',
-      apart(arms[one], arms[other], metric),
-    )
-    for one, other in pairs
-  }
-
-
-def risen(arms, metric, name, title):
-  """Of every arm by how much a metric rose, `NAME_ARM`."""
-  return {
-    f'{name}_{arm}': (f'{arm}{title}', rise(found, metric))
-    for arm, found in arms.items()
-  }
-
-
-def claimed(title, found, sign):
-  """Differences that a claim is about."""
-  return {
-    name: (f'{title}: {said}', value, sign)
-    for name, (said, value) in found.items()
-  }
 
 
 def score(arms):
@@ -131,10 +85,6 @@ def score(arms):
     )
   }
   return told(arms, claims, seen, columns)
-
-
-def last(arm, metric):
-  return interval(by_seed(arm, metric).values())
 
 
 def verifiers(arms):
@@ -244,6 +194,9 @@ def seal(arms):
   others = ('any', 'matched', 'passage', 'given')
   seen |= less(arms, edited, *(('best', a) for a in others))
   seen |= less(arms, 'test/accuracy_nothing', ('best', 'random'))
+  if 'stronger' in arms:
+    seen |= of_stronger(arms['stronger'], best)
+    seen |= less(arms, edited, ('best', 'stronger'))
   columns = {
     edited: 'after an edit',
     alone: 'after the passage',
@@ -254,10 +207,19 @@ def seal(arms):
   return told(arms, claims, seen, columns)
 
 
-def within(arm, metric, other, kind):
-  """A metric less another of the same arm, at first or at last."""
-  one, two = (by_seed(arm, x, kind) for x in (metric, other))
-  return interval([one[s] - two[s] for s in one])
+def of_stronger(stronger, best):
+  """Edits in training, of the same passages: own ones less a stronger model's.
+
+  At first one model learns them; at last each learner has been trained.
+  """
+  said = "own edits in training less a stronger model's"
+  return {
+    f'own_stronger_{kind}': (
+      f'{said}, {kind}',
+      apart(best, stronger, 'seal/score', kind),
+    )
+    for kind in ('first', 'last')
+  }
 
 
 def sequential_edits(arms):
@@ -389,20 +351,6 @@ def temporal(arms):
     'tsr/judge_auc': "judge's AUC",
   }
   return told(arms, claims, seen, columns)
-
-
-def risen_apart(arm, other, metric):
-  """By how much more a metric rises in an arm than in another."""
-  rises = [
-    {
-      seed: value - by_seed(x, metric, 'first')[seed]
-      for seed, value in by_seed(x, metric).items()
-    }
-    for x in (arm, other)
-  ]
-  return interval(
-    [rises[0][s] - rises[1][s] for s in rises[0] if s in rises[1]]
-  )
 
 
 def cot(arms):

@@ -63,8 +63,9 @@ class Compared:
     )
 
   def __str__(self) -> str:
-    finished, planned = self.summary['finished'], self.summary['planned']
-    return f'{self.table}\n{finished} of {planned} runs are finished.'
+    done, planned = self.summary['finished'], self.summary['planned']
+    of = f'{done} of the {planned}' if done < planned else f'All {planned}'
+    return f'{self.table}\n{of} runs of the comparison are finished.'
 
   __repr__ = __str__
 

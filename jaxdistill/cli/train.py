@@ -68,19 +68,19 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
   from etils import epath
 
-  from jaxdistill.plots.measured import MEASURES
+  from jaxdistill.plots.measured import MEASURES, SPLITS
   from jaxdistill.plots.verdict import learned_nothing
 
   lines = ['', f'{"":46}{"began":>8}{"ended":>8}{"best":>8}']
-  for split, where in (('test', 'held out'), ('ood', 'out of distribution')):
+  for split in ('test', 'ood'):
     for name, measure in MEASURES.items():
       values = summary.get(f'eval/{split}/{name}')
-      if values and measure.short:
+      if values:
         sign = '+' if measure.moves else ''
         # Only of accuracies the best is kept.
         found = (values[k] for k in ('first', 'last', 'best') if k in values)
         row = ''.join(f'{v:{sign}8.3f}' for v in found)
-        lines.append(f'{f"{where}, {measure.short}":46}{row}')
+        lines.append(f'{f"{SPLITS[split]}, {measure.short}":46}{row}')
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']

@@ -168,7 +168,8 @@ class Score(Method):
         rewards=earned[-1][i].tolist(),
         by_text={
           'first_answers': answers[0][i],
-          'first_rewards': earned[0][i].tolist(),
+          # In stage I nothing is paid for them, right or wrong.
+          **({} if holding else {'first_rewards': earned[0][i].tolist()}),
           'first_texts': [r.text for r in first_PG[i]],
         },
         first_by='base' if self.given(p) else 'policy',

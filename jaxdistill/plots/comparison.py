@@ -8,34 +8,35 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-# Metric -> its title in tables and figures.
-ACCURACIES = {
-  'eval/test/accuracy_greedy': 'held out, greedy',
-  'eval/test/accuracy_sampled': 'held out, sampled',
-  'eval/ood/accuracy_greedy': 'out of distribution, greedy',
-  'eval/ood/accuracy_sampled': 'out of distribution, sampled',
-  'eval/test/order_accuracy': 'held out, order of pairs',
-  'eval/ood/order_accuracy': 'out of distribution, order of pairs',
-  'eval/test/teacher_order_accuracy': 'held out, order of pairs, the teacher',
-  'eval/ood/teacher_order_accuracy': 'out of distribution, ..., the teacher',
-  'eval/test/accuracy_turn_2': 'held out, second attempt, greedy',
-  'eval/test/accuracy_turn_2_sampled': 'held out, second attempt, sampled',
-  'eval/ood/accuracy_turn_2': 'out of distribution, second, greedy',
-  'eval/ood/accuracy_turn_2_sampled': 'out of distribution, second, sampled',
-  'eval/ood/accuracy_corrected_sampled': 'out of distribution, own corrected',
-  'eval/ood/fixed_accuracy_corrected_sampled': (
-    "out of distribution, the base's corrected"
-  ),
-  'eval/test/judge_accuracy': 'held out, the judge on labelled pairs',
-  'eval/ood/judge_accuracy': 'out of distribution, the judge',
-  'eval/test/judge_flips': 'held out, whose verdict turns with the order',
-  'eval/test/win_rate': 'held out, wins by a fixed judge',
-  'eval/test/accuracy_edited': 'held out, once an edit is learned',
-  'eval/test/accuracy_passage': 'held out, once the passage is learned',
-  'eval/ood/win_rate': 'out of distribution, preferred to the base',
-  'eval/dev/accuracy_greedy': 'dev, greedy',
-  'eval/dev/accuracy_sampled': 'dev, sampled',
+from jaxdistill.plots.measured import MEASURES, SPLITS
+
+# What is of no single run, or is read beside another figure.
+_OTHERS = {
+  'teacher_order_accuracy': 'order of pairs, the teacher',
+  'accuracy_corrected_sampled': 'own attempt corrected',
+  'fixed_accuracy_corrected_sampled': "the base's attempt corrected",
+  'judge_flips': 'verdict turns with the order',
 }
+_MEASURED = (
+  *('test/accuracy_greedy', 'test/accuracy_sampled'),
+  *('ood/accuracy_greedy', 'ood/accuracy_sampled'),
+  *('test/order_accuracy', 'ood/order_accuracy'),
+  *('test/teacher_order_accuracy', 'ood/teacher_order_accuracy'),
+  *('test/accuracy_turn_2', 'test/accuracy_turn_2_sampled'),
+  *('ood/accuracy_turn_2', 'ood/accuracy_turn_2_sampled'),
+  *('ood/accuracy_corrected_sampled', 'ood/fixed_accuracy_corrected_sampled'),
+  *('test/judge_accuracy', 'ood/judge_accuracy', 'test/judge_flips'),
+  *('test/win_rate', 'test/accuracy_edited', 'test/accuracy_passage'),
+  *('ood/win_rate', 'dev/accuracy_greedy', 'dev/accuracy_sampled'),
+)
+
+
+def _title(split: str, name: str) -> str:
+  return f'{SPLITS[split]}, {_OTHERS.get(name) or MEASURES[name].short}'
+
+
+# Metric -> its title in tables and figures.
+ACCURACIES = {f'eval/{name}': _title(*name.split('/')) for name in _MEASURED}
 # What a figure shows: as much as can be read in one.
 SHOWN = {
   name: title

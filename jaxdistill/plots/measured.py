@@ -12,7 +12,7 @@ class Measure(NamedTuple):
 
   Attributes:
     said: What it is of, on a page.
-    short: The same in a terminal; empty: it is not shown there.
+    short: The same in a terminal and in a comparison.
     share: Of what it is a share: `right` answers, or nothing that needs a word.
     decides: Whether a run is better or worse by it. Not by what judges itself,
       or is better where something else is worse.
@@ -23,13 +23,15 @@ class Measure(NamedTuple):
   """
 
   said: str
-  short: str = ''
+  short: str
   share: str = ' right'
   decides: bool = True
   pooled: bool = False
   moves: tuple[str, ...] = ()
 
 
+# Held-out problems by what they are called.
+SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
 MEASURES: Mapping[str, Measure] = {
   'accuracy_edited': Measure('answers once an edit is learned', 'edit learned'),
   'accuracy_passage': Measure(
@@ -47,7 +49,7 @@ MEASURES: Mapping[str, Measure] = {
     decides=False,
     moves=('wrong_to_right_sampled', 'right_to_wrong_sampled'),
   ),
-  'accuracy_turn_2': Measure('second attempt, greedy'),
+  'accuracy_turn_2': Measure('second attempt, greedy', '2nd attempt, greedy'),
   'accuracy_sampled': Measure('sampled answers', 'sampled'),
   'accuracy_greedy': Measure('greedy answer', 'greedy'),
   'judge_accuracy': Measure(

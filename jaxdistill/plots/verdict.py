@@ -8,13 +8,12 @@ import numpy as np
 
 from jaxdistill.plots.files import points_of
 from jaxdistill.plots.intervals import change
-from jaxdistill.plots.measured import MEASURES, measured_on, spread
+from jaxdistill.plots.measured import MEASURES, SPLITS, measured_on, spread
 
 _UNKNOWN = (
   'of how many problems is not said',
   'several are of one item, and not independent',
 )
-_SPLITS = {'test': 'held out', 'ood': 'out of distribution', 'dev': 'dev'}
 
 
 def verdict(
@@ -91,7 +90,7 @@ def _rows(split, metrics, of):
     )
     rise, fall = _change(began, ended), _change(best, ended)
     yield {
-      'split': _SPLITS.get(split, split),
+      'split': SPLITS.get(split, split),
       'kind': measure.said,
       'share': measure.share,
       'decides': measure.decides,

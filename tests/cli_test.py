@@ -214,14 +214,17 @@ def test_an_account_has_what_a_method_is_judged_by(tmp_path):
   for step, value in enumerate((0.5, 0.75, 0.25)):
     names = 'win_rate', 'fixed_judge_accuracy', 'delta_sampled'
     values = {f'eval/test/{name}': value for name in names}
-    folder.log(step, values)
+    folder.log(step, values | {'eval/test/problems': 100})
   facts = {'optimizer_steps': 2, 'skipped_updates': 0, 'wall_s': 1, 'tokens': 9}
-  said = account(folder.summarise(facts), 'run').split('\n')[:5]
+  said = account(folder.summarise(facts), 'run').split('\n')[1:5]
   folder.close()
-  assert [' '.join(line.split()) for line in said[2:]] == [
+  # Wilson's interval of 25 of 100 is .1755 to .3430; pairs have judges of their
+  # own number, and a difference wants its two moves.
+  assert [' '.join(line.split()) for line in said] == [
+    'began ended ± 95% best',
     'held out, 2nd less 1st, sampled +0.500 +0.250',
     "held out, judge, the base's answers 0.500 0.250 0.750",
-    'held out, win rate 0.500 0.250',
+    'held out, win rate 0.500 0.250 0.084',
   ]
 
 

@@ -68,19 +68,30 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   """A run in a few plain lines: where it began, where it ended, what next."""
   from etils import epath
 
-  from jaxdistill.plots.measured import MEASURES, SPLITS
+  from jaxdistill.plots.measured import MEASURES, SPLITS, spread
   from jaxdistill.plots.verdict import learned_nothing
 
-  lines = ['', f'{"":46}{"began":>8}{"ended":>8}{"best":>8}']
+  heads = ''.join(f'{head:>8}' for head in ('began', 'ended', '± 95%', 'best'))
+  lines = ['', f'{"":46}{heads}']
+  last = {
+    name: values['last']
+    for name, values in summary.items()
+    if name.startswith('eval/')
+  }
   for split in ('test', 'ood'):
+    n = int(last.get(f'eval/{split}/problems', 0))
     for name, measure in MEASURES.items():
       values = summary.get(f'eval/{split}/{name}')
       if values:
         sign = '+' if measure.moves else ''
+        ended = values['last']
+        found = spread(name, ended, last, split, n)
+        noise = f'{(found[1] - found[0]) / 2:.3f}' if found else ''
         # Only of accuracies the best is kept.
-        found = (values[k] for k in ('first', 'last', 'best') if k in values)
-        row = ''.join(f'{v:{sign}8.3f}' for v in found)
-        lines.append(f'{f"{SPLITS[split]}, {measure.short}":46}{row}')
+        best = f'{values["best"]:.3f}' if 'best' in values else ''
+        row = f'{values["first"]:{sign}8.3f}{ended:{sign}8.3f}{noise:>8}'
+        title = f'{SPLITS[split]}, {measure.short}'
+        lines.append(f'{title:46}{row}{best:>8}'.rstrip())
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']

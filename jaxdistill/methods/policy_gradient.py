@@ -231,14 +231,19 @@ class PolicyGradient:
     )
 
   def row_set(
-    self, rows: Sequence[Row], role: str = 'solver', kind: str = ''
+    self,
+    rows: Sequence[Row],
+    role: str = 'solver',
+    kind: str = '',
+    **more: float,
   ) -> RowSet:
-    """Rows as a set that `loss` understands."""
+    """Rows as a set that `loss` understands, and coefficients of one's own."""
     coefficients = {
       'clip_low': self.clip_low,
       'clip_high': self.clip_high,
       'kl': self.kl,
       'importance_cap': self.importance_cap,
+      **more,
     }
     return RowSet(
       *(role, rows, fields(self.kl > 0), coefficients, kind),

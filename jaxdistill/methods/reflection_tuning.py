@@ -60,13 +60,7 @@ from jaxdistill.rollout.reflection import (
   told,
   written_by,
 )
-from jaxdistill.types import (
-  Anchor,
-  Collected,
-  RowSet,
-  Update,
-  response_row,
-)
+from jaxdistill.types import Anchor, Collected, RowSet, Update, response_row
 
 ALLOWED = {
   'choose': (*CHOICES,),

@@ -57,12 +57,8 @@ from jaxdistill.types import (
 KEPT = ('all', 'known', *VERIFIERS)
 SURE = 0.5  # a score, where no threshold is given
 SYSTEMS: dict[str, dict[str, Any]] = {
-  'ssd': {
-    'method.name': 'rft',
-    'method.keep': 'all',
-    'method.temperature': 0.7,
-    'method.top_p': 0.95,
-  },
+  'ssd': {'method.name': 'rft', 'method.keep': 'all'}
+  | {'method.temperature': 0.7, 'method.top_p': 0.95},
   'rft': {'method.name': 'rft', 'method.keep': 'known'},
   'rft_vote': {'method.name': 'rft', 'method.keep': 'vote'},
   'rft_yes': {'method.name': 'rft', 'method.keep': 'yes'},

@@ -45,11 +45,8 @@ from jaxdistill.rollout import measure, scored_tokens, transcript, turns
 from jaxdistill.types import Collected, Problem, Prompt, Rollout, RowSet
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-  'score': {
-    'method.name': 'score',
-    'method.objective': 'dr_grpo',
-    'method.kl': 0.01,
-  },
+  'score': {'method.name': 'score'}
+  | {'method.objective': 'dr_grpo', 'method.kl': 0.01},
 }
 KINDS = ('first', 'second')
 
@@ -152,15 +149,13 @@ class Score(Method):
       [r if mine else None for r, mine in zip(first, own, strict=True)],
       *([turns.second_of(r) for r in rollouts] for rollouts in both),
     ]
-    sets = [
-      self._set(turn, found, earned[turn], holding, players['base'])
-      for turn, found in enumerate(attempts)
-    ]
-    update = dataclasses.replace(
-      self.policy.update(*sets),
-      fresh_optimizer=self.turns == 2 and step == self.stage1_steps > 0,
-    )
+    of_turns = zip(KINDS, attempts, earned, strict=False)
+    sets = [self._set(*x, holding, players['base']) for x in of_turns]
+    update = self.policy.update(*sets)
+    if self.turns == 2 and step == self.stage1_steps > 0:
+      update = dataclasses.replace(update, fresh_optimizer=True)
     said = [r for found in attempts for r in found if r]
+    metrics = self._measure(worth, own, holding) | measure(said)
     scored = [s.rows for s in sets if 'anchor_logp' in s.fields]
     transcripts = [
       transcript(
@@ -177,10 +172,7 @@ class Score(Method):
       for i, p in enumerate(problems)
     ]
     return Collected(
-      [update],
-      state,
-      self._measure(worth, own, holding) | measure(said),
-      transcripts,
+      *([update], state, metrics, transcripts),
       tokens=sum(int((r.turn_T >= 0).sum()) for r_G in drawn[-1] for r in r_G),
       scored=sum(map(scored_tokens, scored)),
     )
@@ -196,24 +188,19 @@ class Score(Method):
     return [next(drawn[self.given(p)]) for p in problems]
 
   def earned(self, worth: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
-    """What the attempts of each turn earn at a step, float[P, G] each.
-
-    Args:
-      worth: What the task pays for them.
-      step: Of the run.
-    """
+    """What the attempts of each turn earn at a step, float[P, G] each."""
     first, *second = worth
     if self.holds(step):
       return [0 * first, *second]
     return [first, *(rewards.improved(first, r, self.alpha) for r in second)]
 
-  def _set(self, turn, attempts, earned_PG, holding, base) -> RowSet:
+  def _set(self, kind, attempts, earned_PG, holding, base) -> RowSet:
     """The rows of a turn, and what its divergence weighs now.
 
     That is a number which the loss is given: nothing compiles anew with the
     second stage.
     """
-    held, ever = (turn == 0 and x for x in (holding, self.holds(0)))
+    held, ever = (kind == 'first' and x for x in (holding, self.holds(0)))
     firm = self.policy.kl + self.hold * ever
     learner = dataclasses.replace(self.policy, kl=firm)
     lengths = np.array([len(r.tokens_T) if r else 0 for r in attempts], int)
@@ -234,9 +221,8 @@ class Score(Method):
     every, those = sum_over_hosts(np.array([len(attempts), len(there)]))
     more = every / max(those, 1)
     rows = [dataclasses.replace(r, total=r.total * more) for r in rows]
-    found = learner.row_set(rows, kind=KINDS[turn])
-    now = {**found.coefficients, 'kl': self.policy.kl + self.hold * held}
-    return dataclasses.replace(found, coefficients=now)
+    now = self.policy.kl + self.hold * held
+    return learner.row_set(rows, kind=kind, kl=now)
 
   def _measure(self, worth, own, holding) -> dict[str, Any]:
     """What attempts are worth; where the base's come first, apart."""

@@ -197,17 +197,11 @@ class Serl(Method):
       'actor': ('solver', self.samples, self.max_tokens),
       'judge': ('judge', self.judgments, self.judge_tokens),
     }[kind]
-    earned_PG = np.array(earned, float).reshape(-1, group)
-    rows = self.policy.rows(
-      rollouts,
-      self.policy.advantages(earned_PG).ravel(),
-      np.repeat(self.policy.kept(earned_PG), group),
-      base,
-      longest,
-    )
-    found = self.policy.row_set(rows, role, kind)
-    coefficients = {**found.coefficients, 'share': share}
-    return dataclasses.replace(found, coefficients=coefficients)
+    learner, earned_PG = self.policy, np.array(earned, float).reshape(-1, group)
+    advantages = learner.advantages(earned_PG).ravel()
+    kept = np.repeat(learner.kept(earned_PG), group)
+    rows = learner.rows(rollouts, advantages, kept, base, longest)
+    return learner.row_set(rows, role, kind, share=share)
 
   def loss(self, model, anchors, batch):
     del anchors

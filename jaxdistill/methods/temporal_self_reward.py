@@ -64,12 +64,8 @@ from jaxdistill.types import (
   Update,
 )
 
-_NAME = {
-  'method.name': 'temporal_self_reward',
-  'method.samples': 7,
-  'method.epochs': 2,
-  'method.minibatches': 2,
-}
+_NAME = {'method.name': 'temporal_self_reward', 'method.samples': 7}
+_NAME |= {'method.epochs': 2, 'method.minibatches': 2}
 # The keys of a config that make it one of these.
 SYSTEMS: dict[str, dict[str, Any]] = {
   'tsr': _NAME,
@@ -126,10 +122,8 @@ class TemporalSelfReward(Method):
     check_choice(self, 'judge', SCORERS)
     check_choice(self, 'preference', losses.PREFERENCES)
     for name in ('beta', 'future_lr', 'future_steps', 'future_rank'):
-      if getattr(self, name) <= 0:
-        raise ValueError(
-          f'method.{name} is {getattr(self, name)}; it must be above 0'
-        )
+      if (value := getattr(self, name)) <= 0:
+        raise ValueError(f'method.{name} is {value}; it must be above 0')
     if self.samples < 2:
       raise ValueError(f'method.samples is {self.samples}; a pair needs 2')
     if not self.future:
@@ -215,13 +209,9 @@ class TemporalSelfReward(Method):
     rows = paired(policy, judged_PG)
     if not self.future:
       return judged_PG, rows, [check]
+    how = OptimizerConfig(lr=self.future_lr), self.future_steps
     (later,) = policy.adapted(
-      [rows],
-      self.loss,
-      OptimizerConfig(lr=self.future_lr),
-      self.future_steps,
-      key=keys[3],
-      rank=self.future_rank,
+      [rows], self.loss, *how, key=keys[3], rank=self.future_rank
     )
     new = {'future': later.generate(prompts, self.sampling(), keys[4])}
     if self.judge in COMPARING:  # all anew, or scores are of two scales

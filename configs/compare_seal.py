@@ -3,8 +3,8 @@
   jaxdistill compare --config configs/compare_seal.py --workdir runs/seal_arms
   jaxdistill compare --config configs/compare_seal.py:MODEL --workdir ...
 
-Arms on the small world, as `seal_small.py` has it, with five seeds, about a
-minute and a half of one core a run:
+Arms on the small world, as `seal_small.py` has it, with five seeds, two to
+four minutes of one core a run:
 
 | | what is learned of edits |
 |---|---|
@@ -14,13 +14,13 @@ minute and a half of one core a run:
 | `matched` | as `best`; every edit is learned as equally many tokens |
 | `given` | edits without mistakes, by the world itself |
 | `passage` | as `best`; each is learned beside its passage (the paper's form) |
-| `stronger` | with a MODEL, as of `edits_small.py`: the best of its edits |
+| `other` | with a MODEL, as of `edits_small.py`: the best of its edits |
 
 What to read, of all arms: `eval/test/accuracy_edited`, answers without the
 passage after one edit of it is learned, at step 0 an untrained writer's;
 `accuracy_passage`, after the passage alone; `accuracy_greedy`, after nothing.
-Of `given` it is the world's edits that are evaluated; of `stronger` those that
-the policy writes once it has learned the other's, which `seal/score` is of.
+Of `given` it is the world's edits that are evaluated; of `other` the policy's,
+and `seal/score` is of the other model's.
 """
 
 import pathlib
@@ -42,5 +42,5 @@ def get_config(writer=''):
     'passage': {'method.with_passage': True, 'batch.length': 64},
   }
   if writer:
-    arms['stronger'] = {'method.writer': f'model:{writer}'}
+    arms['other'] = {'method.writer': f'model:{writer}'}
   return Comparison(base, arms, (0, 1, 2, 3, 4))

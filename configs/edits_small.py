@@ -4,8 +4,10 @@
   jaxdistill export --workdir runs/editor --to runs/editor_model
 
 A writer for others: `jaxdistill compare --config
-configs/compare_seal.py:runs/editor_model` has an arm that learns from it. The
-base misstates or leaves out one fact in four.
+configs/compare_seal.py:runs/editor_model` has an arm that learns from it. Of
+four facts the base misstates or leaves out 1.1, this one .1; that is all that
+it knows better. Like the edits that it learns, it turns 1.6 of them round, and
+it has seen those of all training passages ten times. Six minutes.
 """
 
 import pathlib

@@ -183,7 +183,7 @@ def test_arms_are_compared(mesh, tmp_path):
     *((1, 2, 'plain', False), (2, 2, 'dapo', False)),
   ]
   assert found.table == (tmp_path / 'table.md').read_text()
-  assert 'plain' in str(found) and 'All 2 runs of' in str(found)
+  assert 'plain' in str(found) and '2 of 2 runs are finished' in str(found)
   greedy = [x for x in found.records if x['metric'] == GREEDY]
   assert [x['arm'] for x in greedy] == ['plain', 'dapo']
   last = found.runs['dapo', 0].metrics[-1][GREEDY]

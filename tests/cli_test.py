@@ -211,20 +211,26 @@ def test_an_account_says_whose_version_is_left():
 def test_an_account_has_what_a_method_is_judged_by(tmp_path):
   folder = Workdir(tmp_path)
   folder.open(0)
+  moves = 'wrong_to_right_sampled', 'right_to_wrong_sampled'
   for step, value in enumerate((0.5, 0.75, 0.25)):
-    names = 'win_rate', 'fixed_judge_accuracy', 'delta_sampled'
+    names = 'accuracy_greedy', 'fixed_judge_accuracy', 'win_rate'
     values = {f'eval/test/{name}': value for name in names}
-    folder.log(step, values | {'eval/test/problems': 100})
+    moved = zip(moves, (0.1, 0.2), strict=True)
+    values |= {f'eval/test/{name}': x for name, x in moved}
+    more = {'eval/test/delta_sampled': -0.1, 'eval/test/problems': 100}
+    folder.log(step, values | more)
   facts = {'optimizer_steps': 2, 'skipped_updates': 0, 'wall_s': 1, 'tokens': 9}
-  said = account(folder.summarise(facts), 'run').split('\n')[1:5]
+  said = account(folder.summarise(facts), 'run').split('\n')[1:6]
   folder.close()
-  # Wilson's interval of 25 of 100 is .1755 to .3430; pairs have judges of their
-  # own number, and a difference wants its two moves.
-  assert [' '.join(line.split()) for line in said] == [
-    'began ended ± 95% best',
-    'held out, 2nd less 1st, sampled +0.500 +0.250',
-    "held out, judge, the base's answers 0.500 0.250 0.750",
-    'held out, win rate 0.500 0.250 0.084',
+  # 25 of 100 by Wilson; 10 and 20 of 100 by Agresti and Min: (-10 -+ 1.96 *
+  # sqrt(31 - 100 / 102)) / 102; of pairs nobody says how many there were.
+  assert said == [
+    f'{"":46}   began   ended       95%          best',
+    f'{"held out, 2nd less 1st, sampled":46}  -0.100  -0.100  -0.20 to +0.01',
+    f'{"held out, greedy":46}   0.500   0.250    0.18 to 0.34   0.750',
+    "held out, judge on the base's pairs".ljust(46)
+    + f'   0.500   0.250{"":16}   0.750',
+    f'{"held out, win rate over the base":46}   0.500   0.250    0.18 to 0.34',
   ]
 
 

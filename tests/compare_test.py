@@ -221,8 +221,7 @@ def test_cut_and_started_again_it_goes_on(mesh, tmp_path, capsys, monkeypatch):
   said = capsys.readouterr().out
   assert '1 of 3: plain, seed 0, finished' in said
   assert (
-    '3 of 3: plain, seed 1\n' in said
-    and 'All 3 runs of the comparison are' in said
+    '3 of 3: plain, seed 1\n' in said and '3 of 3 runs are finished.' in said
   )
   again = taken[before:]
   assert ('plain', 0) not in {(arm, seed) for arm, seed, _ in again}

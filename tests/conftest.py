@@ -33,14 +33,14 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 from jaxtyping import install_import_hook
 
-# Where shapes are named; elsewhere types are pyright's to check, and every call
-# would pay for it.
+# Where shapes are named: every call pays for it, a tenth of all time if it is
+# everywhere.
 package = pathlib.Path(__file__).parents[1] / 'jaxdistill'
 install_import_hook(
   [
     '.'.join(path.relative_to(package.parent).with_suffix('').parts)
     for path in package.rglob('*.py')
-    if 'from jaxtyping import' in path.read_text()
+    if 'jaxtyping' in path.read_text()
   ],
   'shape_check.check',
 )

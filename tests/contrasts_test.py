@@ -151,15 +151,18 @@ def test_a_claim_names_arms_that_there_are(name, monkeypatch):
   assert all(f'| {found} |' in text for found in arms)
 
 
-def test_own_edits_are_held_against_a_stronger_models():
+def test_own_edits_are_held_against_another_models():
   def arm(**values):
-    kinds = {kind: {'0': x, '1': x} for kind, x in values.items()}
-    return {logged('seal/score'): {'by_seed': kinds}}
+    def of(i):
+      kinds = {kind: {'0': x[i], '1': x[i]} for kind, x in values.items()}
+      return {'by_seed': kinds}
 
-  stronger, own = arm(first=0.5, last=0.2), arm(first=0.1, last=0.7)
-  found = contrasts.of_stronger(stronger, own)
-  means = [x['mean'] for _, x in found.values()]
-  assert means == pytest.approx([-0.4, 0.5])
+    return {logged('seal/score'): of(0), logged('seal/no_edit'): of(1)}
+
+  other = arm(first=(0.5, 0.1), last=(0.2, 0.1))
+  own = arm(first=(0.1, 0.1), last=(0.75, 0.25))
+  means = [x['mean'] for _, x in contrasts.of_another(other, own).values()]
+  assert means == pytest.approx([-0.4, 0.4])
 
 
 class Alike(dict):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from jaxdistill import losses
 
@@ -349,3 +350,9 @@ def test_k3_is_the_exact_divergence_in_expectation():
   np.testing.assert_allclose(np.sum(p * np.asarray(values)), exact, rtol=1e-5)
   backwards = losses.k3(jnp.float32(np.log(q)), jnp.float32(np.log(p)))
   assert abs(np.sum(p * np.asarray(backwards)) - exact) > 0.1
+
+
+def test_what_has_the_wrong_shape_is_refused():
+  """By the import hook of `conftest.py`."""
+  with pytest.raises(TypeCheckError, match='summed'):
+    losses.distill.summed(jnp.float32(1.0))

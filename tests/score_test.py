@@ -177,7 +177,10 @@ def test_what_is_cut_has_no_second_attempt():
   assert told['answers'] == ['5', None, '5', None]
   assert told['first_answers'] == ['5', None, '6', None]
   assert told['first_texts'] == FIRST['solve 2+3']
+  assert told['first_rewards'] == [1, 0, 0, 0]
   assert told['rewards'] == [1, 0, 11, 0]
+  # In the first stage nothing is paid for them.
+  assert 'first_rewards' not in collect(step=2)[0].transcripts[1]
   attempts = [*FIRST['solve 1+6'], *FIRST['solve 2+3'], *SECOND.values()]
   assert collected.tokens == sum(map(len, attempts))
   assert collected.metrics['rollout/cut'] == [

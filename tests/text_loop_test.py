@@ -242,7 +242,7 @@ def test_every_text_comparison_takes_a_step_of_each_arm(
   assert asked('compare', config, model, tmp_path, '--seeds=0', **sets) == 0
   n = sum(len(comparison.seeds_of(arm)) for arm in comparison.arms)
   said = capsys.readouterr().out
-  assert f'{len(comparison.arms)} of the {n} runs of the comparison are' in said
+  assert f'{len(comparison.arms)} of {n} runs are finished.' in said
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['arms'].keys() == comparison.arms.keys()
   for arm in comparison.arms:

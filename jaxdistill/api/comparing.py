@@ -64,8 +64,8 @@ class Compared:
 
   def __str__(self) -> str:
     done, planned = self.summary['finished'], self.summary['planned']
-    of = f'{done} of the {planned}' if done < planned else f'All {planned}'
-    return f'{self.table}\n{of} runs of the comparison are finished.'
+    said = f'Of the whole comparison {done} of {planned} runs are finished.'
+    return f'{self.table}\n{said}'
 
   __repr__ = __str__
 

@@ -71,8 +71,7 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
   from jaxdistill.plots.measured import MEASURES, SPLITS, spread
   from jaxdistill.plots.verdict import learned_nothing
 
-  heads = ''.join(f'{head:>8}' for head in ('began', 'ended', '± 95%', 'best'))
-  lines = ['', f'{"":46}{heads}']
+  lines = ['', f'{"":46}{"began":>8}{"ended":>8}{"95%":>10}{"best":>14}']
   last = {
     name: values['last']
     for name, values in summary.items()
@@ -86,12 +85,12 @@ def account(summary: Mapping[str, Any], workdir: str) -> str:
         sign = '+' if measure.moves else ''
         ended = values['last']
         found = spread(name, ended, last, split, n)
-        noise = f'{(found[1] - found[0]) / 2:.3f}' if found else ''
+        around = found and ' to '.join(f'{x:{sign}.2f}' for x in found)
         # Only of accuracies the best is kept.
         best = f'{values["best"]:.3f}' if 'best' in values else ''
-        row = f'{values["first"]:{sign}8.3f}{ended:{sign}8.3f}{noise:>8}'
+        row = f'{values["first"]:{sign}8.3f}{ended:{sign}8.3f}'
         title = f'{SPLITS[split]}, {measure.short}'
-        lines.append(f'{title:46}{row}{best:>8}'.rstrip())
+        lines.append(f'{title:46}{row}{around or "":>16}{best:>8}'.rstrip())
   cut = summary.get('eval/test/cut', {}).get('last', 0)
   if cut > 0.1:
     lines += ['', f'{cut:.0%} of the answers were cut: eval.max_tokens is low.']

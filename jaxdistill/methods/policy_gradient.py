@@ -16,6 +16,7 @@ per token and in the loss; RLOO's paper has it in the reward.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -235,18 +236,25 @@ class PolicyGradient:
     rows: Sequence[Row],
     role: str = 'solver',
     kind: str = '',
-    **more: float,
+    coefficients: Mapping[str, float] = MappingProxyType({}),
   ) -> RowSet:
-    """Rows as a set that `loss` understands, and coefficients of one's own."""
-    coefficients = {
+    """Rows as a set that `loss` understands.
+
+    Args:
+      rows: From `rows`.
+      role: Whose they are.
+      kind: What their metrics are called by.
+      coefficients: More of them, or in place of the policy's. Whether
+        rows have an anchor's log-probs goes by its own `kl`.
+    """
+    own = {
       'clip_low': self.clip_low,
       'clip_high': self.clip_high,
       'kl': self.kl,
       'importance_cap': self.importance_cap,
-      **more,
     }
     return RowSet(
-      *(role, rows, fields(self.kl > 0), coefficients, kind),
+      *(role, rows, fields(self.kl > 0), {**own, **coefficients}, kind),
       start_temperature=self.temperature,
     )
 

@@ -149,7 +149,7 @@ class Score(Method):
       [r if mine else None for r, mine in zip(first, own, strict=True)],
       *([turns.second_of(r) for r in rollouts] for rollouts in both),
     ]
-    of_turns = zip(KINDS, attempts, earned, strict=False)
+    of_turns = zip(KINDS[: self.turns], attempts, earned, strict=True)
     sets = [self._set(*x, holding, players['base']) for x in of_turns]
     update = self.policy.update(*sets)
     if self.turns == 2 and step == self.stage1_steps > 0:
@@ -188,7 +188,7 @@ class Score(Method):
     return [next(drawn[self.given(p)]) for p in problems]
 
   def earned(self, worth: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
-    """What the attempts of each turn earn at a step, float[P, G] each."""
+    """What attempts earn at a step, by their worth: float[P, G] each."""
     first, *second = worth
     if self.holds(step):
       return [0 * first, *second]
@@ -222,7 +222,7 @@ class Score(Method):
     more = every / max(those, 1)
     rows = [dataclasses.replace(r, total=r.total * more) for r in rows]
     now = self.policy.kl + self.hold * held
-    return learner.row_set(rows, kind=kind, kl=now)
+    return learner.row_set(rows, kind=kind, coefficients={'kl': now})
 
   def _measure(self, worth, own, holding) -> dict[str, Any]:
     """What attempts are worth; where the base's come first, apart."""

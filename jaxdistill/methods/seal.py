@@ -183,7 +183,7 @@ class Seal(Method):
     right by the task's word, which may be milder than the known answer's
     letter, by which `accuracy_greedy` goes. Where another model writes for
     training, it is the policy that writes here, as it has learned to from it:
-    of the other's own edits `seal/score` tells, on new passages at each step.
+    of the other's edits `seal/score` tells, on the passages of each step.
     """
     (last,) = agree_max(max((p.address for p in problems), default=-1))
     size = last + 1, 2

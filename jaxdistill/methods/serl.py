@@ -201,7 +201,7 @@ class Serl(Method):
     advantages = learner.advantages(earned_PG).ravel()
     kept = np.repeat(learner.kept(earned_PG), group)
     rows = learner.rows(rollouts, advantages, kept, base, longest)
-    return learner.row_set(rows, role, kind, share=share)
+    return learner.row_set(rows, role, kind, {'share': share})
 
   def loss(self, model, anchors, batch):
     del anchors

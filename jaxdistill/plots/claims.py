@@ -27,7 +27,7 @@ def by_seed(arm, metric, kind='last'):
 
 
 def apart(arm, other, metric, kind='last'):
-  """Last values of an arm less those of another, on the seeds of both."""
+  """Values of an arm less those of another, on the seeds of both."""
   one, two = by_seed(arm, metric, kind), by_seed(other, metric, kind)
   seeds = [s for s in one if s in two]
   return interval([one[s] - two[s] for s in seeds])

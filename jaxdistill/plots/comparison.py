@@ -15,7 +15,7 @@ _OTHERS = {
   'teacher_order_accuracy': 'order of pairs, the teacher',
   'accuracy_corrected_sampled': 'own attempt corrected',
   'fixed_accuracy_corrected_sampled': "the base's attempt corrected",
-  'judge_flips': 'verdict turns with the order',
+  'judge_flips': 'judge turns with the order',
 }
 _MEASURED = (
   *('test/accuracy_greedy', 'test/accuracy_sampled'),

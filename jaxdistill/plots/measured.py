@@ -54,19 +54,19 @@ MEASURES: Mapping[str, Measure] = {
   'accuracy_greedy': Measure('greedy answer', 'greedy'),
   'judge_accuracy': Measure(
     "judge's verdicts on pairs of its answers (chance: half)",
-    'judge',
+    'judge on labelled pairs',
     decides=False,
     pooled=True,
   ),
   'fixed_judge_accuracy': Measure(
     "judge's verdicts on pairs of the base's answers (chance: half)",
-    "judge, the base's answers",
+    "judge on the base's pairs",
     decides=False,
     pooled=True,
   ),
   'win_rate': Measure(
     'win rate over what it began as (even: half)',
-    'win rate',
+    'win rate over the base',
     share='',
     decides=False,
   ),

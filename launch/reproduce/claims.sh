@@ -39,10 +39,16 @@ config() {  # of a claim
   esac
 }
 
-editor() {  # a model that writes edits better than who learns to
-  [ ! -e "$RUNS/editor_model/config.json" ] || return 0
-  "$jaxdistill" train --config configs/edits_small.py --workdir "$RUNS/editor"
-  "$jaxdistill" export --workdir "$RUNS/editor" --to "$RUNS/editor_model"
+editor() {  # a model that errs less in writing edits; made by one, others wait
+  mkdir -p "$RUNS"
+  (
+    flock 9
+    [ ! -e "$RUNS/editor_model" ] || exit 0
+    "$jaxdistill" train --config configs/edits_small.py --workdir "$RUNS/editor"
+    rm -rf "$RUNS/editor_model.part"
+    "$jaxdistill" export --workdir "$RUNS/editor" --to "$RUNS/editor_model.part"
+    mv "$RUNS/editor_model.part" "$RUNS/editor_model"
+  ) 9> "$RUNS/editor.lock"
 }
 
 for claim in ${CLAIMS:-}; do

@@ -77,7 +77,7 @@ ROWS = (
     '33.5 → 39.7 own, 46.3 external, 47.0 trained (SEAL, 7B, SQuAD)',
     'seal',
     'random choice, any gain, equal length, beside the passage, edits by the '
-    'world and by a stronger model, the passage alone',
+    'world and by another model, the passage alone',
   ),
   Row(
     'C1',

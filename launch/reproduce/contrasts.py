@@ -21,7 +21,6 @@ from differences import (
 from scipy import stats
 
 from jaxdistill.plots.claims import (
-  apart,
   at_holm,
   by_seed,
   cell,
@@ -191,12 +190,11 @@ def seal(arms):
   seen |= risen(others, edited, 'rise', ': after an edit, last less first')
   title = ': after the passage alone, last less first'
   seen |= risen(arms, alone, 'alone', title)
-  others = ('any', 'matched', 'passage', 'given')
-  seen |= less(arms, edited, *(('best', a) for a in others))
+  others = ('any', 'matched', 'passage', 'given', 'other')
+  seen |= less(arms, edited, *(('best', a) for a in others if a in arms))
   seen |= less(arms, 'test/accuracy_nothing', ('best', 'random'))
-  if 'stronger' in arms:
-    seen |= of_stronger(arms['stronger'], best)
-    seen |= less(arms, edited, ('best', 'stronger'))
+  if 'other' in arms:
+    seen |= of_another(arms['other'], best)
   columns = {
     edited: 'after an edit',
     alone: 'after the passage',
@@ -207,19 +205,35 @@ def seal(arms):
   return told(arms, claims, seen, columns)
 
 
-def of_stronger(stronger, best):
-  """Edits in training, of the same passages: own ones less a stronger model's.
+def of_another(other, best):
+  """What edits of the same passages teach: own ones less another model's.
 
-  At first one model learns them; at last each learner has been trained.
+  At first one model learns both; at last each is learned by the model that was
+  trained on its kind.
   """
-  said = "own edits in training less a stronger model's"
+  said = {'first': 'one learner, first', 'last': 'each its own learner, last'}
+  title = "what edits in training add, own less another model's"
   return {
-    f'own_stronger_{kind}': (
-      f'{said}, {kind}',
-      apart(best, stronger, 'seal/score', kind),
+    f'own_other_{kind}': (
+      f'{title} ({learners})',
+      added_apart(best, other, kind),
     )
-    for kind in ('first', 'last')
+    for kind, learners in said.items()
   }
+
+
+def added_apart(arm, other, kind):
+  """By how much more edits of one arm add to what is known without."""
+  added = [
+    {
+      seed: score - by_seed(x, 'seal/no_edit', kind)[seed]
+      for seed, score in by_seed(x, 'seal/score', kind).items()
+    }
+    for x in (arm, other)
+  ]
+  return interval(
+    [added[0][s] - added[1][s] for s in added[0] if s in added[1]]
+  )
 
 
 def sequential_edits(arms):

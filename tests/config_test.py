@@ -370,3 +370,39 @@ def test_lines_must_have_what_the_method_reads(refused, here, method, said):
     *(f'--config.method.name={method}', '--config.task=sums.jsonl'),
     "--config.eval.splits=('test',)",
   )
+
+
+@pytest.mark.parametrize(
+  ('task', 'before'),
+  [
+    ('lines.jsonl', ''),
+    ('passages:lines.jsonl', 'passages:'),
+    ('examples:2:lines.jsonl', 'examples:2:'),
+    ('examples:2:passages:lines.jsonl', 'examples:2:passages:'),
+    ('examples:2:arithmetic:add:2,2', None),
+    ('gs://bucket/lines.jsonl', None),
+    ('passages:gs://bucket/lines.jsonl', None),
+    ('small', None),
+  ],
+)
+def test_a_file_of_problems_is_named_in_full(
+  task, before, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  found = configs.read_config(str(CONFIG), [('task', task)]).task
+  full = task if before is None else f'{before}{tmp_path}/lines.jsonl'
+  assert found == full
+
+
+def test_other_models_are_named_in_full(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'other').mkdir()
+  sets = [('method.proposer', 'model:other')]
+  config = configs.read_config(str(CONFIG), sets)
+  assert config.method.proposer == f'model:{tmp_path}/other'
+  arms = {'a': {'method.proposer': 'model:other'}, 'b': {}}
+  config.tokens = 9
+  comparison = configs.Comparison(config, arms, (0,))
+  assert comparison.config('a', 0).method.proposer == f'model:{tmp_path}/other'
+  config.method.proposer = 'model:small-late'
+  assert comparison.config('b', 0).method.proposer == 'model:small-late'

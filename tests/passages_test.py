@@ -34,6 +34,10 @@ def test_passages_of_the_small_world():
   }
   with pytest.raises(ValueError, match='no worth of its own'):
     task.reward(problem, ['x'])
+  assert task.parse_problem(problem.text) == problem
+  assert task.parse_problem(problem.text[: problem.text.index(',')]) is None
+  assert task.parse_problem('nobody at all') is None
+  assert task.parse_problem('') is None
 
 
 def test_passages_in_words(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdistill.config.keys import override
+from jaxdistill.config.paths import make_absolute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,4 +37,5 @@ class Comparison:
     config = ConfigDict(self.base.to_dict(), convert_dict=True)
     override(config, self.arms[arm].items())
     config.seed = seed
+    make_absolute(config)
     return config

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxdistill.config.checks import check_frame
 from jaxdistill.config.comparison import Comparison
 from jaxdistill.config.keys import ConfigError, override, python_module
+from jaxdistill.config.paths import make_absolute
 from jaxdistill.models.remat import named
 
 
@@ -43,7 +43,7 @@ def complete(
     if 'remat' in config:
       config.remat = named(config.remat)
   override(config, overrides)
-  _make_absolute(config)
+  make_absolute(config)
   return config
 
 
@@ -89,17 +89,6 @@ def complete_comparison(
       '--config.tokens=N'
     )
   return found
-
-
-def _make_absolute(config: Any) -> None:
-  """Lets the run be asked from any folder: its files are named in full."""
-  with config.unlocked():
-    for section, key in ((config, 'task'), (config.method, 'name')):
-      name = section[key]
-      if name.endswith(('.py', '.jsonl', '.parquet')) and '://' not in name:
-        section[key] = os.path.abspath(name)
-    if os.path.isdir(config.model):
-      config.model = os.path.abspath(config.model)
 
 
 def _get_config(path: str) -> Any:

@@ -97,6 +97,13 @@ class SmallPassages(Passages):
       for key, value in people.facts(name).items()
     ]
 
+  def parse_problem(self, text: str) -> Problem | None:
+    """A passage as it is told in this world, or None."""
+    name = ' '.join(text.partition(',')[0].split()[:-2])
+    if not name or not {*name.split()} <= {*people.SYLLABLES}:
+      return None
+    return self.problem(name) if people.passage(name) == text else None
+
   def problem(self, name: str) -> Problem:
     """The passage about somebody; its demonstration has no mistakes."""
     text = people.passage(name)

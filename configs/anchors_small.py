@@ -1,6 +1,7 @@
 """Does every gain that lasts smuggle in an anchor? (C8.)
 
   jaxdistill compare --config configs/anchors_small.py --workdir runs/anchors
+  jaxdistill compare --config configs/anchors_small.py:1e-4 --workdir runs/slow
 
 The middle small base teaches itself for 200 steps, held by nothing or by one
 thing that it does not move itself:
@@ -25,6 +26,8 @@ watches and does not act. Ten seeds; two to three minutes a run on one core,
 five hours of one in all: several may share it, see `jaxdistill compare --help`.
 The rate, constant here, was chosen for 20 steps of SQLM: the arms by heart and
 by preference are at nought within 50 steps, whoever judges (`results/anchors`).
+At a quarter of it they differ, and SQLM falls no more
+(`results/anchors_gentle`).
 """
 
 import pathlib
@@ -32,7 +35,7 @@ import pathlib
 from jaxdistill.config import CONTROLS, Comparison, read_comparison, system
 
 
-def get_config():
+def get_config(lr='4e-4'):
   here = pathlib.Path(__file__)
   base = read_comparison(str(here.with_name('compare_middle.py')), ()).base
   base.steps, base.tokens = 200, 50_000_000  # the steps are what ends it
@@ -40,7 +43,7 @@ def get_config():
   base.eval.splits = ('test', 'ood')
   base.eval.problems, base.eval.samples = 200, 4
   base.method.problems = 5  # of which 20 proposals
-  base.optimizer.schedule = 'constant'
+  base.optimizer.schedule, base.optimizer.lr = 'constant', float(lr)
   yes = system('rft_yes') | {'method.problems': 16}
   vote = {'method.judge': 'vote', 'method.problems': 16}
   arms = {

@@ -140,7 +140,11 @@ def test_a_course_is_the_mean_of_its_seeds(tmp_path):
 @pytest.mark.parametrize('name', sorted({*contrasts.CONTRASTS} - {'verifiers'}))
 def test_a_claim_names_arms_that_there_are(name, monkeypatch):
   """Made-up arms of the config, all at nought: nothing holds or lacks."""
-  files = {'anchors': 'anchors_small.py', 'seal': 'compare_seal.py:small-wide'}
+  files = {
+    'anchors': 'anchors_small.py',
+    'anchors_gentle': 'anchors_small.py:1e-4',
+    'seal': 'compare_seal.py:small-wide',
+  }
   file = ROOT / 'configs' / files.get(name, f'compare_{name}.py')
   config = read_comparison(str(file), ())
   arms = {found: Alike() for found in config.arms}

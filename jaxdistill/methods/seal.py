@@ -54,8 +54,8 @@ class Seal(Method):
     gain: Whether only edits are kept that are worth more than none.
     epochs: Passes over the edits that are kept.
     minibatches: Optimizer steps per pass.
-    edits: Who writes them, and how (`edit_writer.py`: `method.writer`, ...); the
-      policy learns what is kept of them.
+    edits: Who writes them, and how (`edit_writer.py`: `method.writer`, ...);
+      the policy learns what is kept of them.
     inner: How an edit is learned and what is asked then (`inner_training.py`:
       `method.seeds`, `method.inner_lr`, ...).
   """

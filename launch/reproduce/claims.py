@@ -14,7 +14,7 @@ C5 of docs/evidence.md), `compare_pool.py` and `compare_cross_encoder.py` (C6),
 `compare_calibration.py` (C15), `compare_qwen05_teacher.py`, or one of the
 systems in `contrasts.py`: `verifiers` (C7), `score` (C3), `serl` (C10),
 `temporal` (C11), `seal` and `sequential_edits` (C1), `reflection` (C2), `cot`
-(C12), `anchors` (C8). Differences are
+(C12), `anchors` and `anchors_gentle` (C8). Differences are
 taken in each seed; intervals are Student's t over seeds, at 95%: the problems
 are the same for all, and what others would have given is not in them. A claim
 `holds` where its interval lies beyond its margin (0, if none is said) on the

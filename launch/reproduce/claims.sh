@@ -28,11 +28,12 @@ python=${PYTHON:-.venv/bin/python}
 RUNS=${RUNS:-runs/claims}
 
 all="contexts pool cross_encoder calibration verifiers score serl temporal seal
-sequential_edits reflection cot anchors"
+sequential_edits reflection cot anchors anchors_gentle"
 
 config() {  # of a claim
   case $1 in
     anchors) echo configs/anchors_small.py ;;
+    anchors_gentle) echo configs/anchors_small.py:1e-4 ;;
     temporal) echo configs/compare_temporal.py:vote ;;
     seal) echo "configs/compare_seal.py:$RUNS/editor_model" ;;
     *) echo "configs/compare_$1.py" ;;

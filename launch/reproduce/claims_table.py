@@ -151,6 +151,14 @@ ROWS = (
     'no anchor, a judge that is the policy itself',
   ),
   Row(
+    'C8',
+    'the same, at a quarter of the learning rate',
+    'no source tests it as stated',
+    'anchors_gentle',
+    'no anchor, a judge that is the policy itself',
+    after=True,
+  ),
+  Row(
     'C9',
     'asymmetric self-play with a vote needs no data',
     '.791 → .948, format only .826, frozen proposer .934 (SQLM, 3B, products)',

@@ -479,4 +479,5 @@ CONTRASTS = {
   'temporal': temporal,
   'cot': cot,
   'anchors': anchors,
+  'anchors_gentle': anchors,
 }

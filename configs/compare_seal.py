@@ -8,12 +8,12 @@ four minutes of one core a run:
 
 | | what is learned of edits |
 |---|---|
-| `best` | SEAL: the best of each passage, if it gains anything |
+| `seal` | SEAL: the best of each passage, if it gains anything |
 | `random` | as many of the same passages at random |
 | `any` | the best of each, whatever it is worth (the published code) |
-| `matched` | as `best`; every edit is learned as equally many tokens |
+| `matched` | as `seal`; every edit is learned as equally many tokens |
 | `given` | edits without mistakes, by the world itself |
-| `passage` | as `best`; each is learned beside its passage (the paper's form) |
+| `passage` | as `seal`; each is learned beside its passage (the paper's form) |
 | `other` | with a MODEL, as of `edits_small.py`: the best of its edits |
 
 What to read, of all arms: `eval/test/accuracy_edited`, answers without the
@@ -34,7 +34,7 @@ def get_config(writer=''):
   base.tokens = 17_000  # edits and answers of eight steps
   base.eval.problems = 48
   arms = {
-    'best': {},
+    'seal': {},
     'random': {'method.choice': 'random'},
     'any': {'method.gain': False},
     'matched': {'method.matched': 23},

@@ -157,20 +157,20 @@ def ranked(arms):
 
 def seal(arms):
   """C1: one's own training data fits better than a stronger one's."""
-  best, edited = arms['best'], 'test/accuracy_edited'
+  own, edited = arms['seal'], 'test/accuracy_edited'
   alone = 'test/accuracy_passage'
   claims = {
     'own': (
       "C1: an untrained writer's edits teach more than the passage alone",
-      within(best, edited, alone, 'first'),
+      within(own, edited, alone, 'first'),
       1,
     ),
     'trained': (
-      'C1: learning to write them adds to that (best, last less first)',
-      rise(best, edited),
+      'C1: learning to write them adds to that (seal, last less first)',
+      rise(own, edited),
       1,
     ),
-  } | claimed('C1', less(arms, edited, ('best', 'random')), 1)
+  } | claimed('C1', less(arms, edited, ('seal', 'random')), 1)
   seen = {
     'own_beside': (
       "the paper's form: an untrained writer's edits beside the passage, less "
@@ -181,20 +181,20 @@ def seal(arms):
       "the paper's form, trained (passage, last less first)",
       rise(arms['passage'], edited),
     ),
-    'best_alone': (
-      'best, trained: an edit less the passage alone, last',
-      within(best, edited, alone, 'last'),
+    'seal_alone': (
+      'seal, trained: an edit less the passage alone, last',
+      within(own, edited, alone, 'last'),
     ),
   }
-  others = {a: x for a, x in arms.items() if a not in ('best', 'passage')}
+  others = {a: x for a, x in arms.items() if a not in ('seal', 'passage')}
   seen |= risen(others, edited, 'rise', ': after an edit, last less first')
   title = ': after the passage alone, last less first'
   seen |= risen(arms, alone, 'alone', title)
   others = ('any', 'matched', 'passage', 'given', 'other')
-  seen |= less(arms, edited, *(('best', a) for a in others if a in arms))
-  seen |= less(arms, 'test/accuracy_nothing', ('best', 'random'))
+  seen |= less(arms, edited, *(('seal', a) for a in others if a in arms))
+  seen |= less(arms, 'test/accuracy_nothing', ('seal', 'random'))
   if 'other' in arms:
-    seen |= of_another(arms['other'], best)
+    seen |= of_another(arms['other'], own)
   columns = {
     edited: 'after an edit',
     alone: 'after the passage',
@@ -205,7 +205,7 @@ def seal(arms):
   return told(arms, claims, seen, columns)
 
 
-def of_another(other, best):
+def of_another(other, own):
   """What edits of the same passages teach: own ones less another model's.
 
   At first one model learns both; at last each is learned by the model that was
@@ -216,7 +216,7 @@ def of_another(other, best):
   return {
     f'own_other_{kind}': (
       f'{title} ({learners})',
-      added_apart(best, other, kind),
+      added_apart(own, other, kind),
     )
     for kind, learners in said.items()
   }

@@ -183,6 +183,6 @@ def test_the_verb(mesh, capsys):
   assert main(ask) == 0
   said = capsys.readouterr().out
   assert f'{found["greedy"]:.3f}' in said and found['why'] in said
-  assert 'What to do:' in said
+  assert 'What to do by self-play:' in said
   assert main([*ask, '--split', 'tets']) == 2
   assert main(['gap', '--model', 'small-late', '--samples', '1']) == 2

@@ -264,7 +264,7 @@ def test_two_verifiers_that_err_apart_are_worth_more_than_one():
   assert 'auc' in found['a'] and 'auc' not in found['a+b']
   said = best_verifier(found, 8)
   best = max('ab', key=lambda name: found[name]['gap'])
-  assert 'a+b is worth most' in said and f'By {best}, train by' in said
+  assert 'a+b is worth most' in said and f'By {best}: a config of' in said
   at = found['a']['thresholds'][0]
   said = best_verifier({'a': found['a']}, 8)
   *_, name, keep, least, samples = said.split()

@@ -166,7 +166,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     row('any sample is right (pass@k)', found['pass_at'])
     lines.append(f'{"greedy answer is right":34}{found["greedy"]:8.3f}')
   lines.append(f'{"samples that agree":34}{found["agreement"]:8.3f}')
-  guessed = 'right majorities, by agreement'
+  guessed = 'right majorities, guessed'
   lines.append(f'{guessed:34}{found["guess"]:8.3f}')
   if 'proposals' in found:
     written = found['proposals']
@@ -179,7 +179,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     f'Self-play {found["verdict"]}: {found["why"]}.'
     if found['verdict'] != 'risky'
     else f'Self-play is risky: {found["why"]}.',
-    f'What to do: {found["instead"]}.',
+    f'What to do by self-play: {found["instead"]}.',
     f'({found["seconds"]:.0f} s)',
   ]
   if 'verifiers' in found:
@@ -194,7 +194,7 @@ def verifiers_as_text(
   head = ('verifier', 'gap', 'relative', 'kept', 'AUC', 'mean score')
   lines = [f'{head[0]:20}' + ''.join(f'{h:>18}' for h in head[1:])]
   for name, v in found.items():
-    gap = f'{v["gap"]:+.3f} +- {1.96 * v["error"]:.3f}'
+    gap = f'{v["gap"]:+.3f} ± {1.96 * v["error"]:.3f}'
     cells = [gap, f'{v["relative"]:+.3f}', f'{v["kept"]:.0%}']
     told = (v.get('auc'), v.get('confidence'))
     cells += ['' if x is None else f'{x:.3f}' for x in told]
@@ -203,7 +203,7 @@ def verifiers_as_text(
 gap: by how much more often what is kept is right than all answers, with its
 95%; relative: the same by problem, as a share of the answers that are wrong (1
 if nothing wrong is kept); kept: of all answers; AUC: how often a right answer
-scores above a wrong one."""
+scores above a wrong one; mean score: of all answers, right or wrong."""
   said = [
     f'{name} is not seen to be worth more than one of the two alone.'
     for name in found
@@ -234,7 +234,7 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
   if best['gap'] <= half:
     return (
       f'No verifier is worth anything here: the best, {name}, makes '
-      f'{best["gap"]:+.3f} +- {half:.3f} of a sampled accuracy of '
+      f'{best["gap"]:+.3f} ± {half:.3f} of a sampled accuracy of '
       f'{best["accuracy"]:.3f}. Learning what they keep cannot help.'
     )
   at = ' and '.join(map(_threshold, best['thresholds']))
@@ -247,8 +247,12 @@ def best_verifier(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
     (least,) = map(_threshold, found[one]['thresholds'])
     keys = {'name': 'rft', 'keep': one, 'threshold': least, 'samples': samples}
     said = ' '.join(f'--config.method.{k}={v}' for k, v in keys.items())
-    with_them = f'train by a config of this model with {said}'
-    how = f'So {with_them}' if one == name else f'{how} By {one}, {with_them}'
+    with_them = f'a config of this model with {said}'
+    how = (
+      f'To learn it: {with_them}'
+      if one == name
+      else f'{how} By {one}: {with_them}'
+    )
   return (
     f'{name} is worth most: what it keeps (a score of {at} or more) is right '
     f'in {best["kept_accuracy"]:.3f}, a sample in {best["accuracy"]:.3f}. One '

@@ -214,6 +214,7 @@ def test_how_many_the_base_makes(share, count):
 
 def test_one_turn_is_plain_reinforcement_of_it():
   collected, policy, _ = collect(turns=1, stage1_steps=20)
+  assert 'first_texts' not in collected.transcripts[0]
   sets = sets_of(collected)
   assert [*sets] == ['first'] and not policy.revised
   assert advantages(sets['first']) == pytest.approx(first_rows(RIGHT[0]))

@@ -41,7 +41,7 @@ from jaxdistill.methods.method import (
   check_unread,
 )
 from jaxdistill.methods.policy_gradient import PolicyGradient
-from jaxdistill.rollout import measure, scored_tokens, transcript, turns
+from jaxdistill.rollout import measure, scored_tokens, turns
 from jaxdistill.types import Collected, Problem, Prompt, Rollout, RowSet
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -157,22 +157,11 @@ class Score(Method):
     said = [r for found in attempts for r in found if r]
     metrics = self._measure(worth, own, holding) | measure(said)
     scored = [s.rows for s in sets if 'anchor_logp' in s.fields]
-    transcripts = [
-      transcript(
-        *(p, drawn[-1][i], answers[-1][i]),
-        rewards=earned[-1][i].tolist(),
-        by_text={
-          'first_answers': answers[0][i],
-          # In stage I nothing is paid for them, right or wrong.
-          **({} if holding else {'first_rewards': earned[0][i].tolist()}),
-          'first_texts': [r.text for r in first_PG[i]],
-        },
-        first_by='base' if self.given(p) else 'policy',
-      )
-      for i, p in enumerate(problems)
-    ]
+    told = turns.transcripts(problems, drawn, answers, earned, holding)
+    for record, p in zip(told, problems, strict=True):
+      record['first_by'] = 'base' if self.given(p) else 'policy'
     return Collected(
-      *([update], state, metrics, transcripts),
+      *([update], state, metrics, told),
       tokens=sum(int((r.turn_T >= 0).sum()) for r_G in drawn[-1] for r in r_G),
       scored=sum(map(scored_tokens, scored)),
     )
@@ -188,7 +177,12 @@ class Score(Method):
     return [next(drawn[self.given(p)]) for p in problems]
 
   def earned(self, worth: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
-    """What attempts earn at a step, by their worth: float[P, G] each."""
+    """What the attempts of each turn earn at a step, float[P, G] each.
+
+    Args:
+      worth: What the task pays for them.
+      step: Of the run.
+    """
     first, *second = worth
     if self.holds(step):
       return [0 * first, *second]

@@ -7,6 +7,7 @@ gone on from: then there is no second, and both are wrong.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from jaxdistill import dist, rewards
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.samplers import Sampling
+from jaxdistill.rollout.transcript import transcript
 from jaxdistill.types import Problem, Prompt, Rollout
 
 SAMPLES = 4  # of each problem, besides the greedy attempts
@@ -165,6 +167,39 @@ def worth(
   pairs = [*zip(problems, answers_PG, strict=True)]
   paid = dist.together(lambda: [[*p.task.reward(p, a_G)] for p, a_G in pairs])
   return np.array(paid, float)
+
+
+def transcripts(
+  problems: Sequence[Problem],
+  drawn: Sequence[Sequence[Sequence[Rollout]]],
+  answers: Sequence[Sequence[Sequence[str | None]]],
+  earned: Sequence[np.ndarray],
+  unpaid: bool,
+) -> list[dict[str, Any]]:
+  """Records of one attempt, or of two: the second, and beside it the first.
+
+  Args:
+    problems: Asked.
+    drawn: By turn the attempts.
+    answers: By turn what they answer.
+    earned: By turn what they earned, float[P, G].
+    unpaid: Whether nothing was paid for first attempts, right or wrong.
+  """
+
+  def first(i):
+    if len(drawn) == 1:
+      return {}
+    paid = {} if unpaid else {'first_rewards': earned[0][i].tolist()}
+    texts = [r.text for r in drawn[0][i]]
+    return {'first_answers': answers[0][i], **paid, 'first_texts': texts}
+
+  return [
+    transcript(
+      *(p, drawn[-1][i], answers[-1][i], first(i)),
+      rewards=earned[-1][i].tolist(),
+    )
+    for i, p in enumerate(problems)
+  ]
 
 
 def observed(

@@ -52,6 +52,14 @@ def test_a_missing_split_is_said_so_with_those_there_are(path):
     JsonlTask(path).problems('ood')
 
 
+def test_where_nothing_is_held_out_it_is_said_how(tmp_path):
+  file = tmp_path / 'a.jsonl'
+  file.write_text(json.dumps({'problem': '1+1', 'answer': '2'}))
+  held = r"""'test'; it has train \(a line of a file .* "split": "test"\)"""
+  with pytest.raises(ValueError, match=held):
+    JsonlTask(str(file)).problems('test')
+
+
 def test_prompts(path):
   task = JsonlTask(path)
   problem = Problem('1+1 {x}', task, topic='add')

@@ -158,7 +158,11 @@ def draw_different(
 
 
 def no_split(name: str, split: str, allowed: Iterable[str]) -> ValueError:
+  allowed = list(allowed)
+  how = 'config.eval.splits, or eval --split, says what is evaluated'
+  if {*allowed} <= {'train'}:
+    how = 'a line of a file is held out by "split": "test"'
   return ValueError(
     f'{name} has no problem of split {split!r}; it has {", ".join(allowed)} '
-    '(config.eval.splits, or eval --split, says what is evaluated)'
+    f'({how})'
   )

@@ -206,7 +206,7 @@ def refills() -> list:
   import players
 
   out, mesh = [], dist.make_mesh()
-  small = mock.patch.multiple(schedule, PAGE=4, _LEAST=2)
+  small = mock.patch.multiple(schedule, PAGE=8, _LEAST=4)
   player = players.endless(players.make_player(mesh))
   where = dist.replicated(mesh)
 

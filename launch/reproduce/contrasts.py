@@ -14,9 +14,9 @@ from differences import (
   last,
   less,
   risen,
-  risen_apart,
   told,
   within,
+  within_apart,
 )
 from scipy import stats
 
@@ -216,24 +216,10 @@ def of_another(other, own):
   return {
     f'own_other_{kind}': (
       f'{title} ({learners})',
-      added_apart(own, other, kind),
+      within_apart(own, other, ('seal/score', kind), ('seal/no_edit', kind)),
     )
     for kind, learners in said.items()
   }
-
-
-def added_apart(arm, other, kind):
-  """By how much more edits of one arm add to what is known without."""
-  added = [
-    {
-      seed: score - by_seed(x, 'seal/no_edit', kind)[seed]
-      for seed, score in by_seed(x, 'seal/score', kind).items()
-    }
-    for x in (arm, other)
-  ]
-  return interval(
-    [added[0][s] - added[1][s] for s in added[0] if s in added[1]]
-  )
 
 
 def sequential_edits(arms):
@@ -346,7 +332,7 @@ def temporal(arms):
     'stays': (
       'C11: gaps of pairs shrink less (both less self_rewarding, last less '
       'first)',
-      risen_apart(arms['both'], own, gap),
+      within_apart(arms['both'], own, (gap, 'last'), (gap, 'first')),
       1,
     ),
   }

@@ -77,15 +77,20 @@ def within(arm, metric, other, kind):
   return interval([one[s] - two[s] for s in one])
 
 
-def risen_apart(arm, other, metric):
-  """By how much more a metric rises in an arm than in another."""
-  rises = [
+def within_apart(arm, other, value, minus):
+  """By how much more one value exceeds another in an arm than in another arm.
+
+  Args:
+    arm: Of a summary.
+    other: What it is held against, on the seeds of both.
+    value: A metric, and whether its `first` or its `last`.
+    minus: Likewise what is taken from it.
+  """
+  one, two = (
     {
-      seed: value - by_seed(x, metric, 'first')[seed]
-      for seed, value in by_seed(x, metric).items()
+      seed: x - by_seed(a, *minus)[seed]
+      for seed, x in by_seed(a, *value).items()
     }
-    for x in (arm, other)
-  ]
-  return interval(
-    [rises[0][s] - rises[1][s] for s in rises[0] if s in rises[1]]
+    for a in (arm, other)
   )
+  return interval([one[s] - two[s] for s in one if s in two])

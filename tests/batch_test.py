@@ -1,7 +1,6 @@
 """Rows into arrays and back."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from jaxdistill.batch import (
   pack,
   take_rows,
 )
-from jaxdistill.dist import mesh as mesh_module
 from jaxdistill.types import Prompt, Rollout, Row, RowSet, response_row
 
 MESHES = {
@@ -308,16 +306,6 @@ def test_a_microbatch_is_one_of_them():
   for name, x in parts(batch).items():
     np.testing.assert_array_equal(parts(second)[name], np.asarray(x)[1])
   assert second.total is batch.total
-
-
-def test_a_batch_row_must_not_be_spread_over_hosts():
-  def owned(*hosts):
-    return np.array([SimpleNamespace(process_index=h) for h in hosts])
-
-  mesh_module._check_hosts(owned(0, 0, 1, 1).reshape(2, 1, 2))
-  mesh_module._check_hosts(owned(0, 1, 2, 3).reshape(2, 2, 1))
-  with pytest.raises(ValueError, match=r'mesh.tensor = 2 .* \[0, 1\]'):
-    mesh_module._check_hosts(owned(0, 1, 0, 1).reshape(2, 1, 2))
 
 
 def test_minibatches_deal_the_rows_out_and_share_the_total(mesh):

@@ -9,14 +9,14 @@ from jaxdistill.dist.hosts import (
   sum_over_hosts,
   together,
 )
-from jaxdistill.dist.mesh import (
+from jaxdistill.dist.mesh import make_mesh
+from jaxdistill.dist.axes import (
   BATCH_AXES,
   DECODE_RULES,
   RULES,
   batch_shards,
   constrain,
   local_part,
-  make_mesh,
   pinned,
   put_local,
   replicated,

@@ -1,41 +1,86 @@
-"""The device mesh, and the one table from logical to mesh axes.
-
-Model code names logical axes (`embed`, `heads`, ...) and never a mesh axis.
-Mesh axes are *auto*: the compiler propagates shardings, and activations are
-pinned by logical name where it needs help.
-"""
+"""Which device stands where: the mesh over all hosts of a run."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import (
-  AbstractMesh,
-  AxisType,
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-)
-from jaxtyping import Array
+from jax.sharding import AxisType, Mesh
 
-AXES = ('data', 'fsdp', 'tensor')
-BATCH_AXES = ('data', 'fsdp')
+# From the slowest links to the fastest: between slices, between hosts, inside.
+AXES = ('slice', 'data', 'fsdp', 'tensor')
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
-  'batch': BATCH_AXES,
-  'embed': 'fsdp',
-  'heads': 'tensor',
-  'kv_heads': 'tensor',
-  'mlp': 'tensor',
-  'vocab': 'tensor',
-  'layers': None,
-  'rank': None,
-  'role': None,
-}
-# While decoding, weights are whole along `embed`: gathered once, not per token.
-DECODE_RULES = RULES | {'embed': None}
+
+class Sizes(NamedTuple):
+  """What `config.mesh` says; `data` counts the replicas of all slices."""
+
+  data: int
+  fsdp: int
+  tensor: int
+
+  def __str__(self):
+    return ' '.join(f'{k}={v}' for k, v in self._asdict().items())
+
+
+class Machines(NamedTuple):
+  """Devices by where they are.
+
+  Attributes:
+    devices: Those of a slice side by side, and of these those of a host.
+    slices: Groups of devices with fast links between all of them.
+    per_host: Devices of a host, that is of a process.
+  """
+
+  devices: list[Any]
+  slices: int
+  per_host: int
+
+
+def machines(devices: Sequence[Any]) -> Machines:
+  """Who is where.
+
+  Raises:
+    ValueError: Hosts, or slices, have different numbers of devices.
+  """
+
+  def slice_of(device):  # other platforms number something else by it
+    return getattr(device, 'slice_index', None) or 0 if on_tpu else 0
+
+  on_tpu = devices[0].platform == 'tpu'
+  for what, of in (
+    ('host', lambda d: d.process_index),
+    ('slice', slice_of),
+  ):
+    counts = Counter(map(of, devices))
+    if len({*counts.values()}) > 1:
+      listed = ', '.join(
+        f'{n} on {what} {i}' for i, n in sorted(counts.items())
+      )
+      raise ValueError(f'{what}s have different numbers of devices: {listed}')
+  ordered = sorted(devices, key=lambda d: (slice_of(d), d.process_index, d.id))
+  return Machines(
+    ordered,
+    len({*map(slice_of, devices)}),
+    Counter(d.process_index for d in devices)[devices[0].process_index],
+  )
+
+
+def fitting(there: Machines) -> Iterator[Sizes]:
+  """All meshes that these devices make.
+
+  All devices of a batch row are of one host, which feeds it; and all shards of
+  a parameter are in one slice: between slices go gradients only.
+  """
+  n = len(there.devices)
+  for tensor in _divisors(there.per_host):
+    for fsdp in _divisors(n // there.slices // tensor):
+      yield Sizes(n // fsdp // tensor, fsdp, tensor)
+
+
+def _divisors(n: int) -> list[int]:
+  return [i for i in range(1, n + 1) if not n % i]
 
 
 def make_mesh(
@@ -47,128 +92,64 @@ def make_mesh(
   """A mesh over all devices, or over those given.
 
   Args:
-    data: Replicas; -1 takes all devices that are left.
+    data: Replicas; -1 takes all devices that are left. Of several slices each
+      has as many.
     fsdp: Shards of parameters that also split the batch.
     tensor: Shards of heads, hidden units and vocabulary.
     devices: Default all.
 
+  Returns:
+    Of axes `slice`, `data`, `fsdp`, `tensor`; `slice` is 1 but for TPU slices
+    that are joined over the data centre's network.
+
   Raises:
-    ValueError: The sizes do not multiply to the number of devices, or one
-      process would hold no whole share of the batch.
+    ValueError: The sizes do not multiply to the number of devices, a batch row
+      would be spread over hosts, or a parameter over slices; the nearest that
+      fits is named.
   """
   devices = jax.devices() if devices is None else devices
   for name, size in (('data', data), ('fsdp', fsdp), ('tensor', tensor)):
     if size < 1 and (name, size) != ('data', -1):
       raise ValueError(f'mesh.{name} is {size}; it must be at least 1')
-  n, others = len(devices), fsdp * tensor
+  there = machines(devices)
+  hosts = len(devices) // there.per_host
+  if hosts < jax.process_count():
+    raise ValueError(
+      f'the devices of this mesh are of {hosts} of {jax.process_count()} '
+      'processes; each needs its share'
+    )
   if data == -1:
-    data = max(n // others, 1)
-  if data * others != n:
-    raise ValueError(
-      f'mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) needs '
-      f'{data * others} devices; there are {n}'
-    )
-  if data * fsdp % jax.process_count():
-    raise ValueError(
-      f'data * fsdp = {data * fsdp} must be a multiple of the '
-      f'{jax.process_count()} processes, so that each holds whole batch rows'
-    )
-  mesh = jax.make_mesh(
-    (data, fsdp, tensor),
-    AXES,
-    axis_types=(AxisType.Auto,) * 3,
-    devices=devices,
+    data = max(len(devices) // (fsdp * tensor), 1)
+  asked = Sizes(data, fsdp, tensor)
+  why = _misfit(asked, there)
+  if why:
+    near = min(fitting(there), key=lambda sizes: _apart(sizes, asked))
+    raise ValueError(f'mesh {asked} {why}; the nearest that fits is {near}')
+  grid = np.array(there.devices).reshape(
+    there.slices, data // there.slices, fsdp, tensor
   )
-  _check_hosts(mesh.devices)
-  return mesh
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _check_hosts(devices: np.ndarray) -> None:
-  """Each batch shard must live on one host: a host feeds its own rows."""
-  for group in devices.reshape(-1, devices.shape[-1]):
-    owners = {device.process_index for device in group}
-    if len(owners) > 1:
-      raise ValueError(
-        f'mesh.tensor = {len(group)} spreads a batch row over processes '
-        f'{sorted(owners)}; choose a mesh.tensor that fits into one host'
-      )
+def _misfit(asked: Sizes, there: Machines) -> str:
+  """Why these devices do not make that mesh; empty if they do."""
+  n, needs = len(there.devices), math.prod(asked)
+  if needs != n:
+    return f'needs {needs} devices; there are {n}'
+  if there.per_host % asked.tensor:
+    each = f'{there.per_host} devices each'
+    if there.per_host == 1:
+      each = '1 device each (one process may drive all those of its machine)'
+    return f'spreads a batch row over several processes: they have {each}'
+  if asked.data % there.slices:
+    return f'spreads a parameter over several of the {there.slices} slices'
+  return ''
 
 
-def sharding(
-  mesh: Mesh | AbstractMesh,
-  axes: Sequence[str | None],
-  shape: Sequence[int] | None = None,
-  rules: dict = RULES,
-) -> NamedSharding:
-  """The sharding of an array whose dimensions carry these logical names.
-
-  Where `shape` is given, a dimension that its mesh axes do not divide stays
-  whole.
-  """
-  entries = [rules[a] if a else None for a in axes]
-  if shape is not None:
-    for i, entry in enumerate(entries):
-      names = (entry,) if isinstance(entry, str) else entry or ()
-      if shape[i] % int(np.prod([mesh.shape[n] for n in names])):
-        entries[i] = None
-  return NamedSharding(mesh, PartitionSpec(*entries))
-
-
-def batch_shards(mesh: Mesh | AbstractMesh) -> int:
-  """Into how many parts a mesh splits the batch; 1 if it has no batch axis."""
-  return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-
-
-def pinned(where: NamedSharding) -> NamedSharding:
-  """The same parts, in the memory of the hosts of their devices.
-
-  Raises:
-    ValueError: The devices cannot reach it.
-  """
-  for device in where.mesh.local_devices or ():
-    kinds = [memory.kind for memory in device.addressable_memories()]
-    if 'pinned_host' not in kinds:
-      raise ValueError(
-        f'optimizer.offload is True, but {device.device_kind} has no pinned '
-        f'memory of its host ({", ".join(kinds)})'
-      )
-  return where.with_memory_kind('pinned_host')
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of an array that every device holds whole."""
-  return NamedSharding(mesh, PartitionSpec())
-
-
-def constrain(x: Array, *axes: str | None) -> Array:
-  """Pins an activation's layout by logical names; nothing without a mesh.
-
-  A dimension that its mesh axes do not divide stays whole.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return x
-  spec = sharding(mesh, axes, x.shape).spec
-  return jax.lax.with_sharding_constraint(x, spec)
-
-
-def put_local(mesh: Mesh, x: np.ndarray, axis: int = 0) -> Array:
-  """A global array from each process's part of the batch axis.
-
-  Args:
-    mesh: Where to.
-    x: This process's part; the same shape on every process.
-    axis: The batch axis.
-  """
-  spec: list[Any] = [None] * x.ndim
-  spec[axis] = BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
-  return jax.make_array_from_process_local_data(where, x)
-
-
-def local_part(x: Array, axis: int = 0) -> np.ndarray:
-  """This process's part of an array sharded over the batch along `axis`."""
-  blocks = {}
-  for shard in x.addressable_shards:  # replicas hold the same block
-    blocks[shard.index[axis].start or 0] = np.asarray(shard.data)
-  return np.concatenate([blocks[i] for i in sorted(blocks)], axis)
+def _apart(one: Sizes, other: Sizes) -> float:
+  """How far two meshes are apart; what shards parameters counts most."""
+  weights = 1, 2, 3
+  return sum(
+    w * abs(math.log2(a / b))
+    for w, a, b in zip(weights, one, other, strict=True)
+  )

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from players import (
   BASE,
+  CONFIG,
   KEY,
   LONG,
   MANY,
@@ -27,11 +28,13 @@ from players import (
 )
 
 from jaxdistill import dist
-from jaxdistill.models import DecoderConfig
-from jaxdistill.models.decode import decode, unroll
+from jaxdistill.models import Decoder, DecoderConfig
+from jaxdistill.models.decode import decode
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import Pages, join, part
 from jaxdistill.rollout import Sampling, budget, engine, schedule
 from jaxdistill.rollout.budget import rows_within
+from jaxdistill.run.step import param_shardings
 from jaxdistill.types import Prompt
 
 
@@ -220,13 +223,14 @@ def test_joined_projections_are_those_of_the_model(one_device, dtype):
   player = make_player(one_device)
   model = nnx.merge(player.graphdef, *player.params)
   model.config = dataclasses.replace(model.config, dtype=dtype)
+  split = nnx.split(model)
   c, tokens = model.config, jnp.arange(3, 9)
   empty = Pages(
     (jnp.zeros((6, c.num_kv_heads, c.head_dim, 4), dtype),) * c.num_layers,
     (jnp.zeros((6, c.num_kv_heads, 4, c.head_dim), dtype),) * c.num_layers,
   )
   for shards in (1, 2):
-    weights = unroll(model.resolve(1), c, shards)
+    weights = engine.lay_out(split[0], split[1:], np.int32(1), tensor=shards)
     logits, _ = decode(
       *(c, weights, tokens, jnp.zeros(6, jnp.int32), None, (), empty),
       *(jnp.full(6, 2), jnp.int32(2), shards),
@@ -307,6 +311,57 @@ def test_as_many_rows_run_as_the_cache_has_room_for(one_device):
     assert rows_within(ROOM, sampling, 30, one_device, gib) == rows
   with pytest.raises(ValueError, match='of keys and values'):
     rows_within(ROOM, sampling, 30, one_device, 1e-6)
+
+
+@pytest.mark.parametrize('sharded', [False, True])
+@pytest.mark.parametrize('weights', ['', 'int8'])
+def test_bytes_of_weights_are_those_laid_out(sharded, weights):
+  mesh, formats = (
+    dist.make_mesh(fsdp=4, tensor=2),
+    Formats(weights, '', sharded),
+  )
+  player = make_player(mesh)
+  with jax.set_mesh(mesh):
+    laid = engine.lay_out(
+      *(player.graphdef, player.params, np.int32(0)),
+      **{'tensor': 2, 'formats': formats},
+    )
+  held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(laid))
+  told = budget.weight_bytes(player.params, player.config, mesh, formats)
+  # Of deltas one role's are laid out, scales are not counted.
+  assert told == pytest.approx(held, rel=0.15)
+  whole = budget.weight_bytes(player.params, player.config, mesh, Formats())
+  if sharded and not weights:
+    assert told < 0.6 * whole
+
+
+@pytest.mark.parametrize('sharded', [False, True])
+def test_training_shards_are_gathered_as_what_is_kept(sharded):
+  """A layer at a time, in 8 bits; not at all where they stay in shards."""
+  mesh = dist.make_mesh(fsdp=4, tensor=2)
+  formats = Formats('int8', '', sharded)
+  model = nnx.eval_shape(lambda: Decoder(CONFIG, rngs=nnx.Rngs(0)))
+  graphdef, state = nnx.split(model)
+  where = param_shardings(state, mesh)
+  state = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    where,
+  )
+  i = jax.ShapeDtypeStruct((), 'int32')
+  with jax.set_mesh(mesh):
+    text = (
+      engine._lay_out_layer.lower(
+        *(graphdef, (state,), i, i), tensor=2, formats=formats
+      )
+      .compile()
+      .as_text()
+    )
+  found = re.findall(r'= (\w+)\[([\d,]*)\]\S* all-gather', text)
+  # With their scales `o` and `down`, each with half of its inputs; `qkv` and
+  # `gate_up`, each with half of its outputs.
+  whole = [('f32', '1,32'), ('s8', '16,32'), ('s8', '32,32')]
+  assert sorted(found) == [x for x in whole for _ in range(2) if not sharded]
 
 
 @pytest.mark.parametrize('shards', [1, 8])

@@ -48,9 +48,14 @@ TABLE = {
     *('run', 'methods', 'eval', 'anchors', 'models', 'data', 'optimizer'),
     *('batch', 'types', 'spelling', 'dist'),
   ),
+  # What a run would take.
+  'plan': (
+    *('config', 'run', 'methods.method', 'rollout', 'anchors', 'batch'),
+    *('models', 'data', 'optimizer', 'types', 'dist', 'spelling'),
+  ),
   # What people and commands call.
   'api': (
-    *('config', 'run', 'eval', 'models', 'rollout', 'rewards', 'data'),
+    *('config', 'run', 'plan', 'eval', 'models', 'rollout', 'rewards', 'data'),
     *('plots', 'types', 'spelling', 'dist'),
   ),
   'cli': (

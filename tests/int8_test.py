@@ -24,7 +24,7 @@ from players import (
 
 from jaxdistill import dist
 from jaxdistill.models import Decoder, Deltas, decoder
-from jaxdistill.models.decode import decode, unroll
+from jaxdistill.models.decode import decode
 from jaxdistill.models.int8 import Formats, to_int8
 from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.paged import part
@@ -171,7 +171,10 @@ def test_deltas_and_biases_stay_beside(one_device, dtype):
   c, tokens = config, jnp.arange(3, 9)
   expected = expected(tokens[:, None], role=1)[:, 0]
   for shards in (1, 2):
-    weights = unroll(model.resolve(1), c, shards, 'int8')
+    weights = engine.lay_out(
+      *(graphdef, (state,), np.int32(1)),
+      **{'tensor': shards, 'formats': Formats('int8')},
+    )
     logits, _ = decode(
       *(c, weights, tokens, jnp.zeros(6, jnp.int32), None, ()),
       engine._empty(c, 6, 4, ''),
@@ -219,10 +222,10 @@ def test_scales_lie_where_their_outputs_do():
   mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
   with jax.set_mesh(mesh):
     player = make_player(mesh)
-    where = param_shardings(player.params, mesh, dist.DECODE_RULES)
+    where = param_shardings(player.params, mesh)
     weights = engine.lay_out(
       *(player.graphdef, place(player.params, where), np.int32(1)),
-      **{'tensor': 2, 'kernels': 'int8'},
+      **{'tensor': 2, 'formats': Formats('int8')},
     )
   kernels = {n: weights.layers[0][n].kernel for n in ('qkv', 'o', 'down')}
   for name, kernel in {**kernels, 'head': weights.head.kernel}.items():

@@ -119,9 +119,7 @@ def test_a_process_per_gpu_is_told_of_the_other_way():
 
 def test_hosts_of_different_sizes_are_refused():
   devices = pod(8)[:6]
-  with pytest.raises(
-    ValueError, match=r'have .*: 4 on host 0, 2 on host'
-  ):
+  with pytest.raises(ValueError, match=r'have .*: 4 on host 0, 2 on host'):
     dist.make_mesh(devices=devices)
 
 

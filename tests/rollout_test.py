@@ -23,6 +23,7 @@ from players import (
 )
 
 from jaxdistill import dist
+from jaxdistill.models.int8 import Formats
 from jaxdistill.rollout import FIELDS, Sampling, policy_rows
 from jaxdistill.rollout.player import _prefix
 from jaxdistill.rollout.samplers import (
@@ -166,11 +167,14 @@ def test_nothing_asked_nothing_answered(one_device):
   assert player.logprobs([]) == []
 
 
-def test_other_meshes_give_the_same_samples(one_device):
+@pytest.mark.parametrize('sharded', [False, True])
+def test_other_meshes_give_the_same_samples(one_device, sharded):
+  """Also where weights stay in shards, gathered a layer at a time."""
   expected = make_player(one_device).generate(PROMPTS[:4], BASE, KEY)
-  mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
+  mesh, formats = dist.make_mesh(fsdp=4, tensor=2), Formats(sharded=sharded)
   with jax.set_mesh(mesh):
-    sharded = make_player(mesh).generate(PROMPTS[:4], BASE, KEY)
+    player = make_player(mesh, formats=formats)
+    sharded = player.generate(PROMPTS[:4], BASE, KEY)
   assert_same(flat(sharded), flat(expected))
 
 

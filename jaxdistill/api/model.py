@@ -11,7 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from jaxdistill import config as configs
-from jaxdistill import dist, rewards
+from jaxdistill import rewards
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
 from jaxdistill.data.tasks import SmallTask, load_task
@@ -346,12 +346,11 @@ def _build(config: Any) -> Run:
 
 
 def _placed(run: Run) -> tuple[nnx.GraphDef, tuple]:
-  """A run's model as it is asked: laid out for decoding."""
+  """A run's model, on its mesh."""
   graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
   params = (*moving, frozen)
   with jax.set_mesh(run.mesh):
-    layout = param_shardings(params, run.mesh, dist.DECODE_RULES)
-    return graphdef, place(params, layout)
+    return graphdef, place(params, param_shardings(params, run.mesh))
 
 
 def base_config(name: str) -> Any:

@@ -16,6 +16,7 @@ from jaxdistill.config.parts import (
   check_pool,
   deltas_of,
   eval_of,
+  formats_of,
   guard_of,
   method_of,
   refusing,
@@ -26,7 +27,6 @@ from jaxdistill.data.text.tokenizer import TextTokenizer
 from jaxdistill.eval import parse_alarm
 from jaxdistill.methods.method import Method, anchors_of, check_task
 from jaxdistill.models import Deltas, load, store
-from jaxdistill.models.int8 import Formats
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.run import memory
@@ -101,7 +101,7 @@ def build(config: Any) -> Run:
       optimizer=OptimizerConfig(**config.optimizer),
       shapes=Shapes(**config.batch),
       cache_gib=config.rollout.cache_gib,
-      formats=Formats(config.rollout.weights, config.rollout.cache),
+      formats=formats_of(config),
       mesh=mesh,
       anchors=dict(config.anchors),
       teachers=_load_teachers(config, task, mesh, loaded.tokenizer.vocabulary),

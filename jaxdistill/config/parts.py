@@ -9,6 +9,7 @@ from jaxdistill.config.keys import ConfigError, filled, method_class
 from jaxdistill.eval import GuardConfig
 from jaxdistill.methods.method import Method
 from jaxdistill.models import Deltas
+from jaxdistill.models.int8 import Formats
 from jaxdistill.run.run import EvalConfig
 from jaxdistill.types import Task
 
@@ -30,6 +31,10 @@ def deltas_of(config: Any) -> Deltas:
     rank=config.rank,
     alpha=config.alpha,
   )
+
+
+def formats_of(config: Any) -> Formats:
+  return Formats(*(config.rollout[name] for name in Formats._fields))
 
 
 def method_of(config: Any) -> Method:

@@ -38,7 +38,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   # deltas of all roles, [R L D A]
   'role': None,
 }
-# While decoding, weights are whole along `embed`: gathered once, not per token.
+# While decoding, weights are whole along `embed`: gathered once a call, not at
+# every token.
 DECODE_RULES = RULES | {'embed': None}
 
 
@@ -88,15 +89,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain(x: Array, *axes: str | None) -> Array:
-  """Pins an activation's layout by logical names; nothing without a mesh.
+def constrain(x: Array, *axes: str | None, rules: dict = RULES) -> Array:
+  """Pins a traced array's layout by logical names; nothing without a mesh.
 
   A dimension that its mesh axes do not divide stays whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  spec = sharding(mesh, axes, x.shape).spec
+  spec = sharding(mesh, axes, x.shape, rules).spec
   return jax.lax.with_sharding_constraint(x, spec)
 
 

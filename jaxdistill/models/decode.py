@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxdistill.dist import DECODE_RULES, RULES, constrain
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.int8 import to_int8
+from jaxdistill.models.int8 import Formats, Int8, to_int8
 from jaxdistill.models.layers import (
+  MAPS,
   Resolved,
   embed,
   finish_block,
@@ -71,6 +74,14 @@ def _in_int8(w: Weights, dtype: str) -> Weights:
   return Weights(to_int8(w.kernel, 0), delta, bias)
 
 
+# Logical axes of a layer's maps, those that are joined by their first.
+_AXES = {
+  'qkv': MAPS['q'],
+  'o': MAPS['o'],
+  'gate_up': MAPS['gate'],
+  'down': MAPS['down'],
+}
+
 # How the kernel `[I O]` of each map is kept, and its delta.
 KERNELS: dict[str, Callable[[Weights, str], Weights]] = {
   '': _whole,
@@ -78,32 +89,78 @@ KERNELS: dict[str, Callable[[Weights, str], Weights]] = {
 }
 
 
-def unroll(
-  weights: Resolved, config: DecoderConfig, shards: int, kernels: str = ''
-) -> Unrolled:
-  """Lays a role's weights out for `decode`.
+def unroll_layer(
+  weights: Resolved,
+  config: DecoderConfig,
+  i: Int[Array | np.generic, ''],
+  shards: int,
+  formats: Formats = Formats(),  # noqa: B008
+) -> dict[str, Any]:
+  """Lays a layer out for `decode`; each by itself, so that little is beside it.
 
   Args:
     weights: Of a role.
     config: Of the decoder.
+    i: Which layer.
     shards: Over how many devices heads and hidden units are split.
-    kernels: How they are kept, one of `KERNELS`.
+    formats: How they are kept.
   """
-  c, shards = config, _split_over(config, shards)
+  shards = _split_over(config, shards)
+  layer = jax.tree.map(lambda x: x[i], weights.layers)
+  by_name = {
+    n: KERNELS[formats.weights](w, config.dtype)
+    for n, w in layer.items()
+    if isinstance(w, Weights)
+  }
+  norms = {n: x for n, x in layer.items() if n not in by_name}
+  joined = {
+    'qkv': _beside([by_name.pop(n) for n in 'qkv'], shards),
+    'gate_up': _beside([by_name.pop(n) for n in ('gate', 'up')], shards),
+    **by_name,
+  }
+  lie = _sharded if formats.sharded else _gathered
+  return norms | {n: lie(w, *_AXES[n]) for n, w in joined.items()}
 
-  def keep(w: Weights) -> Weights:
-    return KERNELS[kernels](w, c.dtype)
 
-  layers = []
-  for i in range(c.num_layers):
-    layer = jax.tree.map(lambda x, i=i: x[i], weights.layers)
-    by_name = {n: keep(w) for n, w in layer.items() if isinstance(w, Weights)}
-    norms = {n: x for n, x in layer.items() if n not in by_name}
-    qkv = _beside([by_name.pop(n) for n in 'qkv'], shards)
-    gate_up = _beside([by_name.pop(n) for n in ('gate', 'up')], shards)
-    layers.append(by_name | norms | {'qkv': qkv, 'gate_up': gate_up})
-  embed = weights.embed.astype(c.dtype)
-  return Unrolled(embed, layers, weights.norm, keep(weights.head))
+def unroll_ends(
+  weights: Resolved,
+  config: DecoderConfig,
+  formats: Formats = Formats(),  # noqa: B008
+) -> tuple[Array, Array, Weights]:
+  """Embedding, last norm and output projection, as `unroll_layer`.
+
+  The projection is never left in shards: it would be gathered at every token.
+  """
+  embed = constrain(weights.embed.astype(config.dtype), 'vocab', 'embed')
+  if not formats.sharded:
+    embed = constrain(embed, 'vocab', 'embed', rules=DECODE_RULES)
+  head = KERNELS[formats.weights](weights.head, config.dtype)
+  return embed, weights.norm, _gathered(head, *MAPS['head'])
+
+
+def _sharded(w: Weights, i: str, o: str, rules: dict = RULES) -> Weights:
+  """A map from axis `i` to axis `o`, pinned to where it lies."""
+
+  def pin(x, *axes):
+    return constrain(x, *axes, rules=rules)
+
+  kernel, delta = w.kernel, w.delta
+  if isinstance(kernel, Int8):
+    kernel = Int8(pin(kernel.values, i, o), pin(kernel.scale, None, o))
+  else:
+    kernel = pin(kernel, i, o)
+  if delta is not None:
+    a, b = delta
+    delta = pin(a, i, 'rank'), pin(b, 'rank', o)
+  return Weights(kernel, delta, w.bias)
+
+
+def _gathered(w: Weights, i: str, o: str) -> Weights:
+  """The same, whole along what training shards.
+
+  What is gathered is what is kept: conversions come before it.
+  """
+  return _sharded(_sharded(w, i, o), i, o, DECODE_RULES)
 
 
 def _beside(maps: Sequence[Weights], shards: int) -> Weights:
@@ -145,12 +202,13 @@ def decode(
   begin: Int[Array, 'T'],
   slot: Int[Array, ''],
   shards: int,
+  sharded: bool = False,
 ) -> tuple[Float[Array, 'T V'], Pages]:
   """Logits of the next token of every row.
 
   Args:
     config: Of the decoder.
-    weights: From `unroll`.
+    weights: Of a role, laid out.
     tokens: The tokens drawn last.
     positions: Theirs.
     prefix: One page that all rows read; None where there is none.
@@ -158,7 +216,8 @@ def decode(
     newest: A page a row that the token is written to.
     begin: First slot in use of each of these.
     slot: Where in it, the same for all rows.
-    shards: As for `unroll`.
+    shards: As for `unroll_layer`.
+    sharded: As `Formats.sharded`.
 
   Returns:
     Logits, float32, and the newest pages with these tokens.
@@ -182,8 +241,10 @@ def decode(
     return _apart(apply(h, layer['gate_up']), (c.mlp_dim,) * 2, shards)
 
   x = embed(tokens[:, None], weights.embed, c)
-  ks, vs = [], []
+  ks, vs, before_last = [], [], x
   for i, (layer, of) in enumerate(zip(weights.layers, c.kind_of, strict=True)):
+    if sharded:
+      layer, before_last = _gathered_after(before_last, layer), x
     turned, seen, before = kinds[of]
     h = rms_norm(x, layer['attention_norm'], c.norm_eps)
     q, k, v = _heads(apply(h, layer['qkv']), layer, turned, c, shards)
@@ -211,6 +272,14 @@ def decode(
     vs.append(v)
   hidden = rms_norm(x, weights.norm, c.norm_eps)
   return unembed(hidden[:, 0], weights.head, c), Pages(tuple(ks), tuple(vs))
+
+
+def _gathered_after(x: Array, layer: dict[str, Any]) -> dict[str, Any]:
+  """A layer made whole, once `x` is there: not all of them before the first,
+  and not once for all tokens."""
+  held = {n: layer[n] for n in _AXES}
+  held, _ = jax.lax.optimization_barrier((held, x))
+  return layer | {n: _gathered(w, *_AXES[n]) for n, w in held.items()}
 
 
 def _split_over(config: DecoderConfig, shards: int) -> int:

@@ -14,6 +14,7 @@ from jaxdistill.dist import constrain
 from jaxdistill.models.attention import attend
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import (
+  MAPS,
   Resolved,
   embed,
   finish_block,
@@ -53,22 +54,22 @@ class Decoder(nnx.Module):
     c, stack = config, (config.num_layers,)
     q_dim, kv_dim = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     shapes = {
-      'q': (c.embed_dim, q_dim, 'embed', 'heads'),
-      'k': (c.embed_dim, kv_dim, 'embed', 'kv_heads'),
-      'v': (c.embed_dim, kv_dim, 'embed', 'kv_heads'),
-      'o': (q_dim, c.embed_dim, 'heads', 'embed'),
-      'gate': (c.embed_dim, c.mlp_dim, 'embed', 'mlp'),
-      'up': (c.embed_dim, c.mlp_dim, 'embed', 'mlp'),
-      'down': (c.mlp_dim, c.embed_dim, 'mlp', 'embed'),
+      'q': (c.embed_dim, q_dim),
+      'k': (c.embed_dim, kv_dim),
+      'v': (c.embed_dim, kv_dim),
+      'o': (q_dim, c.embed_dim),
+      'gate': (c.embed_dim, c.mlp_dim),
+      'up': (c.embed_dim, c.mlp_dim),
+      'down': (c.mlp_dim, c.embed_dim),
     }
     self.embed = nnx.Param(
       jax.random.normal(rngs.params(), (c.vocab_size, c.embed_dim))
       * c.embed_dim**-0.5,
       axes=('vocab', 'embed'),
     )
-    for name, (i, o, *axes) in shapes.items():
+    for name, shape in shapes.items():
       bias = name in c.biases
-      linear = Linear(stack, (i, o), axes, deltas, bias=bias, rngs=rngs)
+      linear = Linear(stack, shape, MAPS[name], deltas, bias=bias, rngs=rngs)
       setattr(self, name, linear)
     for name, size in self.norms.items():
       scale = jnp.full((*stack, size), 1 - c.norm_offset)
@@ -79,7 +80,7 @@ class Decoder(nnx.Module):
     self.head = Linear(
       (),
       (c.embed_dim, c.outputs),
-      ('embed', 'vocab'),
+      MAPS['head'],
       deltas,
       is_head=True,
       tied=c.tied,

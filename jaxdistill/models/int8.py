@@ -21,10 +21,13 @@ class Formats(NamedTuple):
   Attributes:
     weights: Kernels; see `models.decode.KERNELS`.
     cache: Keys and values; see `models.paged.CACHES`.
+    sharded: Whether kernels of layers stay in the shards of `mesh.fsdp`, and
+      each is gathered at every token: slow, for what does not fit whole.
   """
 
   weights: str = ''
   cache: str = ''
+  sharded: bool = False
 
 
 class Int8(NamedTuple):

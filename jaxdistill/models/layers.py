@@ -15,6 +15,18 @@ from jaxdistill.models.softmax import soft_cap
 
 _ACTIVATIONS = {'silu': jax.nn.silu, 'gelu': jax.nn.gelu}  # gelu: by tanh
 
+# Logical axes of the inputs and the outputs of each linear map.
+MAPS = {
+  'q': ('embed', 'heads'),
+  'k': ('embed', 'kv_heads'),
+  'v': ('embed', 'kv_heads'),
+  'o': ('heads', 'embed'),
+  'gate': ('embed', 'mlp'),
+  'up': ('embed', 'mlp'),
+  'down': ('mlp', 'embed'),
+  'head': ('embed', 'vocab'),
+}
+
 
 class Resolved(NamedTuple):
   """All weights of one role, as the arithmetic reads them."""

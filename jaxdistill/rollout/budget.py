@@ -1,16 +1,19 @@
 """How many samples may be in flight: what the cache has room for."""
 
 import functools
+import math
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import psutil
+from flax import nnx
 from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.batch.layout import power
 from jaxdistill.models.config import DecoderConfig
+from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import CACHES
 from jaxdistill.rollout.samplers import Sampling
 from jaxdistill.rollout.schedule import PAGE
@@ -26,6 +29,7 @@ def rows_within(
   mesh: Mesh,
   gib: float,
   cache: str = '',
+  weights: int = 0,
 ) -> int:
   """Most samples in flight on a batch shard, a power of two.
 
@@ -39,13 +43,14 @@ def rows_within(
     gib: What each device gives to keys, values and logits, in GiB; 0: most of
       what it has left, and on a CPU a quarter of the host's memory.
     cache: What keys and values are kept as.
+    weights: Bytes that the weights will take, see `weight_bytes`.
 
   Raises:
     ValueError: There is no room for one.
   """
   tensor = mesh.shape.get('tensor', 1)
   needs = sample_bytes(config, sampling, prompt, tensor, cache)
-  there = int(gib * _GIB) or _left(mesh)
+  there = int(gib * _GIB) or _left(mesh, weights)
   (fewest,) = dist.agree_max(-(there // needs))
   if not fewest:
     raise ValueError(
@@ -84,8 +89,36 @@ def _token_bytes(config: DecoderConfig, tensor: int, cache: str) -> int:
   return c.num_layers * sum(x.size * x.dtype.itemsize for x in kept)
 
 
+def weight_bytes(
+  params: tuple[nnx.State, ...],
+  config: DecoderConfig,
+  mesh: Mesh,
+  formats: Formats,
+) -> int:
+  """What weights take on a device, laid out to decode with.
+
+  Args:
+    params: As training holds them, with their logical axes.
+    config: Of the decoder.
+    mesh: Over which they are split.
+    formats: How they are kept.
+  """
+  usual = jnp.dtype(config.dtype).itemsize
+  whole, total = dist.DECODE_RULES, 0
+  rules = dist.RULES if formats.sharded else whole
+  for path, x in (pair for p in params for pair in nnx.to_flat_state(p)):
+    one = 1 if formats.weights == 'int8' and path[-1] == 'kernel' else usual
+    lies = [whole if path[0] == 'head' else rules]
+    if path[0] == 'embed' and config.tied:
+      lies.append(whole)  # as output projection
+    for how in lies:
+      where = dist.sharding(mesh, x.axes, x.shape, how)
+      total += one * math.prod(where.shard_shape(x.shape))
+  return total
+
+
 @functools.cache
-def _left(mesh: Mesh) -> int:
+def _left(mesh: Mesh, weights: int) -> int:
   """Bytes for a device; asked once, lest a run's programs change under it."""
   device = mesh.local_devices[0]
   if device.platform == 'cpu':
@@ -95,6 +128,5 @@ def _left(mesh: Mesh) -> int:
     return there // 4 // len(mesh.local_devices)
   stats = device.memory_stats() or {}
   limit = stats.get('bytes_limit', 16 * _GIB)
-  # What there is may be there once more, laid out to decode with.
-  left = limit - 2 * stats.get('bytes_in_use', 0)
+  left = limit - stats.get('bytes_in_use', 0) - weights
   return max(left, limit // 20) * 7 // 10

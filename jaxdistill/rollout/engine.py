@@ -26,7 +26,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill import dist
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.decode import Unrolled, decode, unroll
+from jaxdistill.models.decode import (
+  Unrolled,
+  decode,
+  unroll_ends,
+  unroll_layer,
+)
 from jaxdistill.models.int8 import Formats
 from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
 from jaxdistill.rollout.dispatch import Response, Samples, alike
@@ -58,21 +63,38 @@ class _Carry(NamedTuple):
   stuck: Bool[Array, '']
 
 
-@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor', 'kernels'))
 def lay_out(
   graphdef: nnx.GraphDef,
   params: tuple[nnx.State, ...],
   role: Int[Array | np.generic, ''],
   *,
   tensor: int = 1,
-  kernels: str = '',
+  formats: Formats = Formats(),  # noqa: B008
 ) -> Unrolled:
   """A role's weights as `generate` wants them: each layer by itself.
 
   Once for all prompts; slices inside its loop would copy a layer every token.
+  They are gathered from the shards that train, in what they are kept as.
   """
+  model = graphdef, params, role
+  layers = [
+    _lay_out_layer(*model, np.int32(i), tensor=tensor, formats=formats)
+    for i in range(nnx.merge(graphdef, *params).config.num_layers)
+  ]
+  embed, norm, head = _lay_out_ends(*model, formats=formats)
+  return Unrolled(embed, layers, norm, head)
+
+
+@functools.partial(jax.jit, static_argnames=('graphdef', 'tensor', 'formats'))
+def _lay_out_layer(graphdef, params, role, i, *, tensor, formats):
   model = nnx.merge(graphdef, *params)
-  return unroll(model.resolve(role), model.config, tensor, kernels)
+  return unroll_layer(model.resolve(role), model.config, i, tensor, formats)
+
+
+@functools.partial(jax.jit, static_argnames=('graphdef', 'formats'))
+def _lay_out_ends(graphdef, params, role, *, formats):
+  model = nnx.merge(graphdef, *params)
+  return unroll_ends(model.resolve(role), model.config, formats)
 
 
 def generate(
@@ -126,7 +148,7 @@ def generate(
   if not desk.asked:
     return []
   model, cache = (graphdef, params, np.int32(role)), formats.cache
-  weights = lay_out(*model, tensor=tensor, kernels=formats.weights)
+  weights = lay_out(*model, tensor=tensor, formats=formats)
   read = functools.partial(_prefill, *model)
   put = functools.partial(dist.put_local, mesh)
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
@@ -155,6 +177,7 @@ def generate(
       sampling=sampling.of_token(),
       eos_ids=eos_ids,
       tensor=tensor,
+      sharded=formats.sharded,
     )
     newest = end.newest
     drawn = end.row, end.lead, end.token, end.alive, *end.out
@@ -252,7 +275,9 @@ def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
 
 @functools.partial(
   jax.jit,
-  static_argnames=('config', 'group', 'sampling', 'eos_ids', 'tensor'),
+  static_argnames=(
+    *('config', 'group', 'sampling', 'eos_ids', 'tensor', 'sharded'),
+  ),
   donate_argnames='newest',
 )
 def _advance(
@@ -271,6 +296,7 @@ def _advance(
   sampling: Sampling,
   eos_ids: tuple[int, ...],
   tensor: int,
+  sharded: bool,
 ) -> _Carry:
   """Draws tokens until the host has something to do; see `dispatch.Turn`."""
   samples = Samples(*jnp.moveaxis(packed, -1, 0))
@@ -287,7 +313,7 @@ def _advance(
   def body(carry: _Carry) -> _Carry:
     t = carry.slot
     logits, newest = _logits(
-      config, weights, prefix, levels, samples, carry, tensor
+      config, weights, prefix, levels, samples, carry, tensor, sharded
     )
     new = draw(
       logits,
@@ -355,7 +381,7 @@ def _leads(carry: _Carry) -> Bool[Array, 'W J']:
 
 
 def _logits(
-  config, weights, prefix, levels, samples, carry, tensor
+  config, weights, prefix, levels, samples, carry, tensor, sharded
 ) -> tuple[Float[Array, 'W U V'], Pages]:
   """Of every row's next token; and the newest pages with its last one."""
   w, u = carry.lead.shape
@@ -374,6 +400,7 @@ def _logits(
     take(samples.begin, carry.lead).reshape(-1),
     carry.slot,
     tensor,
+    sharded,
   )
   return logits.reshape(w, u, -1), newest
 

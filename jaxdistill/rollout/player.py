@@ -25,7 +25,7 @@ from jaxdistill.models.int8 import Formats
 from jaxdistill.models.linear import place_of
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout import adapt
-from jaxdistill.rollout.budget import rows_within
+from jaxdistill.rollout.budget import rows_within, weight_bytes
 from jaxdistill.rollout.dispatch import Response
 from jaxdistill.rollout.engine import generate
 from jaxdistill.rollout.markers import MARKERS
@@ -127,7 +127,7 @@ class Player:
       loss=loss,
       optimizer=optimizer,
     )
-    return [
+    players_E: list[Player] = [
       dataclasses.replace(
         self,
         graphdef=graphdef,
@@ -135,6 +135,7 @@ class Player:
       )
       for e in range(len(sets_E))
     ]
+    return players_E
 
   def encode(self, prompt: Prompt) -> np.ndarray:
     """Prompt token ids, as the model is asked, int32[P]."""
@@ -264,6 +265,7 @@ class Player:
       most=rows_within(
         *(self.config, sampling, longest, self.mesh, self.cache_gib),
         self.formats.cache,
+        weight_bytes(self.params, self.config, self.mesh, self.formats),
       ),
       sampling=sampling,
       eos_ids=self.tokenizer.eos_ids,

@@ -45,7 +45,7 @@ def make_player(
 def place_teacher(teacher: Teacher, run: Run) -> Player:
   """A player of another model, on a run's mesh, with its own tokenizer."""
   graphdef, params = nnx.split(teacher.loaded.model)
-  where = param_shardings(params, run.mesh, dist.DECODE_RULES)
+  where = param_shardings(params, run.mesh)
   return Player(
     graphdef=graphdef,
     params=(place(params, where),),

@@ -87,9 +87,6 @@ class Loop:
       self._pending: Pending | None = None  # drawn ahead, for the next step
       self._read: dict[int, list[Problem]] = {}  # by step, before its time
       self.guard = Guard(run, self.anchors, self.workdir)
-      self._layout = param_shardings(
-        (*params, frozen), run.mesh, dist.DECODE_RULES
-      )
       self._step = make_step(
         self.graphdef, run.method.loss, run.optimizer, self.others.graphs()
       )
@@ -284,7 +281,6 @@ class Loop:
 
   def _begin(self, step: int) -> Callable[[], Collected]:
     """Draws the responses of a step; what is returned judges them."""
-    # Copies that are laid out for decoding live no longer than they are asked.
     players = self._players()
     key = jax.random.fold_in(jax.random.fold_in(self.key, COLLECT), step)
     return pending.drawn(
@@ -324,9 +320,8 @@ class Loop:
     return score(self.graphdef, params, batch, divisor, what=Own())
 
   def player(self, params: Params) -> Player:
-    """Anyone with this run's architecture, laid out for decoding."""
-    laid_out = place((*params, self.frozen), self._layout)
-    return make_player(self.run, self.graphdef, laid_out)
+    """Anyone with this run's architecture; nothing is copied."""
+    return make_player(self.run, self.graphdef, (*params, self.frozen))
 
   def draw(self, step: int) -> list[Problem]:
     """This host's share of a step's problems, read by index."""

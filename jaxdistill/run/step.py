@@ -117,12 +117,20 @@ def init_state(
   params: Params, optimizer: OptimizerConfig, mesh: Mesh
 ) -> TrainState:
   """A fresh train state on a mesh; `params` are copied to where they belong."""
+  _, shardings = abstract_state(params, optimizer, mesh)
+  leaves, treedef = jax.tree.flatten(shardings)
+  return _initialiser(optimizer, treedef, tuple(leaves))(params)
+
+
+def abstract_state(
+  params: Params, optimizer: OptimizerConfig, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+  """Shapes of a fresh train state, and where each of its arrays lives."""
   abstract = jax.eval_shape(functools.partial(_fresh, optimizer), params)
   shardings = state_shardings(abstract, mesh)
   if optimizer.offload:
     shardings = _with_moments(dist.pinned, shardings)
-  leaves, treedef = jax.tree.flatten(shardings)
-  return _initialiser(optimizer, treedef, tuple(leaves))(params)
+  return abstract, shardings
 
 
 @functools.lru_cache
@@ -197,7 +205,7 @@ def make_step(
   loss: Loss,
   optimizer: OptimizerConfig,
   in_loss: Mapping[str, nnx.GraphDef] = MappingProxyType({}),
-) -> Callable:
+) -> 'Step':
   """The compiled step `(state, frozen, anchors, batches) -> (state, metrics)`.
 
   It minimises the sum over batches of `sum(weight * value) / total`. Each
@@ -270,7 +278,7 @@ def make_step(
     whole = dict(zip(WHOLE, (value, norm, lr, state.skipped), strict=True))
     return state, sets | whole
 
-  return _compiled(step)
+  return Step(step)
 
 
 def _over_sets(gradient: Callable, batches: Sequence[Batch]) -> tuple:
@@ -285,19 +293,30 @@ def _over_sets(gradient: Callable, batches: Sequence[Batch]) -> tuple:
   return *jax.tree.map(lambda *x: sum(x), *parts), sets
 
 
-def _compiled(step: Callable) -> Callable:
-  """A step, compiled: what comes out lies as what went in."""
+class Step:
+  """A step, compiled: what comes out lies as what went in.
 
-  @functools.lru_cache
-  def compiled(treedef, shardings):
-    # Left to itself the compiler writes these otherwise, if only by name, and
-    # the second step is compiled anew.
-    where = jax.tree.unflatten(treedef, shardings)
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+  Args:
+    step: What is compiled.
+  """
 
-  def on(state, frozen, anchors, batches):
+  def __init__(self, step: Callable):
+    @functools.lru_cache
+    def compiled(treedef, shardings):
+      # Left to itself the compiler writes these otherwise, if only by name, and
+      # the second step is compiled anew.
+      where = jax.tree.unflatten(treedef, shardings)
+      return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+
+    self._compiled = compiled
+
+  def __call__(self, state, frozen, anchors, batches) -> tuple:
+    return self._for(state)(state, frozen, anchors, batches)
+
+  def lower(self, state, frozen, anchors, batches) -> Any:
+    """The same of described arrays, to be compiled ahead of time."""
+    return self._for(state).lower(state, frozen, anchors, batches)
+
+  def _for(self, state):
     leaves, treedef = jax.tree.flatten(state)
-    as_it_is = compiled(treedef, tuple(x.sharding for x in leaves))
-    return as_it_is(state, frozen, anchors, batches)
-
-  return on
+    return self._compiled(treedef, tuple(x.sharding for x in leaves))

@@ -1,0 +1,46 @@
+"""What a run would take on devices that need not be here."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxdistill import config as configs
+from jaxdistill.api.refusing import in_one_line
+from jaxdistill.plan import chips
+from jaxdistill.plan.changes import nearest, search
+from jaxdistill.plan.estimate import Plan, plan
+from jaxdistill.plan.text import as_json, table
+
+__all__ = [
+  'Plan',
+  'as_json',
+  'configure',
+  'devices',
+  'nearest',
+  'plan',
+  'search',
+  'table',
+]
+
+
+def configure(path: str, overrides: Iterable[tuple[str, str]] = ()) -> Any:
+  """The config of a run, complete and checked but for the devices.
+
+  Raises:
+    ConfigError: Names what is wrong.
+  """
+  config = configs.read_config(path, overrides)
+  configs.check(config)
+  return config
+
+
+def devices(topology: str = '') -> tuple[Sequence[Any], str]:
+  """Those of a topology, and what to call them; those at hand by default.
+
+  Raises:
+    ConfigError: There is no such topology, or no compiler for it.
+  """
+  with in_one_line():
+    if topology:
+      return chips.devices(topology), topology
+    found = chips.here()
+    return found, f'{found[0].device_kind} here'

@@ -1,0 +1,295 @@
+"""What a plan says, against sums by hand and against programs that ran."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+from config_files import ROOT
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdistill import config as configs
+from jaxdistill import dist
+from jaxdistill.cli import main as command
+from jaxdistill.plan import chips, estimate, hlo
+from jaxdistill.plan.estimate import plan
+from jaxdistill.run.step import Step
+
+SMALL = str(ROOT / 'configs' / 'grpo_small.py')
+LESS = {
+  'steps': 2,
+  'method.problems': 4,
+  'method.samples': 4,
+  'method.max_tokens': 32,
+  'method.kl': 0.1,
+  'eval.problems': 4,
+}
+AXES = {'slice': 1, 'data': 2, 'fsdp': 2, 'tensor': 2}
+
+
+@pytest.fixture(scope='module')
+def eight():
+  return dist.make_mesh(data=2, fsdp=2, tensor=2)
+
+
+def compiled(fn, mesh, *shapes):
+  """Of arrays `(shape, axes)`, float32."""
+  given = [
+    jax.ShapeDtypeStruct(
+      shape, 'float32', sharding=NamedSharding(mesh, PartitionSpec(*axes))
+    )
+    for shape, axes in shapes
+  ]
+  return jax.jit(fn).lower(*given).compile()
+
+
+def test_a_loop_counts_as_often_as_it_runs(eight):
+  def fn(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
+  program = compiled(fn, eight, ((64, 32), ()), ((5, 32, 32), ()))
+  found = hlo.cost(program.as_text(), AXES)
+  assert found.flops == 5 * 2 * 64 * 32 * 32
+  assert found.sent == ()
+  # Of the stack a layer is read at a time.
+  once = 4 * (2 * 64 * 32 + 32 * 32)
+  assert 5 * once <= found.bytes < 5 * 5 * once
+
+
+def test_a_loop_of_unknown_length_counts_once(eight):
+  def fn(x, n):
+    n = n.astype(jnp.int32)
+    return jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x)
+
+  program = compiled(fn, eight, ((32, 32), ()), ((), ()))
+  assert hlo.cost(program.as_text(), AXES).flops == 2 * 32**3
+
+
+@pytest.mark.parametrize(
+  ('x', 'to', 'kind', 'axes', 'sent'),
+  [
+    ((('fsdp',),), (), 'all-gather', 'fsdp', 64 * 64 * 4 / 2),
+    ((('data', 'fsdp'),), (), 'all-gather', 'data+fsdp', 64 * 64 * 4 * 3 / 4),
+    ((None, 'tensor'), (None, None), 'all-gather', 'tensor', 64 * 64 * 4 / 2),
+  ],
+)
+def test_what_is_gathered(eight, x, to, kind, axes, sent):
+  def fn(x):
+    where = NamedSharding(eight, PartitionSpec(*to))
+    return jax.lax.with_sharding_constraint(x, where)
+
+  program = compiled(fn, eight, ((64, 64), x))
+  (found,) = hlo.cost(program.as_text(), AXES).sent
+  assert (found.kind, found.axes, found.bytes) == (kind, axes, sent)
+
+
+def test_what_is_summed_in_a_loop():
+  """An eighth of the inner axis each: a sum at every round."""
+  mesh = dist.make_mesh(tensor=8)
+
+  def fn(x, w):
+    def one(x, _):
+      y = jnp.tanh(x @ w)
+      where = NamedSharding(mesh, PartitionSpec(None, 'tensor'))
+      return jax.lax.with_sharding_constraint(y, where), None
+
+    return jax.lax.scan(one, x, None, length=7)[0]
+
+  program = compiled(
+    fn, mesh, ((16, 64), (None, 'tensor')), ((64, 64), ('tensor', None))
+  )
+  found = hlo.cost(program.as_text(), dict(mesh.shape))
+  assert found.flops == 7 * 2 * 16 * 64 * 64 / 8
+  sums = [s for s in found.sent if s.kind in ('all-reduce', 'reduce-scatter')]
+  assert {(s.axes, s.times) for s in sums} == {('tensor', 7)}
+  # By a ring, 7 parts of 8 of the sum: once scattered, or once more gathered.
+  once = 16 * 64 * 4 * 7 / 8
+  assert found.traffic()['tensor'] in (7 * once, 7 * 2 * once)
+
+
+def test_work_is_what_xla_counts_where_nothing_loops(eight):
+  def fn(x, w):
+    return jnp.sum(jnp.tanh(x @ w) @ w.T)
+
+  program = compiled(
+    jax.grad(fn, (0, 1)), eight, ((32, 64), ()), ((64, 96), ())
+  )
+  found = hlo.cost(program.as_text(), AXES)
+  said = program.cost_analysis()
+  assert found.flops == pytest.approx(said['flops'], rel=0.01)
+  assert found.bytes == pytest.approx(said['bytes accessed'], rel=0.2)
+
+
+@pytest.mark.parametrize(
+  ('written', 'groups'),
+  [
+    ('replica_groups={{0,1},{2,3}}, x', [[0, 1], [2, 3]]),
+    ('replica_groups=[2,2]<=[4], x', [[0, 1], [2, 3]]),
+    ('replica_groups=[2,2]<=[2,2]T(1,0), x', [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", [[0, 2], [1, 3]]),
+    (
+      "replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}",
+      [[0, 1], [2, 3]],
+    ),
+    ('source_target_pairs={{0,1},{1,0},{2,2}}', [[0, 1], [1, 0]]),
+    ('replica_groups={}, x', [[0, 1, 2, 3]]),
+  ],
+)
+def test_who_takes_part(written, groups):
+  assert hlo._groups(written, 4) == groups
+
+
+def test_a_batch_of_products_written_as_a_convolution():
+  """As a TPU's compiler writes 16 products of 8 x 4 and 4 x 2."""
+  text = """HloModule m
+
+ENTRY %main (a: f32[8,4,16], b: f32[16,4,2]) -> f32[8,2,16] {
+  %a = f32[8,4,16]{1,0,2} parameter(0)
+  %b = f32[16,4,2]{2,1,0} parameter(1)
+  ROOT %c = f32[8,2,16]{1,0,2:T(8,128)} convolution(%a, %b), \
+window={size=16 stride=15 pad=0_0 lhs_dilate=16}, dim_labels=bf0_0io->bf0
+}
+"""
+  assert hlo.cost(text, AXES).flops == 16 * 2 * 8 * 4 * 2
+
+
+@pytest.fixture(scope='module')
+def undescribed():
+  """Arrays that are only described are none where shapes are checked."""
+  jaxtyping.config.update('jaxtyping_disable', True)
+  yield
+  jaxtyping.config.update('jaxtyping_disable', False)
+
+
+@pytest.fixture(scope='module')
+def planned(undescribed):
+  """A plan of a small run for eight devices, and the mesh."""
+  config = configs.read_config(SMALL, LESS.items())
+  configs.override(config, {'mesh.data': 2, 'mesh.fsdp': 4}.items())
+  return config, plan(config, jax.devices(), 'here')
+
+
+def test_a_plan_holds_what_a_run_places(planned, monkeypatch, tmp_path):
+  """Parameters to the byte; the step that ran within a tenth of its plan."""
+  from jaxdistill.run.loop import Loop
+
+  config, found = planned
+  seen, call = {}, Step.__call__
+
+  def noted(self, *args):
+    if not seen:
+      memory = self.lower(*args).compile().memory_analysis()
+      seen['held'] = memory.argument_size_in_bytes
+      seen['needs'] = memory.temp_size_in_bytes + memory.output_size_in_bytes
+      seen['needs'] -= memory.alias_size_in_bytes
+      state = args[0]
+      seen['parameters'] = sum(
+        x.addressable_shards[0].data.nbytes
+        for x in jax.tree.leaves(state.params)
+      )
+    return call(self, *args)
+
+  monkeypatch.setattr(Step, '__call__', noted)
+  run = configs.build(config)
+  with jax.set_mesh(run.mesh):
+    steps = Loop(run, tmp_path / 'run', config.to_dict()).steps()
+    next(steps)
+    steps.close()
+  assert found.held.parameters == seen['parameters']
+  assert found.held.moments == pytest.approx(2 * seen['parameters'], rel=1e-3)
+  train = found.programs[0]
+  assert train.name == 'train'
+  ran = seen['held'] + seen['needs']
+  assert train.peak - found.held.anchors == pytest.approx(ran, rel=0.1)
+
+
+CHIP = chips.Chip('toy', 0.0, 1e12, 1e9, 1e8, 1e7, 'nowhere')
+
+
+@pytest.fixture
+def toys(planned, monkeypatch):
+  """Plans as they would be on chips with room for a quarter of the moments."""
+  found = planned[1]
+  train, *rest = found.programs
+  room = 100.0 * 2**30
+
+  def toy(config, devices, name):
+    shards = config.mesh.fsdp * config.mesh.tensor
+    needs = 4.5 * room / shards * (1 if config.remat == 'none' else 0.9)
+    programs = (dataclasses.replace(train, held=0.0, needs=needs), *rest)
+    return dataclasses.replace(
+      found,
+      name=name,
+      mesh={'slice': 1, **config.mesh},
+      chip=dataclasses.replace(CHIP, memory=room),
+      programs=programs,
+      phases={'draw': 1.0, 'train': 8.0 / config.mesh.data},
+    )
+
+  for where in ('changes', 'estimate'):
+    monkeypatch.setattr(f'jaxdistill.plan.{where}.plan', toy)
+  monkeypatch.setattr('jaxdistill.api.planning.plan', toy)
+  return [
+    *('plan', '--config', SMALL),
+    *('--config.mesh.data=4', '--config.mesh.fsdp=2'),
+  ]
+
+
+def test_a_misfit_is_said_with_a_change_that_fits(toys, capsys):
+  assert command.main(toys) == 1
+  *_, last = capsys.readouterr().out.splitlines()
+  assert last == (
+    'It does not fit: train takes 225.00 GiB of 100.00, most of it results and '
+    'what is between (225.00). This does, at 56.25 GiB: --config.mesh.data=1 '
+    '--config.mesh.fsdp=8 --config.mesh.tensor=1'
+  )
+  assert command.main([*toys, '--json']) == 1
+  told = json.loads(capsys.readouterr().out)
+  assert told['nearest'] == {'mesh.data': 1, 'mesh.fsdp': 8, 'mesh.tensor': 1}
+  assert not told['fits'] and told['programs'][0]['peak_bytes'] == 225 * 2**30
+
+
+def test_a_search_ends_with_the_fastest_that_fits(toys, capsys):
+  assert command.main([*toys, '--search']) == 0
+  *lines, last = capsys.readouterr().out.splitlines()
+  # 8 shards with and without remat, on four meshes; 4 with it would not do.
+  assert last.startswith('8 of 20 fit') and len(lines) == 8
+  assert all('mesh.data=1 ' in line for line in lines)
+
+
+def test_times_are_bounds_by_what_is_published(planned):
+  found = planned[1]
+  work = hlo.Cost(3e12, 2e9, (hlo.Sent('x', 'fsdp', '', 1e8, 5, ''),))
+  builder = estimate._Builder(None, CHIP, found.held)
+  assert builder.at_best(work) == 5.0  # 5 x 0.1 GB over .1 GB/s
+  away = dataclasses.replace(
+    work, sent=(hlo.Sent('x', 'slice+data', '', 1e8, 1, ''),)
+  )
+  assert builder.at_best(away) == 10.0  # over the network between slices
+  assert builder.at_best(dataclasses.replace(work, sent=())) == 3.0
+
+
+@pytest.mark.parametrize(
+  ('topology', 'said'),
+  [
+    ('v5:4x8', 'as v5e:4x8'),
+    ('v5e', "'v5e' is none that can be compiled for"),
+    ('h100:2x2', 'none that can be compiled for'),
+  ],
+)
+def test_topologies_that_are_none(topology, said, capsys):
+  what = ['plan', '--config', SMALL, '--topology', topology]
+  assert command.main(what) == 2
+  out, err = capsys.readouterr()
+  assert said in err and err.count('\n') == 1 and not out
+
+
+@pytest.mark.parametrize('topology', ['v5e:2x4', '2xv5e:2x4'])
+def test_it_compiles_for_a_slice_that_is_not_here(topology, undescribed):
+  pytest.importorskip('libtpu')
+  config = configs.read_config(SMALL, LESS.items())
+  found = plan(config, chips.devices(topology), topology)
+  assert found.chips == (16 if topology[0] == '2' else 8)
+  assert found.fits and found.chip.name == 'v5e' and found.hours > 0

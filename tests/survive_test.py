@@ -428,7 +428,7 @@ def test_a_comparison_says_who_is_at_work(tmp_path, capsys, monkeypatch):
 
 
 def test_each_end_of_a_run_is_one_line(mesh, tmp_path, capsys, monkeypatch):
-  """A full disk, a request to stop, damage: exit codes 1, 0 and 2."""
+  """A full disk, a request to stop, damage: exit codes 1, 75 and 2."""
   run = tmp_path / 'run'
   with monkeypatch.context() as patch:
     patch.setattr(*FULL['events'])
@@ -445,7 +445,7 @@ def test_each_end_of_a_run_is_one_line(mesh, tmp_path, capsys, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr('jaxdistill.run.loop.Loop._train_step', asked)
-    assert train(run) == 0
+    assert train(run) == os.EX_TEMPFAIL == 75
   *_, line = capsys.readouterr().out.splitlines()
   assert line == (
     f'jaxdistill: stopped as asked; {run} is saved at step 1; the same command '

@@ -177,3 +177,47 @@ act() {
     "$@"
   fi
 }
+
+# The jaxdistill command line for a shell, for what holds no line breaks.
+quote_command() {
+  local line
+  line=$(quote "${COMMAND[@]}")
+  case $line in *$'\n'*) refuse 'a line break in the command line cannot be passed on' ;; esac
+  printf '%s' "$line"
+}
+
+# A string of YAML, in one line.
+text() {
+  local word=$1
+  word=${word//\\/\\\\}
+  word=${word//\"/\\\"}
+  word=${word//$'\n'/\\n}
+  word=${word//$'\t'/\\t}
+  printf '"%s"' "$word"
+}
+
+# Prints a file in which a line may end with ${KEY}, with the values of these.
+#
+#   fill FILE KEY VALUE [KEY VALUE ...]
+fill() {
+  local file=$1 line i
+  shift
+  while IFS= read -r line; do
+    case $line in
+      \#*) continue ;;
+      *\$\{[A-Z]*\})
+        for ((i = 1; i < $#; i += 2)); do
+          case $line in
+            *"\${${!i}}")
+              line=${line%"\${${!i}}"}
+              ((i++))
+              line=$line${!i}
+              break
+              ;;
+          esac
+        done
+        ;;
+    esac
+    printf '%s\n' "$line"
+  done < "$file"
+}

@@ -108,7 +108,7 @@ running='kill -0 "$(cat babysit/pid 2> /dev/null)" 2> /dev/null'
 
 # Starts the run on all hosts; where one runs already, does WHAT instead.
 start() {
-  on_hosts all "cd ~/jaxdistill; if $running; then $1; else mkdir -p babysit; PATH=\$PWD/.venv/bin:\$PATH nohup setsid launch/babysit.sh --tries=$tries --record=babysit -- $(quote "${COMMAND[@]}") >> babysit/log 2>&1 < /dev/null & fi"
+  on_hosts all "cd ~/jaxdistill; if $running; then $1; else mkdir -p babysit; rm -f babysit/stopped; PATH=\$PWD/.venv/bin:\$PATH nohup setsid launch/babysit.sh --tries=$tries --record=babysit -- $(quote "${COMMAND[@]}") >> babysit/log 2>&1 < /dev/null & fi"
 }
 
 # Sets `found` to what a command prints; fails as it does.
@@ -136,9 +136,9 @@ ask_slice() {
   esac
 }
 
-# Sets `found` to running, or how the run ended on the first host, or gone.
+# Sets `found` to running, stopped (by a person), gone, or how it ended.
 ask_run() {
-  ask on_hosts 0 "cd ~/jaxdistill && if $running; then echo running; else cat babysit/ended 2> /dev/null || echo gone; fi"
+  ask on_hosts 0 "cd ~/jaxdistill && if $running; then echo running; elif [ -e babysit/stopped ]; then echo stopped; else cat babysit/ended 2> /dev/null || echo gone; fi"
 }
 
 delete() {
@@ -166,11 +166,15 @@ up() {
           installed=1
         else
           failures=$((failures + 1))
-          ((failures < tries)) || refuse "$tries tries to install or to start failed"
+          if ((failures >= tries)); then
+            note "$tries tries to install or to start failed"
+            exit 1
+          fi
         fi
       elif ask_run; then
         case $found in
           running) ;;
+          stopped) finish "$GOES_ON" ;;
           gone | "$GOES_ON") start true || true ;;
           *) finish "$found" ;;
         esac
@@ -211,6 +215,6 @@ case $verb in
     [ -n "$direct" ] || tpu queued-resources list --filter="name~/$name\$"
     on_hosts all "cd ~/jaxdistill && if $running; then echo running; else echo \"ended: \$(cat babysit/ended)\"; fi; tail -n 3 babysit/log"
     ;;
-  stop) on_hosts all "kill -TERM \"\$(cat ~/jaxdistill/babysit/pid)\"" ;;
+  stop) on_hosts all "touch ~/jaxdistill/babysit/stopped; kill -TERM \"\$(cat ~/jaxdistill/babysit/pid)\"" ;;
   delete) delete ;;
 esac

@@ -44,8 +44,9 @@ fi
 child='' asked='' early='' interrupted=''
 # A second SIGTERM would end it before it has saved: it gets one.
 hand_down() {
+  interrupted=1
   [ -z "$asked" ] || return
-  asked=1 interrupted=1
+  asked=1
   if [ -n "$child" ]; then kill -TERM "$child" 2> /dev/null; else early=1; fi
 }
 trap hand_down TERM INT

@@ -93,7 +93,7 @@ read_options() {
         ;;
       --*) ;;
       jaxdistill) refuse "-- is missing before 'jaxdistill'" ;;
-      *) refuse "'$_word' is not understood; a jaxdistill command line goes after --" ;;
+      *) refuse "'$_word' is not understood; the command line goes after --" ;;
     esac
     _name=${_word%%=*}
     _name=${_name#--}

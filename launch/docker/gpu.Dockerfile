@@ -10,6 +10,8 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY jaxdistill jaxdistill
+# Which versions, pyproject.toml says.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[gpu,gcs]'
 COPY configs configs
 COPY launch launch

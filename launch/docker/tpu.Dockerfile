@@ -7,6 +7,8 @@ FROM python:3.12-slim-bookworm
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY jaxdistill jaxdistill
+# Which versions, pyproject.toml says.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[tpu,gcs]'
 COPY configs configs
 COPY launch launch

@@ -36,7 +36,7 @@ read_options 'name= cluster= image= topology= slices= project= zone= spot restar
 require name cluster image topology
 read_slice "$topology"
 require_number slices restarts
-check_command "$((slices * slice_hosts))" own
+check_command "$((slices * ((slice_chips + 3) / 4)))" own # of nodes with four
 command=$(quote_command)
 
 # exec: xpk hands SIGTERM to the shell that it begins, not to its children. Of

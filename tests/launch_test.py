@@ -161,8 +161,13 @@ def test_every_workload_of_xpk_gets_the_command_line(fake):
 
 @pytest.mark.parametrize(
   ('codes', 'code', 'starts', 'queued'),
-  [('0', 0, 1, False), ('75', 75, 1, True), ('2', 2, 1, False)]
-  + [('1 1 1', 1, 3, False), ('1 75', 75, 2, True)],
+  [
+    ('0', 0, 1, False),
+    ('75', 75, 1, True),
+    ('2', 2, 1, False),
+    ('1 1 1', 1, 3, False),
+    ('1 75', 75, 2, True),
+  ],
 )
 def test_every_task_of_slurm_gets_the_command_line(
   fake, monkeypatch, codes, code, starts, queued
@@ -362,8 +367,13 @@ def test_help_has_every_option(script):
 
 @pytest.mark.parametrize(
   ('codes', 'code', 'starts'),
-  [('75 75 0', 0, 3), ('2', 2, 1), ('1 1 1 0', 1, 3), ('1 75 139 0', 0, 4)]
-  + [('127', 127, 1)],
+  [
+    ('75 75 0', 0, 3),
+    ('2', 2, 1),
+    ('1 1 1 0', 1, 3),
+    ('1 75 139 0', 0, 4),
+    ('127', 127, 1),
+  ],
 )
 def test_a_command_is_begun_again_by_its_exit_code(fake, codes, code, starts):
   fake.add('work')
@@ -453,8 +463,8 @@ def test_xpk_and_skypilot_know_the_exit_codes():
   assert recovery['max_restarts_on_errors'] == 0  # babysit.sh counts them
 
 
-# A slice as gcloud tells of it, an answer for each time it is asked: in the queue,
-# there, taken away, there again. Then how the run stands.
+# A slice and its run as gcloud tells of them, an answer for each time it is
+# asked.
 CLOUD = f"""#!{sys.executable}
 import json, pathlib, sys
 here = pathlib.Path({{folder!r}})

@@ -17,5 +17,5 @@ COPY configs configs
 COPY launch launch
 
 # docker stop gives a run 10 s to save in; docker stop --time 300 gives it more.
-ENTRYPOINT ["launch/babysit.sh", "--"]
+ENTRYPOINT ["/app/launch/babysit.sh", "--"]
 CMD ["jaxdistill", "doctor"]

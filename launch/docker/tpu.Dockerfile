@@ -15,5 +15,5 @@ COPY launch launch
 
 # What GKE and xpk name as the command takes the place of this: there a failed
 # host begins again with all others, not by itself.
-ENTRYPOINT ["launch/babysit.sh", "--"]
+ENTRYPOINT ["/app/launch/babysit.sh", "--"]
 CMD ["jaxdistill", "doctor"]

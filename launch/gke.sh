@@ -6,13 +6,14 @@
 # Fills in launch/gke_jobset.yaml and hands it to kubectl, in whose current
 # cluster JobSet (0.10 or newer) and nodes of that slice must be. Then
 #
-#   kubectl get jobset N                    how it stands, and its restarts
-#   kubectl logs -f job/N-slice-0           what host 0 prints
-#   kubectl delete jobset N                 ends it; it saves first
+#   kubectl get jobset N          how it stands, and its restarts
+#   kubectl logs --follow --selector jobset.sigs.k8s.io/jobset-name=N,batch.kubernetes.io/job-completion-index=0
+#                                 what the first host prints
+#   kubectl delete jobset N       ends it; it saves first
 #
 # Options:
 #
-#   --name NAME         of the JobSet; a finished one of this name goes first
+#   --name NAME         of the JobSet; one of this name must be deleted first
 #   --image IMAGE       of launch/docker/tpu.Dockerfile, in a registry
 #   --topology SLICE    GENERATION:SHAPE, as jaxdistill plan takes it
 #   --slices N          how many of these (1)

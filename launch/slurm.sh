@@ -27,7 +27,8 @@
 #   --dry-run           prints the command, and submits nothing
 #   --help              prints this
 #
-# jaxdistill must be on PATH on the nodes: submit from its environment.
+# Submit from the environment of jaxdistill; it and this folder must be on a disk
+# that the nodes see.
 dry_run=''
 # shellcheck source=launch/command_line.sh
 . "$(dirname "$0")/command_line.sh"

@@ -69,7 +69,13 @@ case $verb in
 esac
 case $verb in
   up) check_command "$slice_hosts" own ;;
-  run) check_command 1 own ;;
+  run)
+    check_command 1 own
+    case " ${COMMAND[*]} " in
+      *' --coordinator'* | *' doctor '*) ;;
+      *) note 'note: on several hosts it takes --coordinator auto' ;;
+    esac
+    ;;
   *) [ "${#COMMAND[@]}" = 0 ] || refuse "$verb takes no command line; run and up do" ;;
 esac
 
@@ -102,9 +108,10 @@ install() {
   on_hosts all "set -e; mkdir -p ~/jaxdistill; tar -xzf ~/jaxdistill.tgz -C ~/jaxdistill; cd ~/jaxdistill; curl -LsSf https://astral.sh/uv/install.sh | sh; export PATH=~/.local/bin:\$PATH; uv venv --quiet --allow-existing --python 3.12 .venv; uv pip install --quiet --python .venv/bin/python '.[$extras]'; .venv/bin/jaxdistill --version"
 }
 
-# For a shell of the hosts, which expands it.
+# For a shell of the hosts, which expands it. By its name, too: a host that was
+# booted again has other processes.
 # shellcheck disable=SC2016
-running='kill -0 "$(cat babysit/pid 2> /dev/null)" 2> /dev/null'
+running='grep -qs babysit "/proc/$(cat babysit/pid 2> /dev/null)/cmdline"'
 
 # Starts the run on all hosts; where one runs already, does WHAT instead.
 start() {
@@ -213,7 +220,7 @@ case $verb in
   status)
     tpu tpu-vm list --filter="name~/$name\$"
     [ -n "$direct" ] || tpu queued-resources list --filter="name~/$name\$"
-    on_hosts all "cd ~/jaxdistill && if $running; then echo running; else echo \"ended: \$(cat babysit/ended)\"; fi; tail -n 3 babysit/log"
+    on_hosts all "cd ~/jaxdistill && if $running; then echo running; else echo \"ended: \$(cat babysit/ended 2> /dev/null || echo never begun)\"; fi; tail -n 3 babysit/log"
     ;;
   stop) on_hosts all "touch ~/jaxdistill/babysit/stopped; kill -TERM \"\$(cat ~/jaxdistill/babysit/pid)\"" ;;
   delete) delete ;;

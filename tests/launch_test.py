@@ -322,6 +322,7 @@ REFUSED = [
   ('xpk.sh --name n --cluster c --image i', '--topology is required'),
   ('skypilot.sh -- jaxdistill doctor', '--gpus or --topology is required'),
   ('skypilot.sh --gpus H100:8 -- jaxdistill train --coordinator auto', 'told'),
+  ('skypilot.sh --gpus H100:8 --nodes 2 -- jaxdistill eval', 'on one node'),
   ('babysit.sh --tries many -- true', "not 'many'"),
   ('babysit.sh', 'the command is missing'),
 ]

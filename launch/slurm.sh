@@ -40,7 +40,9 @@ check_command "$((nodes * gpus))" shared
 
 # Not -K: the first process that has saved must not end one that still does.
 # After two minutes the others are ended all the same.
-job="$(quote "$LAUNCH/babysit.sh" --hand-on --wait=10 --tries="$tries") -- srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=$cpus $(quote "${COMMAND[@]}")
+job="$(quote "$LAUNCH/babysit.sh" --hand-on --wait=10 --tries="$tries") -- \
+srun --kill-on-bad-exit=0 --wait=120 --cpus-per-task=$cpus \
+$(quote "${COMMAND[@]}")
 code=\$?
 [ \$code != $GOES_ON ] || scontrol requeue \$SLURM_JOB_ID
 exit \$code"

@@ -102,10 +102,17 @@ create() {
 # Its own Python: that of the image is older than jaxdistill's oldest.
 install() {
   local archive=${TMPDIR:-/tmp}/jaxdistill.tgz
-  act tar -czf "$archive" -C "$(dirname "$LAUNCH")" --exclude=./.git --exclude=./.venv \
-    --exclude=./runs --exclude=./results --exclude=__pycache__ .
-  tpu tpu-vm scp "$archive" "$name:jaxdistill.tgz" --worker=all
-  on_hosts all "set -e; mkdir -p ~/jaxdistill; tar -xzf ~/jaxdistill.tgz -C ~/jaxdistill; cd ~/jaxdistill; curl -LsSf https://astral.sh/uv/install.sh | sh; export PATH=~/.local/bin:\$PATH; uv venv --quiet --allow-existing --python 3.12 .venv; uv pip install --quiet --python .venv/bin/python '.[$extras]'; .venv/bin/jaxdistill --version"
+  act tar -czf "$archive" -C "$(dirname "$LAUNCH")" --exclude=./.git \
+    --exclude=./.venv --exclude=./runs --exclude=./results \
+    --exclude=__pycache__ . &&
+    tpu tpu-vm scp "$archive" "$name:jaxdistill.tgz" --worker=all &&
+    on_hosts all "set -e; mkdir -p ~/jaxdistill; \
+tar -xzf ~/jaxdistill.tgz -C ~/jaxdistill; cd ~/jaxdistill; \
+curl -LsSf https://astral.sh/uv/install.sh | sh; \
+export PATH=~/.local/bin:\$PATH; \
+uv venv --quiet --allow-existing --python 3.12 .venv; \
+uv pip install --quiet --python .venv/bin/python '.[$extras]'; \
+.venv/bin/jaxdistill --version"
 }
 
 # For a shell of the hosts, which expands it. By its name, too: a host that was
@@ -115,7 +122,11 @@ running='grep -qs babysit "/proc/$(cat babysit/pid 2> /dev/null)/cmdline"'
 
 # Starts the run on all hosts; where one runs already, does WHAT instead.
 start() {
-  on_hosts all "cd ~/jaxdistill; if $running; then $1; else mkdir -p babysit; rm -f babysit/stopped; PATH=\$PWD/.venv/bin:\$PATH nohup setsid launch/babysit.sh --tries=$tries --record=babysit -- $(quote "${COMMAND[@]}") >> babysit/log 2>&1 < /dev/null & fi"
+  on_hosts all "cd ~/jaxdistill; if $running; then $1; else \
+mkdir -p babysit; rm -f babysit/stopped; \
+PATH=\$PWD/.venv/bin:\$PATH nohup setsid \
+launch/babysit.sh --tries=$tries --record=babysit -- \
+$(quote "${COMMAND[@]}") >> babysit/log 2>&1 < /dev/null & fi"
 }
 
 # Sets `found` to what a command prints; fails as it does.
@@ -145,7 +156,9 @@ ask_slice() {
 
 # Sets `found` to running, stopped (by a person), gone, or how it ended.
 ask_run() {
-  ask on_hosts 0 "cd ~/jaxdistill && if $running; then echo running; elif [ -e babysit/stopped ]; then echo stopped; else cat babysit/ended 2> /dev/null || echo gone; fi"
+  ask on_hosts 0 "cd ~/jaxdistill && if $running; then echo running; \
+elif [ -e babysit/stopped ]; then echo stopped; \
+else cat babysit/ended 2> /dev/null || echo gone; fi"
 }
 
 delete() {
@@ -156,6 +169,13 @@ delete() {
   fi
 }
 
+# Counts what went wrong in a row; ends with 1 at the last try.
+failed() { # WHAT
+  failures=$((failures + 1))
+  note "$1 failed, $failures of $tries tries"
+  ((failures < tries)) || exit 1
+}
+
 up() {
   local installed='' failures=0
   while :; do
@@ -163,29 +183,25 @@ up() {
       note "no answer from gcloud; again in $poll s"
     elif [ "$found" = none ]; then
       installed=''
-      create || [ -n "$direct" ] || exit 1
+      # Without the queue nobody waits for free TPUs but this.
+      create || [ -n "$direct" ] || failed 'asking for the slice'
     elif [ "$found" = lost ]; then
       note "$name was lost; it is created again"
-      delete
-    elif [ "$found" = ready ]; then
-      if [ -z "$installed" ]; then
-        if install && start true; then
-          installed=1
-        else
-          failures=$((failures + 1))
-          if ((failures >= tries)); then
-            note "$tries tries to install or to start failed"
-            exit 1
-          fi
-        fi
-      elif ask_run; then
-        case $found in
-          running) ;;
-          stopped) finish "$GOES_ON" ;;
-          gone | "$GOES_ON") start true || true ;;
-          *) finish "$found" ;;
-        esac
+      failures=0
+      delete || note "it could not be deleted; again in $poll s"
+    elif [ "$found" = ready ] && [ -z "$installed" ]; then
+      if install && start true; then
+        installed=1 failures=0
+      else
+        failed 'installing or starting'
       fi
+    elif [ "$found" = ready ] && ask_run; then
+      case $found in
+        running) ;;
+        stopped) finish "$GOES_ON" ;;
+        gone | "$GOES_ON") start true || true ;;
+        *) finish "$found" ;;
+      esac
     fi
     sleep "$poll"
   done
@@ -195,7 +211,10 @@ finish() { # CODE
   if [ "$1" = 0 ] && [ -n "$then_delete" ]; then
     delete
   else
-    note "the run ended with $1; the slice is still there, and costs, until: $(quote "$LAUNCH/tpu_vm.sh" delete --name "$name" "${where[@]}" ${direct:+--direct})"
+    note "the run ended with $1; the slice is still there, and costs, until:"
+    quote "$LAUNCH/tpu_vm.sh" delete --name "$name" "${where[@]}" \
+      ${direct:+--direct} >&2
+    echo >&2
   fi
   exit "$1"
 }
@@ -220,7 +239,9 @@ case $verb in
   status)
     tpu tpu-vm list --filter="name~/$name\$"
     [ -n "$direct" ] || tpu queued-resources list --filter="name~/$name\$"
-    on_hosts all "cd ~/jaxdistill && if $running; then echo running; else echo \"ended: \$(cat babysit/ended 2> /dev/null || echo never begun)\"; fi; tail -n 3 babysit/log"
+    on_hosts all "cd ~/jaxdistill && if $running; then echo running; \
+else echo \"ended: \$(cat babysit/ended 2> /dev/null || echo never begun)\"; fi; \
+tail -n 3 babysit/log"
     ;;
   stop) on_hosts all "touch ~/jaxdistill/babysit/stopped; kill -TERM \"\$(cat ~/jaxdistill/babysit/pid)\"" ;;
   delete) delete ;;

@@ -32,8 +32,9 @@ COMMAND = [
   '--config.task=it\'s "$HOME" $(id) `id` $$ \\n * {x} #',
 ]
 SLICE = '--topology=v5e:4x8'
+TPU = ['--name=n', '--zone=z']
 CALLS = {
-  'tpu_vm.sh': ['run', '--name=n', '--zone=z'],
+  'tpu_vm.sh': ['run', *TPU],
   'gke.sh': ['--name=n', '--image=i', SLICE],
   'xpk.sh': ['--name=n', '--cluster=c', '--image=i', SLICE],
   'slurm.sh': ['--nodes=2', '--gpus=8'],
@@ -133,12 +134,24 @@ def test_every_host_of_a_tpu_gets_the_command_line(fake, tmp_path):
   shutil.move(tmp_path / 'bin/jaxdistill', home / '.venv/bin/jaxdistill')
   subprocess.run(['bash', '-c', option(words, '--command')], check=True)
   ended = home / 'babysit/ended'
-  for _ in range(200):
-    if ended.exists() and ended.read_text():
-      break
-    time.sleep(0.05)
+  until(lambda: ended.exists() and ended.read_text())
   assert ended.read_text() == '0\n'
   assert fake.calls == [COMMAND]
+  *_, look = dry('tpu_vm.sh', 'up', *TPU, SLICE).splitlines()
+  look = option(shlex.split(look), '--command')
+  asked = ['bash', '-c', look]
+  assert subprocess.check_output(asked, text=True) == '0\n'
+  ended.unlink()
+  assert subprocess.check_output(asked, text=True) == 'gone\n'
+  words = [LAUNCH / 'babysit.sh', '--record=babysit', '--', 'sleep', '60']
+  other = subprocess.Popen(words, cwd=home)
+  until((home / 'babysit/pid').exists)
+  assert subprocess.check_output(asked, text=True) == 'running\n'
+  stop = launch('tpu_vm.sh', 'stop', *TPU, '--dry-run').stdout
+  stop = option(shlex.split(stop), '--command')
+  subprocess.run(['bash', '-c', stop], check=True)
+  assert other.wait(20) == 128 + signal.SIGTERM  # sleep saves nothing
+  assert subprocess.check_output(asked, text=True) == 'stopped\n'
 
 
 def test_every_pod_gets_the_command_line():
@@ -211,7 +224,6 @@ def test_every_node_of_skypilot_gets_the_command_line(
   assert fake.calls == [lone + own * (nodes > 1)]
 
 
-TPU = ['--name=n', '--zone=z']
 EVERY_CALL = [
   *((script, words, True) for script, words in CALLS.items()),
   ('tpu_vm.sh', ['create', *TPU, SLICE, '--spot'], False),
@@ -473,6 +485,9 @@ words = sys.argv[1:]
 text = ' '.join(words)
 with (here / 'calls').open('a') as file:
   print(json.dumps([*words, '']), file=file)
+refused = (here / 'slice').read_text() == 'refused'
+if refused:
+  sys.exit('create' in words)
 for what, mark in ('slice', ' list '), ('run', 'echo running'):
   if mark in text:
     answer, _, left = (here / what).read_text().partition('|')
@@ -494,8 +509,9 @@ for what, mark in ('slice', ' list '), ('run', 'echo running'):
     ('ACTIVE|ACTIVE', '2', 2, 'scp ssh ssh'),
     ('ACTIVE|ACTIVE|ACTIVE', '75|1', 1, 'scp ssh ssh ssh'),
     ('ACTIVE|ACTIVE', 'stopped', 75, 'scp ssh ssh'),
+    ('refused', '', 1, 'create create create'),
   ],
-  ids=['preempted', 'wrong', 'fails', 'stopped'],
+  ids=['preempted', 'wrong', 'fails', 'stopped', 'refused'],
 )
 def test_a_slice_that_is_taken_away_is_created_again(
   fake, tmp_path, slice, run, code, verbs
@@ -513,7 +529,8 @@ def test_a_slice_that_is_taken_away_is_created_again(
   told = [c for c in calls if 'list' not in c and 'echo running' not in str(c)]
   assert [c[3] for c in told] == verbs.split()
   assert all('--spot' in c for c in told if c[3] == 'create')
-  assert ('is still there' in done.stderr) == (code != 0)
+  left = 'scp' in verbs and code != 0
+  assert ('is still there' in done.stderr) == left
 
 
 # Linters and schemas.

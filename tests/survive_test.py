@@ -274,7 +274,7 @@ def test_asked_to_stop_it_saves_and_goes_on(mesh, tmp_path, whole):
 
 
 def test_a_request_may_come_twice_and_an_impatient_one_ends_it():
-  """By the machine and by whoever began it; later it is meant, if stuck, too."""
+  """By the machine and by whoever began it; later on it is meant."""
   stuck = (
     'import ctypes, os, signal, sys, time\n'
     'from jaxdistill.run import stopping\n'

@@ -63,6 +63,7 @@ git -c safe.directory='*' ls-files --cached --others --exclude-standard -z |
   tar --create --null --files-from=- --ignore-failed-read |
   tar --extract --directory="$tree/jaxdistill" --no-same-owner
 
+# shellcheck disable=SC2016  # for the shell inside
 HOME=/root TMPDIR=/tmp exec chroot "$tree" /bin/bash -euc '
   cd /jaxdistill
   python3 -m venv /venv

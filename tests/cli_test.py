@@ -17,7 +17,7 @@ from config_files import SMALL, compares
 from jaxdistill import config as configs
 from jaxdistill import models
 from jaxdistill.api.comparing import plan
-from jaxdistill.cli.main import main
+from jaxdistill.cli.main import GOES_ON, main
 from jaxdistill.cli.train import account
 from jaxdistill.run.workdir import Workdir
 
@@ -242,3 +242,4 @@ def test_help_needs_no_config():
   )
   assert done.returncode == 0
   assert all(verb in done.stdout for verb in ('train', 'chat', 'eval', 'plot'))
+  assert f'{GOES_ON} stopped by SIGTERM and saved' in done.stdout

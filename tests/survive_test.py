@@ -273,6 +273,31 @@ def test_asked_to_stop_it_saves_and_goes_on(mesh, tmp_path, whole):
   assert lines(whole[1]) == lines(tmp_path)
 
 
+def test_a_request_may_come_twice_and_an_impatient_one_ends_it():
+  """By the machine and by whoever began it; later on it is meant."""
+  stuck = (
+    'import ctypes, os, signal, sys, time\n'
+    'from jaxdistill.run import stopping\n'
+    'stopping.SAME = 0.5\n'
+    'with stopping.asked_to_stop() as stop:\n'
+    '  for _ in range(2):\n'
+    '    os.kill(os.getpid(), signal.SIGTERM)\n'
+    '  print(stop(0), flush=True)\n'
+    '  ctypes.CDLL(None).sleep(60)  # no Python runs\n'
+  )
+  process = subprocess.Popen(
+    [sys.executable, '-c', stuck], stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert process.stdout and process.stdout.readline() == 'True\n'
+    with pytest.raises(subprocess.TimeoutExpired):
+      process.wait(1)
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM
+  finally:
+    process.kill()
+
+
 def full(*args, **kwargs):
   raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'the/file')
 
@@ -428,7 +453,7 @@ def test_a_comparison_says_who_is_at_work(tmp_path, capsys, monkeypatch):
 
 
 def test_each_end_of_a_run_is_one_line(mesh, tmp_path, capsys, monkeypatch):
-  """A full disk, a request to stop, damage: exit codes 1, 0 and 2."""
+  """A full disk, a request to stop, damage: exit codes 1, 75 and 2."""
   run = tmp_path / 'run'
   with monkeypatch.context() as patch:
     patch.setattr(*FULL['events'])
@@ -445,7 +470,7 @@ def test_each_end_of_a_run_is_one_line(mesh, tmp_path, capsys, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr('jaxdistill.run.loop.Loop._train_step', asked)
-    assert train(run) == 0
+    assert train(run) == os.EX_TEMPFAIL == 75
   *_, line = capsys.readouterr().out.splitlines()
   assert line == (
     f'jaxdistill: stopped as asked; {run} is saved at step 1; the same command '

@@ -27,6 +27,9 @@ from jaxdistill.cli.ending import AGAIN, Failed
 from jaxdistill.cli.parser import WRONG, Verb, parse
 
 FAILED = 1  # of the machine: a full disk
+# By SIGTERM, and saved: sysexits.h's EX_TEMPFAIL, so that a scheduler takes it
+# neither for finished nor for broken, and begins it again.
+GOES_ON = 75
 STOPPED = 130  # by Ctrl-C
 # As a newcomer needs them.
 VERBS: Mapping[str, Verb] = {
@@ -63,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     return WRONG
   except Stopped as e:
     print(f'jaxdistill: stopped as asked; {e}; {AGAIN}', flush=True)
+    return GOES_ON
   except Failed as e:
     print(f'jaxdistill: {e}', file=sys.stderr)
     return FAILED

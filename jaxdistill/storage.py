@@ -80,8 +80,18 @@ def remove(path: epath.Path) -> None:
     with contextlib.suppress(FileNotFoundError):
       path.rmtree() if path.is_dir() else path.unlink()
     return
+  each(_delete(path), _store(path).find(os.fspath(path)))
+
+
+def _delete(path: epath.PathLike) -> Callable[[str], None]:
   store = _store(path)
-  each(store.rm_file, store.find(os.fspath(path)))
+
+  def delete(name: str) -> None:
+    # What was done though its answer was lost is done a second time.
+    with contextlib.suppress(FileNotFoundError):
+      store.rm_file(name)
+
+  return delete
 
 
 def move(path: epath.Path, target: epath.Path) -> None:
@@ -97,7 +107,7 @@ def move(path: epath.Path, target: epath.Path) -> None:
   store, found = _store(path), _store(path).find(os.fspath(path))
   begin = len(store._strip_protocol(os.fspath(path)))
   each(lambda x: store.cp_file(x, f'{os.fspath(target)}{x[begin:]}'), found)
-  each(store.rm_file, found)
+  each(_delete(path), found)
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
@@ -188,9 +198,9 @@ def check_writable(folder: epath.PathLike) -> None:
   if is_remote(folder):
     check_store(folder)
     with _told(folder, 'written'):
-      store, probe = _store(folder), f'{os.fspath(folder)}/{_PROBE}'
-      store.pipe_file(probe, b'')
-      store.rm_file(probe)
+      probe = f'{os.fspath(folder)}/{_PROBE}'
+      _store(folder).pipe_file(probe, b'')
+      _delete(folder)(probe)
     return
   while not os.path.lexists(there):
     there = there.parent
@@ -214,6 +224,8 @@ def check_store(path: epath.PathLike) -> None:
   bucket, _, inside = rest.partition('/')
   if not bucket or not inside.strip('/'):
     raise ValueError(f'{path} must be {scheme}://BUCKET/FOLDER')
+  if found := {*rest} & {*'*?[]'}:  # libraries take them for patterns
+    raise ValueError(f'{path} must do without {" ".join(sorted(found))}')
   package, extra = STORES[scheme]
   try:
     store = _store(path)

@@ -27,12 +27,13 @@ class Gcs:
 
   Attributes:
     objects: Name -> bytes and generation.
+    sent: Bytes of objects that were asked for.
   """
 
   def __init__(self):
     self.objects: dict[str, tuple[bytes, int]] = {}
     self.uploads: dict[str, tuple[str, Request, bytearray]] = {}
-    self.lock, self.generation = threading.RLock(), 0
+    self.lock, self.generation, self.sent = threading.RLock(), 0, 0
 
   def __call__(self, environ, start_response):
     with self.lock:
@@ -41,8 +42,6 @@ class Gcs:
 
   def answer(self, request):
     path = urllib.parse.unquote(request.environ['RAW_URI'].partition('?')[0])
-    if path.startswith('/batch'):
-      return self.batch(request)
     path = re.sub(r'^(/upload|/download)?/storage/v1', '', path)
     name = path.removeprefix(f'/b/{BUCKET}/o').removeprefix('/')
     if path == f'/b/{BUCKET}':
@@ -77,6 +76,7 @@ class Gcs:
       'X-Goog-Generation': str(generation),
       'X-Goog-Stored-Content-Length': str(len(data)),
     }
+    self.sent += 0 if wanted else len(data)
     if not wanted:
       return Response(data, 200, about)
     first, last = re.fullmatch(r'bytes=(\d*)-(\d*)', wanted).groups()
@@ -85,6 +85,7 @@ class Gcs:
     if start >= len(data) > 0:
       return Response(status=416)
     part = data[start:end]
+    self.sent += len(part)
     about['Content-Range'] = (
       f'bytes {start}-{start + len(part) - 1}/{len(data)}'
     )
@@ -147,26 +148,6 @@ class Gcs:
     if wrong := self.unmet(name, began.args):
       return said({'error': {'message': 'precondition'}}, wrong)
     return said(self.put(name, bytes(data)))
-
-  def batch(self, request):
-    boundary = re.search(
-      r'boundary="?([^";]+)', request.headers['Content-Type']
-    )
-    parts = []
-    for part in request.get_data(as_text=True).split(f'--{boundary[1]}')[1:-1]:
-      line = re.search(r'DELETE \S*?/o/([^\s?]+)', part)
-      name = urllib.parse.unquote(line[1])
-      code = (
-        '204 No Content' if self.objects.pop(name, None) else '404 Not Found'
-      )
-      own = re.search(r'Content-ID: <?([^>\r\n]+)', part)
-      parts.append(
-        '--batch\r\nContent-Type: application/http\r\n'
-        f'Content-ID: <response-{own[1] if own else ""}>\r\n\r\n'
-        f'HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n\r\n'
-      )
-    kind = 'multipart/mixed; boundary=batch'
-    return Response(''.join(parts) + '--batch--', 200, content_type=kind)
 
   def unmet(self, name, args):
     there = self.objects.get(name, (b'', 0))[1]

@@ -84,7 +84,15 @@ def test_files_are_listed_moved_read_and_gone(root):
   assert storage.read_range(root / 'b', 3, 7) == b'3456'
   with pytest.raises(OSError, match='ends before its byte 11'):
     storage.read_range(root / 'b', 3, 11)
+  for name in ('c1/x', 'c10', 'cc'):  # they only begin alike
+    storage.write_atomically(root / name, '')
+  storage.remove(root / 'c1')
   storage.remove(root / 'c')
+  assert storage.files(root) == ['b', 'c10', 'cc']
+  assert storage.files(root / 'c') == storage.names(root / 'c') == []
+  storage.remove(root / 'c10')
+  storage.move(root / 'cc', root / 'd/cc')
+  storage.remove(root / 'd')
   assert storage.files(root) == ['b']
   storage.check_writable(root)
   assert storage.files(root) == ['b']

@@ -152,13 +152,13 @@ class TensorFiles:
       raise ValueError(f'{file} is missing (a file of weights){why}')
     try:
       if storage.is_remote(file):
-        self._opened[name] = RemoteTensors(file)
+        self._opened[name] = _opened(file)
         yield self._opened[name]
         return
       # Opened anew for each tensor: pages that were read are given back.
       with safetensors.safe_open(str(file), framework='numpy') as opened:
         yield opened
-    except (safetensors.SafetensorError, OSError, ValueError) as e:
+    except (safetensors.SafetensorError, OSError) as e:
       raise ValueError(f'{file} is damaged: {e}') from None
 
   def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
@@ -215,6 +215,13 @@ class TensorFiles:
       for block in storage.blocks(self.path / name):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _opened(file: epath.Path) -> RemoteTensors:
+  try:
+    return RemoteTensors(file)
+  except ValueError as e:
+    raise ValueError(f'{file} is damaged: {e}') from None
 
 
 def read_trunk(

@@ -157,3 +157,40 @@ def test_record_keeps_the_rest():
   assert type(found['tokens']) is int and type(found['seconds']) is float
   with pytest.raises(TypeError, match='set cannot be kept'):
     record_round_trip({'method': {1, 2}})
+
+
+@pytest.mark.parametrize(
+  'target',
+  [{'fsdp': 4, 'tensor': 2}, {'fsdp': 2, 'tensor': 2}, {}],
+  ids=['4 by 2', '4 devices', '1 device'],
+)
+def test_a_run_goes_on_on_other_devices(tmp_path, target):
+  def on(mesh, state):
+    where = {'w': ('embed',), 'b': ('embed', 'mlp')}
+    params = {
+      k: jax.device_put(v, dist.sharding(mesh, where[k], v.shape))
+      for k, v in state['params'].items()
+    }
+    return state | {'params': params}
+
+  def add(x):
+    return x + 1
+
+  mesh = dist.make_mesh(fsdp=2, tensor=4)
+  checkpoints = Checkpoints(tmp_path)
+  state = on(mesh, state_of(2))
+  assert len(state['params']['b'].sharding.device_set) == 8
+  checkpoints.save(2, state, {})
+  checkpoints.close()
+  devices = int(np.prod([*target.values(), 1]))
+  other = dist.make_mesh(**target, devices=jax.devices()[:devices])
+  again = Checkpoints(tmp_path)
+  found, _ = again.restore(2, on(other, state_of(0)))
+  assert_same(found, state_of(2))
+  assert found['params']['b'].sharding.mesh.shape == other.shape
+  # It goes on, and comes back where it began.
+  again.save(3, jax.tree.map(add, found), {})
+  again.close()
+  back = Checkpoints(tmp_path)
+  assert back.newest() == 3
+  assert_same(back.restore(3, state)[0], jax.tree.map(add, state_of(2)))

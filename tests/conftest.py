@@ -61,6 +61,7 @@ LONG = (
   *('compare', 'cross_encoder', 'temporal_self_reward', 'serl', 'score'),
   *('adapt', 'preference', 'extend', 'contract', 'rollout', 'pairs', 'step'),
   *('export', 'models', 'turns', 'packed', 'bank', 'anchors', 'gap'),
+  'object_stores',
 )
 # Of these, what `make check` runs all the same.
 CHECK = (

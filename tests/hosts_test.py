@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -10,14 +11,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import LEARNED, REFILLS, TARGETS, learned, replay
+from hosts_worker import LEARNED, REFILLS, TARGETS, learned, replay, state_of
 from players import KEY, MANY, endless, make_player
 
 import jaxdistill as jd
 from jaxdistill import dist
+from jaxdistill.anchors import Bank
+from jaxdistill.checkpoint import Checkpoints
 from jaxdistill.rollout import Sampling
 from jaxdistill.run.pool import pool_of
 
+WROTE = re.compile(r'ocdbt\.process_(\d+)/')
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
 
@@ -54,6 +58,7 @@ def done(tmp_path_factory):
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
   work |= {'replay': '', 'gather': '', 'refills': ''}
   work |= {'written': root / 'targets', 'learned': root / 'learned'}
+  work |= {'saved': root / 'saved'}
   out = run_hosts(root / 'out', *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -112,6 +117,31 @@ def test_one_process_that_is_asked_to_stop_stops_all(done):
   assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
   manifest = json.loads((root / 'stopped/manifests/2.json').read_text())
   assert manifest['pending/2'].keys() == {'0.json', '1.json'}
+
+
+def test_what_two_hosts_saved_is_hashed_by_both_and_restored_by_one(done):
+  root, found = done
+  folder = root / 'saved'
+  seen, read, step, record, same = found['saved']
+  assert (seen, step, record) == ([False], 4, {'step': 4})
+  assert same == ['True', 'True']
+  manifest = json.loads((folder / 'manifests/4.json').read_text())
+  assert manifest.keys() == {'checkpoints/4', 'anchors/base/4'}
+  assert read == sum(map(len, manifest.values()))
+  for names in manifest.values():
+    wrote = {int(x[1]) for name in names if (x := WROTE.search(name))}
+    assert wrote == {0, 1}
+  assert not (folder / 'manifests/parts').exists()
+  checkpoints = Checkpoints(folder)
+  assert checkpoints.newest() == 4
+  for devices in (jax.devices(), jax.devices()[:1]):
+    state, _ = checkpoints.restore(4, state_of(0, devices))
+    np.testing.assert_array_equal(state['w'], state_of(4)['w'])
+    past = Bank(folder / 'anchors').restore('base', 4, state_of(0, devices))
+    np.testing.assert_array_equal(past['w'], state['w'])
+  checkpoints.save(5, state, {})
+  checkpoints.close()
+  assert Checkpoints(folder).newest() == 5
 
 
 def test_texts_are_gathered_from_all_processes(done):

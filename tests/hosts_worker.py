@@ -11,6 +11,8 @@ import os
 import pathlib
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from unittest import mock
 
 import jax
@@ -20,7 +22,10 @@ from jax.sharding import Mesh
 
 from jaxdistill import config as configs
 from jaxdistill import dist, rollout
+from jaxdistill.anchors import Bank
 from jaxdistill.batch import Shapes, make_batch
+from jaxdistill.checkpoint import Checkpoints
+from jaxdistill.checkpoint import saved as saving
 from jaxdistill.data import tasks
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.policy_gradient import PolicyGradient
@@ -292,13 +297,68 @@ def learned(workdir: str) -> dict[str, list[dict[str, float]]]:
   return out
 
 
-WORKS = replay, uneven, stopped, gather, refills, written, learned
+def state_of(step: int, devices: Sequence[jax.Device] | None = None) -> dict:
+  """Arrays that lie on all devices of all processes."""
+  n = len(devices or jax.devices())
+  mesh = dist.make_mesh(fsdp=n, devices=devices)
+  values = np.arange(64.0, dtype=np.float32).reshape(8, 8) + step
+  where = dist.sharding(mesh, ('embed',), values.shape)
+  part = values.__getitem__
+  return {'w': jax.make_array_from_callback(values.shape, where, part)}
+
+
+def saved(workdir: str) -> list:
+  """Checkpoints and a past version that all processes wrote a part of.
+
+  Process 1 is slow to hash its part of the second, whose manifest waits for it.
+  What is then found is read by all.
+  """
+  bank, seen = Bank(os.path.join(workdir, 'anchors')), []
+  checkpoints = Checkpoints(workdir)
+  manifest = pathlib.Path(workdir, 'manifests', '4.json')
+  hashes, slow = saving.hashes, jax.process_index() == 1
+
+  def slowly(*args):
+    time.sleep(1.5)
+    return hashes(*args)
+
+  for step in (2, 4):
+    bank.save('base', step, state_of(step))
+    bank.wait()
+    if slow and step == 4:
+      saving.hashes = slowly
+    needs = [bank.root / f'base/{step}']
+    checkpoints.save(step, state_of(step), {'step': step}, needs)
+    if step == 4 and not slow:  # it is on disk, and is none yet
+      checkpoints._manager.wait_until_finished()
+      seen.append(manifest.exists())
+  saving.hashes = hashes
+  checkpoints.close()
+  dist.barrier('all is sealed')
+  checkpoints.read_together()
+  read = len(checkpoints._read)
+  step, _ = dist.by_first(checkpoints.recover)
+  checkpoints.reload()
+  found, record = checkpoints.restore(step, state_of(0))
+  same = [
+    np.array_equal(x.data, y.data)
+    for x, y in zip(
+      found['w'].addressable_shards,
+      state_of(4)['w'].addressable_shards,
+      strict=True,
+    )
+  ]
+  return [seen, read, step, record, dist.gather_texts([str(all(same))])]
+
+
+WORKS = replay, uneven, stopped, gather, refills, written, learned, saved
 
 
 def main():
   coordinator, process, out, *work = sys.argv[1:]
   jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
-  dist.start_hosts(coordinator, 2, int(process))
+  processes = int(os.environ.get('PROCESSES', 2))
+  dist.start_hosts(coordinator, processes, int(process))
   done = []
   for name, _, folder in (text.partition('=') for text in work):
     do = {f.__name__: f for f in WORKS}[name]

@@ -21,15 +21,16 @@ TABLE = {
   'types': (),
   'dist': (),
   'losses': (),
-  'plots': (),
-  'checkpoint': (),
+  'plots': ('storage',),
+  'storage': (),
+  'checkpoint': ('storage', 'dist'),
   'optimizer': (),
   # From problems to rows, and from rows to arrays.
   'rewards': ('types',),
-  'data': ('types', 'rewards', 'spelling'),
+  'data': ('types', 'rewards', 'spelling', 'storage'),
   'batch': ('types', 'dist'),
-  'models': ('dist', 'data.text', 'data.small', 'spelling'),
-  'anchors': ('checkpoint', 'dist', 'spelling'),
+  'models': ('dist', 'data.text', 'data.small', 'spelling', 'storage'),
+  'anchors': ('checkpoint', 'dist', 'spelling', 'storage'),
   'rollout': (
     *('models', 'data.text', 'batch', 'optimizer', 'types', 'spelling'),
     *('rewards', 'dist'),
@@ -42,7 +43,7 @@ TABLE = {
   # What goes round, and what it is told.
   'run': (
     *('methods.method', 'eval', 'anchors', 'rollout', 'models', 'optimizer'),
-    *('batch', 'checkpoint', 'plots', 'types', 'dist'),
+    *('batch', 'checkpoint', 'plots', 'types', 'dist', 'storage'),
   ),
   'config': (
     *('run', 'methods', 'eval', 'anchors', 'models', 'data', 'optimizer'),
@@ -60,7 +61,7 @@ TABLE = {
   ),
   'cli': (
     *('api', 'config', 'run', 'models', 'checkpoint', 'plots', 'spelling'),
-    'dist',
+    *('dist', 'storage'),
   ),
 }
 # The contract names what goes through it.

@@ -309,7 +309,7 @@ def orbax_full(*args, **kwargs):
 FULL = {
   'events': ('jaxdistill.run.board.EventsWriter.write_event', full),
   'hashes': ('jaxdistill.anchors.bank.write_atomically', full),
-  'manifest': ('jaxdistill.checkpoint.write_atomically', full),
+  'manifest': ('jaxdistill.storage.write_atomically', full),
   'orbax': ('orbax.checkpoint.CheckpointManager.save', orbax_full),
   'orbax_later': (
     *('orbax.checkpoint.CheckpointManager.wait_until_finished', orbax_full),

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxdistill import dist
+from jaxdistill import dist, storage
 from jaxdistill.checkpoint import (
   RefusedError,
   absolute,
@@ -16,12 +16,14 @@ from jaxdistill.checkpoint import (
   failing_as_os_error,
   fault,
   hashes,
+  orbax_options,
   pure,
   read_manifest,
   restored,
   seal_of,
   why,
   write_atomically,
+  written_by,
 )
 
 
@@ -44,7 +46,8 @@ class Bank:
     self._saver = ocp.StandardCheckpointer(
       multiprocessing_options=ocp.options.MultiprocessingOptions(
         barrier_sync_key_prefix='anchors'
-      )
+      ),
+      **orbax_options(self.root),
     )
 
   def save(
@@ -74,8 +77,8 @@ class Bank:
       for old in sorted({*self._saved(name), step})[:-keep]:
         if old != step and (needed_from is None or old < needed_from):
           path = self.root / name / str(old)
-          seal_of(path).unlink(missing_ok=True)  # first: half of it is none
-          path.rmtree()
+          storage.remove(seal_of(path))  # first: half of it is none
+          storage.remove(path)
 
   def restore(self, name: str, step: int, like):
     """A snapshot with the structure and the shardings of `like`.
@@ -105,26 +108,23 @@ class Bank:
       step: Snapshots from this one on go.
       but: One snapshot of each name to keep all the same.
     """
-    if jax.process_index() == 0 and self.root.exists():
-      for folder in self.root.iterdir():
-        kept = but.get(folder.name)
-        for path in sorted(folder.iterdir(), reverse=True):  # seals first
-          name = path.name.removesuffix('.json')
-          late = not name.isdecimal() or int(name) >= step
-          if late and name != str(kept):
-            path.rmtree() if path.is_dir() else path.unlink()
+    for folder in self._names() if jax.process_index() == 0 else ():
+      kept = str(but.get(folder))
+      inside = storage.names(self.root / folder)
+      for file in sorted(inside, reverse=True):  # seals first
+        name = file.removesuffix('.json')
+        late = not name.isdecimal() or int(name) >= step
+        if late and name != kept:
+          storage.remove(self.root / folder / file)
 
   def steps(self, name: str) -> list[int]:
     """Steps of the sealed snapshots of a name, oldest first."""
-    folder = self.root / name
-    return [s for s in self._saved(name) if seal_of(folder / str(s)).exists()]
+    inside = set(storage.names(self.root / name))
+    return [s for s in self._saved(name) if f'{s}.json' in inside]
 
   def listing(self) -> str:
     """All snapshots, as `name@step`, separated by spaces."""
-    if not self.root.exists():
-      return ''
-    names = sorted(p.name for p in self.root.iterdir() if p.is_dir())
-    return ' '.join(f'{n}@{s}' for n in names for s in self.steps(n))
+    return ' '.join(f'{n}@{s}' for n in self._names() for s in self.steps(n))
 
   def wait(self) -> None:
     """Returns when everything saved is on disk and sealed.
@@ -135,16 +135,26 @@ class Bank:
     with failing_as_os_error(self.root):
       self._saver.wait_until_finished()
     unsealed, self._unsealed = self._unsealed, []
-    if jax.process_index() == 0:
-      for path in unsealed:
-        if path.exists():
-          write_atomically(seal_of(path), json.dumps(hashes(path), indent=1))
+    for path in unsealed:
+      self._seal(path)
+
+  def _seal(self, path: epath.Path) -> None:
+    """Each process hashes what it wrote; process 0 puts all together."""
+    found, process = storage.files(path), jax.process_index()
+    mine = dist.together(lambda: hashes(path, written_by(process, found)))
+    parts = dist.gather_texts([json.dumps(mine)])
+    if process == 0 and found:
+      every = {k: v for part in parts for k, v in json.loads(part).items()}
+      every |= hashes(path, [x for x in found if x not in every])
+      text = json.dumps(every, indent=1, sort_keys=True)
+      write_atomically(seal_of(path), text)
+
+  def _names(self) -> list[str]:
+    return [x for x in storage.names(self.root) if (self.root / x).is_dir()]
 
   def _saved(self, name: str) -> list[int]:
-    folder = self.root / name
-    if not folder.exists():
-      return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+    inside = storage.names(self.root / name)
+    return sorted(int(x) for x in inside if x.isdecimal())
 
   def _check(self, path: epath.Path) -> None:
     if not path.exists():

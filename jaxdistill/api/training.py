@@ -86,8 +86,8 @@ def train(
 
   Args:
     config: The file of a config, or a config (`base_config('sqlm')`).
-    workdir: Where the run lives, local or `gs://...`; made if needed. A folder
-      that holds another run is refused.
+    workdir: Where the run lives, local, `gs://...` or `s3://...`; made if
+      needed. A folder that holds another run is refused.
     **overrides: Keys of the config: `steps=5`, `**{'method.samples': 16}`.
 
   Returns:

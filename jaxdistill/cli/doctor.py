@@ -51,6 +51,7 @@ EXTRAS = {
   'reasoning-gym': ('reasoning_gym', 'tasks gym:NAME'),
   'pyarrow': ('pyarrow', 'files .parquet'),
   'gcsfs': ('gcsfs', 'folders gs://...'),
+  's3fs': ('s3fs', 'folders s3://...'),
   'tensorboard': ('tensorboard', 'looking at the events.* of a run'),
 }
 VARIABLES = (

@@ -43,6 +43,8 @@ def writing(option: str) -> Iterator[None]:
 
   try:
     yield
+  except ValueError as e:  # of an object store
+    raise ConfigError(f'{option.split()[0]} {e}') from None
   except OSError as e:
     if e.errno in _FULL:
       raise Failed(_told(e)) from None

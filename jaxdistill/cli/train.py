@@ -36,7 +36,8 @@ def add_options(parser: Parser) -> None:
     required=True,
     type=options.text,
     metavar='FOLDER',
-    help='where the run lives, local or gs://...; made if needed; required',
+    help='where the run lives, local, gs://... or s3://...; made if '
+    'needed; required',
   )
   hosts.add_hosts(parser)
 

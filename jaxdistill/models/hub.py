@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +26,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxdistill import dist
+from jaxdistill import dist, storage
 from jaxdistill.data.text.pairs import PairTokenizer
 from jaxdistill.models import bert, families
 from jaxdistill.models.config import DecoderConfig
@@ -34,6 +34,7 @@ from jaxdistill.models.decoder import LINEARS, Decoder
 from jaxdistill.models.encoder import Encoder, EncoderConfig, make
 from jaxdistill.models.layers import Resolved
 from jaxdistill.models.linear import dense
+from jaxdistill.models.remote import RemoteTensors, span
 from jaxdistill.spelling import nearest
 
 _INDEX = 'model.safetensors.index.json'
@@ -120,6 +121,7 @@ class TensorFiles:
     self.path = path
     self.files: dict[str, str] = {}  # tensor -> file
     self.info: dict[str, tuple[tuple[int, ...], str]] = {}  # shape, dtype
+    self._opened: dict[str, RemoteTensors] = {}
     index = path / _INDEX
     listed: dict[str, str] = {}
     if index.exists():
@@ -140,12 +142,19 @@ class TensorFiles:
 
   @contextlib.contextmanager
   def _open(self, name: str) -> Iterator[Any]:
+    if name in self._opened:
+      yield self._opened[name]
+      return
     file = self.path / name
     if os.path.basename(name) != name or not file.is_file():
       pickled = ' '.join(p.name for p in self.path.glob('*.bin'))
       why = f'; pickles are never loaded: {pickled}' if pickled else ''
       raise ValueError(f'{file} is missing (a file of weights){why}')
     try:
+      if storage.is_remote(file):
+        self._opened[name] = _opened(file)
+        yield self._opened[name]
+        return
       # Opened anew for each tensor: pages that were read are given back.
       with safetensors.safe_open(str(file), framework='numpy') as opened:
         yield opened
@@ -203,10 +212,16 @@ class TensorFiles:
     """Over all files of weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(set(self.files.values())):
-      with (self.path / name).open('rb') as file:
-        while block := file.read(2**24):
-          digest.update(block)
+      for block in storage.blocks(self.path / name):
+        digest.update(block)
     return digest.hexdigest()
+
+
+def _opened(file: epath.Path) -> RemoteTensors:
+  try:
+    return RemoteTensors(file)
+  except ValueError as e:
+    raise ValueError(f'{file} is damaged: {e}') from None
 
 
 def read_trunk(
@@ -250,7 +265,10 @@ def read_trunk(
         file = path / stored.files[name]
         raise ValueError(f'{file}: {name} has values that are not finite')
     variable.set_value(value)
-  return stored.sha256()
+  span.cache_clear()
+  # On a disk each host may have its own copy; a store is read once.
+  remote = storage.is_remote(path)
+  return dist.by_first(stored.sha256) if remote else stored.sha256()
 
 
 def _pieces(
@@ -349,7 +367,7 @@ def _write_rest(
   for file in origin.iterdir():
     belongs = file.suffix in ('.json', '.jinja', '.txt', '.model')
     if belongs and file.name not in ('config.json', _INDEX):
-      shutil.copyfile(file, path / file.name)
+      (path / file.name).write_bytes(file.read_bytes())
 
 
 def _export_encoder(path, model, origin, role, dtype):
@@ -438,6 +456,12 @@ def _export_deltas(path, weights, scale, base, dtype):
 
 
 def _save(file: epath.Path, data: dict[str, np.ndarray]) -> None:
+  if storage.is_remote(file):
+    with tempfile.TemporaryDirectory() as folder:
+      local = os.path.join(folder, _WEIGHTS)
+      safetensors.numpy.save_file(data, local, {'format': 'pt'})
+      storage.upload(local, file)
+    return
   # The library lets nobody else read what it writes.
   file.touch()
   mode = os.stat(file).st_mode

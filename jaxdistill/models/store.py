@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxdistill import dist
+from jaxdistill import dist, storage
 from jaxdistill.data.small import wide, world
 from jaxdistill.data.text.pairs import PairTokenizer
 from jaxdistill.data.text.symbols import SymbolTokenizer
@@ -91,6 +91,7 @@ def find(name: str) -> epath.Path:
     return epath.Path(str(package / 'shipped' / name))
   if name.startswith('hf:'):
     return epath.Path(hub.fetch(name.removeprefix('hf:')))
+  storage.check_store(name)
   path = epath.Path(name)
   if (path / 'config.json').exists() and not (path / 'checkpoints').exists():
     return path

@@ -11,6 +11,7 @@ from jaxdistill.plots.curves import draw_curves
 from jaxdistill.plots.ladder import draw_ladder
 from jaxdistill.plots.pass_at import draw_pass_at
 from jaxdistill.plots.report import write_report
+from jaxdistill.storage import check_store
 
 __all__ = [
   'draw',
@@ -34,6 +35,8 @@ def draw(paths: Sequence[epath.PathLike], out: epath.PathLike) -> None:
     ValueError: A file is none of these.
     FileNotFoundError: It is not there, or a folder holds no run.
   """
+  for path in paths:
+    check_store(path)
   files = [p for p in map(epath.Path, paths) if p.suffix == '.json']
   if str(out).endswith('.html'):
     if len(paths) > 1 or files:

@@ -84,6 +84,8 @@ def check_folders(comparison: Comparison, root: epath.PathLike) -> None:
   except OSError as e:
     why = (e.strerror or str(e)).lower()
     raise ValueError(f'--workdir {root} cannot be written: {why}') from None
+  except ValueError as e:  # of an object store
+    raise ValueError(f'--workdir {e}') from None
   if (epath.Path(root) / 'config.json').exists():
     raise RefusedError(
       f'{root} holds a single run (config.json); choose another --workdir'

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxdistill import dist
+from jaxdistill import dist, storage
 from jaxdistill.checkpoint import (
   RefusedError,
   from_json,
@@ -144,11 +144,11 @@ def load(root: epath.Path, step: int, hosts: int) -> Pending | None:
 def forget(root: epath.Path, first: int, last: int) -> None:
   """Deletes what is for other steps than `first` to `last`."""
   folder = root / 'pending'
-  if jax.process_index() == 0 and folder.exists():
-    for path in sorted(folder.iterdir(), reverse=True):  # seals first
-      name = path.name.removesuffix('.json')
+  if jax.process_index() == 0:
+    for file in sorted(storage.names(folder), reverse=True):  # seals first
+      name = file.removesuffix('.json')
       if not name.isdecimal() or not first <= int(name) <= last:
-        path.rmtree() if path.is_dir() else path.unlink()
+        storage.remove(folder / file)
 
 
 def _plain(root: epath.Path, pending: Pending) -> dict[str, Any]:

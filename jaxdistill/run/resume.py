@@ -22,6 +22,7 @@ def claimed(root: epath.PathLike, config: Mapping[str, Any]) -> Workdir:
 
 def newest(checkpoints: Checkpoints, workdir: Workdir) -> int | None:
   """The newest whole step, None if there is none; what is damaged is said."""
+  checkpoints.read_together()
   # One process decides, so that all restore the same.
   step, damaged = dist.by_first(checkpoints.recover)
   checkpoints.reload()

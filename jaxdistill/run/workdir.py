@@ -17,12 +17,11 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
-from jaxdistill.checkpoint import (
-  RefusedError,
-  check_writable,
-  write_atomically,
-)
+from jaxdistill import storage
+from jaxdistill.checkpoint import RefusedError
 from jaxdistill.eval.alarms import Fired
+from jaxdistill.run.lease import Lease, clear
+from jaxdistill.storage import check_writable, write_atomically
 
 if TYPE_CHECKING:
   from jaxdistill.run.board import Board
@@ -53,18 +52,23 @@ class Workdir:
     self._lines: list[str] = []
     self._alarms: list[str] = []
     self._board: Board | None = None
-    self._lock: IO | None = None
+    self._lock: IO | Lease | None = None
 
   def lock(self) -> None:
     """Keeps other runs out, until `close` or the end of the process.
 
-    Process 0 holds the lock. There is none in an object store, and none where
-    the file system has no locks, which is said.
+    Process 0 holds the lock. In an object store it is a lease. Where the file
+    system has no locks there is none, which is said.
 
     Raises:
       RefusedError: Another process has it.
     """
-    if not self.writes or self._lock or '://' in str(self.path):
+    if not self.writes or self._lock:
+      return
+    if storage.is_remote(self.path):
+      lease = Lease(self.path / 'lock')
+      lease.take()
+      self._lock = lease
       return
     self.path.mkdir(parents=True, exist_ok=True)
     file = _locked(self.path)
@@ -81,7 +85,10 @@ class Workdir:
     Raises:
       RefusedError: One is.
     """
-    if '://' not in str(self.path) and (self.path / 'lock').exists():
+    if storage.is_remote(self.path):
+      if self.writes and not self._lock:
+        clear(self.path / 'lock')
+    elif (self.path / 'lock').exists():
       mine = self._lock
       self.lock()
       if self._lock and not mine:
@@ -97,14 +104,15 @@ class Workdir:
     """
     there = self.path / 'config.json'
     try:
+      storage.check_store(self.path)
       if there.exists():
         if difference := _difference(read_config(self.path), config):
           raise RefusedError(
             f'{self.path} holds a run of another config: {difference}; '
             'choose another --workdir'
           )
-      elif self.path.exists() and self.writes:
-        names = sorted(x.name for x in self.path.iterdir())
+      elif self.writes:
+        names = storage.names(self.path)
         foreign = [x for x in names if x not in _BEFORE_A_RUN]
         if foreign:
           raise RefusedError(
@@ -118,8 +126,10 @@ class Workdir:
       raise RefusedError(
         f'--workdir {self.path} cannot be written: {why}; choose another'
       ) from None
-    except ImportError as e:  # of an object store
-      raise RefusedError(f'--workdir {self.path} is not reached: {e}') from None
+    except RefusedError:
+      raise
+    except ValueError as e:  # of an object store
+      raise RefusedError(f'--workdir {e}') from None
 
   def claim(self, config: Mapping[str, Any]) -> None:
     """Locks the folder and writes `config.json`, or checks the one there.
@@ -148,13 +158,12 @@ class Workdir:
       return
     if not ended:
       for name in _ENDING:
-        (self.path / name).unlink(missing_ok=True)
-    if (self.path / 'rollouts').exists():
-      for path in (self.path / 'rollouts').iterdir():
-        number = path.name.partition('.')[0]
-        late = number.isdecimal() and int(number) >= step
-        if late or path.name.endswith('.partial'):
-          path.unlink()
+        storage.remove(self.path / name)
+    for name in storage.names(self.path / 'rollouts'):
+      number = name.partition('.')[0]
+      late = number.isdecimal() and int(number) >= step
+      if late or name.endswith('.partial'):
+        storage.remove(self.path / 'rollouts' / name)
     self._lines = self._before(step, 'metrics.jsonl')
     if len(self._lines) < step:
       print(
@@ -168,8 +177,8 @@ class Workdir:
     if self._alarms:
       self._write('alarms.jsonl', self._alarms)
     else:
-      (self.path / 'alarms.jsonl').unlink(missing_ok=True)
-    if '://' not in str(self.path):  # event files need a local disk
+      storage.remove(self.path / 'alarms.jsonl')
+    if not storage.is_remote(self.path):  # event files need a local disk
       # It imports PyTorch where that is installed: a second or more.
       from jaxdistill.run.board import Board
 
@@ -179,6 +188,8 @@ class Workdir:
     """Adds a line to `metrics.jsonl` and to TensorBoard."""
     if not self.writes:
       return
+    if isinstance(self._lock, Lease):
+      self._lock.check()
     finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
     line = json.dumps({'step': step} | finite)
     self._lines.append(line)
@@ -316,11 +327,13 @@ def read_config(root: epath.PathLike) -> dict[str, Any]:
   """
   path = _path(root) / 'config.json'
   try:
+    storage.check_store(root)
+  except ValueError as e:
+    raise RefusedError(f'--workdir {e}') from None
+  try:
     if not path.exists():
       raise RefusedError(f'{root} holds no run (no config.json)')
     config = json.loads(path.read_text())
-  except ImportError as e:  # of an object store
-    raise RefusedError(f'--workdir {root} is not reached: {e}') from None
   except (UnicodeDecodeError, json.JSONDecodeError) as e:
     raise RefusedError(f'{path} is damaged: {e}') from None
   if not isinstance(config, dict):
@@ -333,7 +346,7 @@ def _path(root: epath.PathLike) -> epath.Path:
     return epath.Path(root)
   except KeyError:
     raise RefusedError(
-      f'{root} is in no store that is known, as gs:// is'
+      f'{root} is in no store that is known, as gs:// and s3:// are'
     ) from None
 
 

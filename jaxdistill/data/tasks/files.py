@@ -20,6 +20,7 @@ from jaxdistill.data.tasks.problems import (
   same,
 )
 from jaxdistill.spelling import nearest
+from jaxdistill.storage import check_store
 from jaxdistill.types import Problem, Problems, Task
 
 # Columns as data sets call them -> as they are called here.
@@ -204,6 +205,7 @@ def known_columns(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 @functools.lru_cache
 def _read(path: str) -> dict[str, list[dict[str, Any]]]:
   """Fields of the problems of each split."""
+  check_store(path)
   if not epath.Path(path).exists():
     raise ValueError(f'there is no file of problems {path!r}')
   out: dict[str, list[dict[str, Any]]] = {}

@@ -24,6 +24,7 @@ from etils import epath
 from jaxdistill.data.small import people
 from jaxdistill.data.tasks import problems
 from jaxdistill.data.tasks.small_formats import COUNTS, FormatTask
+from jaxdistill.storage import check_store
 from jaxdistill.types import Problem, Problems, Task, Wording
 
 _FACTS = FormatTask('facts')
@@ -262,6 +263,7 @@ _KEYS = {'title': str, 'passage': str, 'questions': list}
 
 @functools.lru_cache
 def _read(path: str) -> list[dict[str, Any]]:
+  check_store(path)
   if not epath.Path(path).exists():
     raise ValueError(f'there is no file of passages {path!r}')
   out = []

@@ -1,55 +1,42 @@
-"""A run's state on Orbax, with a manifest that is checked before restoring."""
+"""Checkpoints of a run: saved, sealed, found and restored."""
 
-import base64
 import contextlib
-import errno
-import functools
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-
-def pure(tree: Any) -> dict[str, Any]:
-  """The arrays of a tree by name: what is written, free of library types."""
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  name = functools.partial(jax.tree_util.keystr, simple=True, separator='.')
-  return {name(path): x for path, x in flat}
-
-
-def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and shardings of a tree of arrays."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
-
-
-def restored(values: dict[str, Any], like: Any) -> Any:
-  """What `pure` wrote, in the structure of `like`."""
-  leaves = [values[name] for name in pure(like)]
-  return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-# What the machine does to a write: a full disk, a quota, a limit, a bad disk.
-STORAGE_ERRORS = (
-  *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-  *(errno.EIO, errno.EROFS, errno.ESTALE),
+from jaxdistill import dist, storage
+from jaxdistill.checkpoint.hashes import (
+  RefusedError,
+  fault,
+  hashes,
+  is_sound,
+  read_manifest,
+  seal_of,
+  sha256,
+  why,
+  written_by,
 )
-
+from jaxdistill.checkpoint.trees import (
+  abstract,
+  from_json,
+  pure,
+  restored,
+  to_json,
+)
+from jaxdistill.checkpoint.writing import (
+  Background,
+  failing_as_os_error,
+  orbax_options,
+)
 
 # Folders that a checkpoint needs, by how deep they lie.
 _NEEDED = {'anchors': 2, 'pending': 1}
-
-
-class RefusedError(ValueError):
-  """A run's folder is not as it must be to go on from; the text says how."""
 
 
 class Checkpoints:
@@ -58,7 +45,8 @@ class Checkpoints:
   A checkpoint counts once its SHA-256 manifest is written, which happens when
   Orbax has finished; one without is what a dying run left behind. The manifest
   also has the hashes of the anchors that the checkpoint needs, and of what a
-  step will train on that was drawn ahead: without them it is not whole.
+  step will train on that was drawn ahead: without them it is not whole. Of
+  several processes each hashes what it wrote, in the background.
 
   Args:
     root: The run's folder, local or in an object store.
@@ -66,23 +54,25 @@ class Checkpoints:
   """
 
   def __init__(self, root: epath.PathLike, keep: int = 2):
-    self._root = absolute(root)
+    self._root = storage.absolute(root)
     self._folder = self._root / 'checkpoints'
     self._manifests = self._root / 'manifests'
-    self._unsealed: dict[int, dict[str, dict[str, str]]] = {}
+    self._sealing: Background | None = None
+    self._read: dict[epath.Path, str] = {}  # hashes, by all processes
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         # One more than asked: the newest counts only once it is sealed.
         max_to_keep=keep + 1,
         enable_async_checkpointing=True,
+        **orbax_options(self._root),
       ),
     )
 
   def save(
     self, step: int, state: Any, record: Any, needs: Iterable[epath.Path] = ()
   ) -> None:
-    """Writes in the background.
+    """Writes in the background, and then seals what it wrote.
 
     Args:
       step: Run step at which the run will go on.
@@ -107,29 +97,50 @@ class Checkpoints:
       )
     if not saved:
       raise RuntimeError(f'Orbax did not save step {step}')
-    self._unsealed[step] = needed
+    self._sealing = Background(lambda: self._seal(step, needed))
 
   def seal(self, wait: bool = False) -> None:
-    """Writes the manifest of what has been saved since; cheap if nothing."""
-    if not self._unsealed or (
-      not wait and self._manager.is_saving_in_progress()
-    ):
-      return
+    """Sees whether what was saved last has its manifest; cheap.
+
+    Args:
+      wait: Until it has, as far as this process is concerned.
+
+    Raises:
+      OSError: It could not be written, say for a full disk.
+    """
+    sealing = self._sealing
+    if sealing and (wait or sealing.done()):
+      try:
+        sealing.wait()
+      finally:
+        if sealing.done():  # what fails is not sealed; this may be interrupted
+          self._sealing = None
+
+  def _seal(self, step: int, needed: dict[str, dict[str, str]]) -> None:
+    """Hashes what this process wrote; process 0 puts all together."""
+    with failing_as_os_error(self._folder):
+      self._manager.wait_until_finished()
+    folder = self._folder / str(step)
+    parts = Parts(self._manifests / 'parts', folder)
+    mine, found = jax.process_index(), storage.files(folder)
     try:
-      with failing_as_os_error(self._folder):
-        self._manager.wait_until_finished()
-    except Exception:  # what fails is not sealed; what is interrupted may be
-      self._unsealed = {}
+      own = hashes(folder, written_by(mine, found))
+    except OSError as e:
+      if mine:
+        parts.fail(mine, str(e))
       raise
-    unsealed, self._unsealed = self._unsealed, {}
-    if jax.process_index() == 0:
-      self._manifests.mkdir(parents=True, exist_ok=True)
-      for step, needed in unsealed.items():
-        folder = self._folder / str(step)
-        manifest = {self._name(folder): hashes(folder)} | needed
-        text = json.dumps(manifest, indent=1)
-        write_atomically(self._manifests / f'{step}.json', text)
-      self._forget_manifests()
+    if mine:
+      parts.write(mine, own)
+      return
+    for process in range(1, jax.process_count()):
+      own |= parts.read(process)
+    # Another process may not have seen them yet, in its view of a shared disk.
+    own |= hashes(folder, [x for x in found if x not in own])
+    manifest = {self._name(folder): own} | needed
+    self._manifests.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    storage.write_atomically(self._manifest(step), text)
+    self._forget_manifests()
 
   def oldest(self) -> int:
     """The oldest step that a run may have to go on from; 0 without any."""
@@ -171,6 +182,35 @@ class Checkpoints:
       )
     return None, {}
 
+  def read_together(self) -> None:
+    """Has each process hash a share of what `recover` will look at.
+
+    All call it, just before process 0 recovers. What cannot be read is left to
+    that.
+    """
+    if jax.process_count() == 1:
+      return
+    listed = dist.by_first(self._listed)
+    mine = listed[jax.process_index() :: jax.process_count()]
+    found = storage.each(self._digest, mine)
+    pairs = [x for x in zip(mine, found, strict=True) if x[1]]
+    for text in dist.gather_texts([json.dumps(pairs)]):
+      self._read |= {self._root / k: v for k, v in json.loads(text)}
+
+  def _listed(self) -> list[str]:
+    """The files of the newest step that has a manifest."""
+    for step in self._steps():
+      with contextlib.suppress(RefusedError, AttributeError, TypeError):
+        wanted: Any = read_manifest(self._manifest(step))
+        return [f'{k}/{name}' for k, v in wanted.items() for name in dict(v)]
+    return []
+
+  def _digest(self, name: str) -> str:
+    try:
+      return sha256(self._root / name)
+    except OSError:
+      return ''
+
   def recover(self) -> tuple[int | None, dict[int, str]]:
     """Sets aside what is damaged, in `damaged/`, and finds what is whole.
 
@@ -190,11 +230,12 @@ class Checkpoints:
         if what in _NEEDED:
           folder = self._root.joinpath(what, *names[: _NEEDED[what]])
           folder = folder.with_name(folder.name.removesuffix('.json'))
-          if not _sound(folder):  # or the manifest has another in mind
+          if not is_sound(folder):  # or the manifest has another in mind
             self._set_aside(seal_of(folder))
             self._set_aside(folder)
       self._set_aside(self._folder / str(later))
       self._set_aside(self._manifest(later))
+    self._read = {}
     return step, {later: why(faults) for later, faults in damaged.items()}
 
   def reload(self) -> None:
@@ -243,9 +284,9 @@ class Checkpoints:
           self._manifest(later).unlink(missing_ok=True)
         self._manager.delete(later)
     if jax.process_index() == 0:
-      for path in self._folder.iterdir():
-        if not path.name.isdecimal():  # of saves that were cut
-          path.rmtree() if path.is_dir() else path.unlink()
+      for name in storage.names(self._folder):  # of saves that were cut
+        if not name.isdecimal() or int(name) > step:
+          storage.remove(self._folder / name)
       self._forget_manifests()
 
   def close(self) -> None:
@@ -256,9 +297,9 @@ class Checkpoints:
 
   def _steps(self) -> list[int]:
     """Steps on disk, or with a manifest at least, newest first."""
-    names = {x.name for x in self._folder.iterdir()}
-    if self._manifests.exists():
-      names |= {x.name.removesuffix('.json') for x in self._manifests.iterdir()}
+    names = set(storage.names(self._folder))
+    manifests = storage.names(self._manifests)
+    names |= {x.removesuffix('.json') for x in manifests}
     return sorted((int(x) for x in names if x.isdecimal()), reverse=True)
 
   def _manifest(self, step: int) -> epath.Path:
@@ -282,7 +323,7 @@ class Checkpoints:
       return {manifest: 'is damaged'}
     faults = {}
     for needed, files in listed.items():
-      faults |= fault(needed, files)
+      faults |= fault(needed, files, self._read)
       if needed != folder:
         with contextlib.suppress(RefusedError):
           if read_manifest(seal_of(needed)) == files:
@@ -292,162 +333,64 @@ class Checkpoints:
 
   def _forget_manifests(self) -> None:
     kept = set(self._manager.all_steps())
-    if self._manifests.exists():
-      for path in self._manifests.iterdir():
-        if path.stem.isdecimal() and int(path.stem) not in kept:
-          path.unlink()
+    for name in storage.names(self._manifests):
+      stem = name.removesuffix('.json')
+      if name == 'parts' or (stem.isdecimal() and int(stem) not in kept):
+        storage.remove(self._manifests / name)
 
   def _set_aside(self, path: epath.Path) -> None:
     if not path.exists():
       return
     target = self._root / 'damaged' / path.relative_to(self._root)
-    target.parent.mkdir(parents=True, exist_ok=True)
     name, n = target.name, 0
     while target.exists():
       n += 1
       target = target.with_name(f'{name}.{n}')
-    path.rename(target)
+    storage.move(path, target)
 
 
-def check_writable(folder: epath.PathLike) -> None:
-  """Tries to make a folder and a file in it, and leaves everything as it is.
+class Parts:
+  """What processes other than the first have hashed: `PROCESS.json`.
 
-  Args:
-    folder: There or not; in an object store nothing is tried.
-
-  Raises:
-    OSError: It cannot be.
-  """
-  wanted = there = absolute(folder)
-  if '://' in str(wanted):
-    return
-  while not os.path.lexists(there):
-    there = there.parent
-  with tempfile.TemporaryDirectory(prefix='.jaxdistill-', dir=there) as made:
-    inside = epath.Path(made) / wanted.relative_to(there)
-    inside.mkdir(parents=True, exist_ok=True)
-
-
-def absolute(path: epath.PathLike) -> epath.Path:
-  """A path that Orbax takes: absolute, or an object store's."""
-  remote = '://' in str(path)
-  return epath.Path(path if remote else os.path.abspath(path))
-
-
-def hashes(folder: epath.Path) -> dict[str, str]:
-  """SHA-256 of each file in a folder, by its path there."""
-  return {
-    str((root / name).relative_to(folder)): sha256(root / name)
-    for root, _, names in sorted(folder.walk())
-    for name in sorted(names)
-  }
-
-
-def seal_of(folder: epath.Path) -> epath.Path:
-  """Where the hashes of a folder that is not a checkpoint lie: beside it."""
-  return folder.with_name(f'{folder.name}.json')
-
-
-def read_manifest(path: epath.Path) -> dict[str, str]:
-  """The hashes in a file.
-
-  Raises:
-    RefusedError: They cannot be read.
-  """
-  try:
-    return dict(json.loads(path.read_text()))
-  except FileNotFoundError:
-    raise RefusedError(f'{path} is missing') from None
-  except (ValueError, TypeError):
-    raise RefusedError(f'{path} is damaged') from None
-
-
-def fault(
-  folder: epath.Path, wanted: Mapping[str, str]
-) -> dict[epath.Path, str]:
-  """The first file that is not as wanted, and why; empty if all are.
+  They lie in the run's folder, not in a message: threads send none. That one
+  is of this very save it says by the hash of what Orbax wrote down about it.
 
   Args:
-    folder: What should be there, and nothing else.
-    wanted: From `hashes`.
+    folder: Where they are; made if needed.
+    saved: The checkpoint that they are of, all written.
   """
-  if not folder.is_dir():
-    return {folder: 'is missing'}
-  found = hashes(folder)
-  for name in sorted({*found, *wanted}):
-    if name not in found:
-      return {folder / name: 'is missing'}
-    if name not in wanted:
-      return {folder / name: 'does not belong there'}
-    if found[name] != wanted[name]:
-      return {folder / name: 'has changed'}
-  return {}
 
+  def __init__(self, folder: epath.Path, saved: epath.Path):
+    self._folder = folder
+    self._of = sha256(saved / '_CHECKPOINT_METADATA')
 
-def _sound(folder: epath.Path) -> bool:
-  """Whether a folder with a seal is what that says."""
-  try:
-    return not fault(folder, read_manifest(seal_of(folder)))
-  except RefusedError:
-    return False
+  def write(self, process: int, found: dict[str, str]) -> None:
+    """Tells process 0 what a process has hashed."""
+    self._write(process, {'of': self._of, 'hashes': found})
 
+  def fail(self, process: int, why: str) -> None:
+    """Tells process 0 that a process could not."""
+    self._write(process, {'of': self._of, 'failed': why})
 
-def why(faults: Mapping[epath.Path, str]) -> str:
-  """Faults in words."""
-  return ', '.join(f'{path} {what}' for path, what in faults.items())
+  def _write(self, process: int, said: dict[str, Any]) -> None:
+    self._folder.mkdir(parents=True, exist_ok=True)
+    path = self._folder / f'{process}.json'
+    storage.write_atomically(path, json.dumps(said))
 
+  def read(self, process: int) -> dict[str, str]:
+    """What a process has hashed, once it has.
 
-@contextlib.contextmanager
-def failing_as_os_error(folder: epath.Path) -> Iterator[None]:
-  """Raises `OSError` where Orbax could not write.
-
-  Its storage layer reports a full disk as other kinds of errors.
-  """
-  try:
-    yield
-  except OSError:
-    raise
-  except Exception as e:
-    for number in STORAGE_ERRORS:
-      if os.strerror(number) in str(e):
-        raise OSError(number, os.strerror(number), str(folder)) from e
-    raise
-
-
-def sha256(path: epath.PathLike) -> str:
-  """Hex digest of a file."""
-  digest = hashlib.sha256()
-  with epath.Path(path).open('rb') as file:
-    while block := file.read(2**24):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def write_atomically(path: epath.PathLike, text: str) -> None:
-  """Writes a text file so that a reader sees the old or the new one whole."""
-  path = epath.Path(path)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text)
-  partial.replace(path)
-
-
-def to_json(record: Any) -> str:
-  """JSON with numpy arrays in it; `from_json` is its `object_hook`."""
-
-  def encode(x):
-    if isinstance(x, np.ndarray):
-      data = base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
-      return {'ndarray': data, 'dtype': str(x.dtype), 'shape': x.shape}
-    if isinstance(x, np.generic):
-      return x.item()
-    raise TypeError(f'{type(x).__name__} cannot be kept in a checkpoint')
-
-  return json.dumps(record, default=encode)
-
-
-def from_json(x: dict) -> Any:
-  """Arrays as `to_json` wrote them; anything else as it is."""
-  if x.keys() == {'ndarray', 'dtype', 'shape'}:
-    data = base64.b64decode(x['ndarray'])
-    return np.frombuffer(data, x['dtype']).reshape(x['shape']).copy()
-  return x
+    Raises:
+      OSError: It could not.
+    """
+    path = self._folder / f'{process}.json'
+    while True:
+      said = {}
+      with contextlib.suppress(FileNotFoundError, ValueError):
+        said = json.loads(path.read_text())
+      if said.get('of') == self._of:
+        break
+      time.sleep(0.1)
+    if 'failed' in said:
+      raise OSError(f'on another host: {said["failed"]}')
+    return said['hashes']

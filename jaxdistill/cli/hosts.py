@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from jaxdistill.cli import options
+from jaxdistill.cli.ending import AGAIN
 from jaxdistill.cli.parser import Parser
 
 
@@ -40,4 +41,6 @@ def start(args: argparse.Namespace) -> None:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with in_one_line():
-    dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
+    dist.start_hosts(
+      *(args.coordinator, args.num_processes, args.process_id), AGAIN
+    )

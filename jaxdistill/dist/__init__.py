@@ -22,6 +22,7 @@ from jaxdistill.dist.mesh import (
   replicated,
   sharding,
 )
+from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
   'BATCH_AXES',
@@ -31,7 +32,9 @@ __all__ = [
   'barrier',
   'batch_shards',
   'by_first',
+  'closing',
   'constrain',
+  'ended',
   'gather_texts',
   'local_part',
   'make_mesh',

@@ -107,7 +107,7 @@ def test_one_eight_and_two_times_two_devices_take_the_same_steps(done):
 
 def test_one_process_that_is_asked_to_stop_stops_all(done):
   root, found = done
-  assert found['stopped'] == [0, 2, 1, -1]
+  assert found['stopped'] == [0, 2, 1, 0, -1, -2]
   lines = (root / 'stopped' / 'metrics.jsonl').open()
   assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
   manifest = json.loads((root / 'stopped/manifests/2.json').read_text())
@@ -115,7 +115,9 @@ def test_one_process_that_is_asked_to_stop_stops_all(done):
 
 
 def test_texts_are_gathered_from_all_processes(done):
-  assert done[1]['gather'] == ['a', 'b\n"ü']
+  texts, whole, programs = done[1]['gather']
+  assert texts == ['a', 'b\n"ü']
+  assert whole == [True] * 4 and programs == 0
 
 
 def test_refills_on_uneven_hosts_draw_what_one_process_does(done, one_device):

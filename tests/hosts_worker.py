@@ -5,12 +5,14 @@ python hosts_worker.py COORDINATOR ID OUT WORK[=FOLDER] ...
 WORK is one of the functions below; process 0 writes what they return.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 from unittest import mock
 
 import jax
@@ -182,19 +184,60 @@ def stopped(workdir: str) -> list[int]:
     again = Loop(run, workdir, config.to_dict())
     first.append(again.first_step)
     first.append(len(again._pending.collected.updates))
+    take = again._train_step
+
+    def counted(step):
+      with compiled() as programs:
+        metrics = take(step)
+      first.extend([len(programs)] if step == 3 else [])
+      return metrics
+
+    again._train_step = counted
     again.train()
   # What process 0 refuses, all refuse.
   try:
     dist.by_first(lambda: int('x'))
   except ValueError:
     first.append(-1)
+  try:  # and what breaks on one, breaks on all
+    dist.together(lambda: 1 // jax.process_index())
+  except ArithmeticError:
+    first.append(-2)
+  except RuntimeError as e:
+    assert 'ZeroDivisionError' in str(e)
   return first
 
 
-def gather() -> list[str]:
-  """Texts of every process, uneven in number and in bytes."""
+@contextlib.contextmanager
+def compiled() -> Iterator[list[str]]:
+  """A list that holds an entry for each program compiled in here."""
+  programs = []
+
+  def listen(event, seconds, **_):
+    del seconds
+    if event == '/jax/core/compile/backend_compile_duration':
+      programs.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield programs
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def gather() -> list:
+  """Texts of every process, uneven in number and in bytes; and of any size.
+
+  Returns:
+    The texts, whether longer ones came whole, and how many programs those took.
+  """
   mine = [['a', 'b\n"ü'], []][jax.process_index() % 2]
-  return dist.gather_texts(mine)
+  texts, whole = dist.gather_texts(mine), []
+  with compiled() as programs:
+    for sizes in ((1012, 3), (1013, 2000), (0, 200_000), (66_552, 66_553)):
+      found = dist.gather_texts(['é' * sizes[jax.process_index()]])
+      whole.append(found == ['é' * n for n in sizes])
+  return [texts, whole, len(programs)]
 
 
 def refills() -> list:

@@ -381,14 +381,15 @@ def compilation() -> Iterator[Finding]:
 
 def products() -> Iterator[Finding]:
   """Does dtype=float32 compute in float32?"""
-  from jaxdistill.models.linear import product_bits
+  from jaxdistill.models.linear import precise, product_bits
 
-  bits = product_bits()
+  with precise('float32'):
+    bits = product_bits()
   said = f'products of float32 keep {bits} of 23 bits'
   if bits == 23:
     yield Finding('products', OK, said)
   else:
-    mend = 'JAX_DEFAULT_MATMUL_PRECISION=highest keeps all, and takes longer'
+    mend = 'unset JAX_DEFAULT_MATMUL_PRECISION to keep all, which takes longer'
     yield Finding('products', NOTE, said, mend)
 
 

@@ -44,3 +44,10 @@ def start(args: argparse.Namespace) -> None:
     dist.start_hosts(
       *(args.coordinator, args.num_processes, args.process_id), AGAIN
     )
+
+
+def meet(what: str) -> None:
+  """Waits for the others, however long they take; one that fails ends all."""
+  from jaxdistill import dist
+
+  dist.meet(what)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from jaxdistill.dist.forward import forwarded
@@ -19,6 +20,7 @@ from jaxdistill.dist.watch import watch
 # Seconds in which processes find each other, and after which JAX itself ends
 # those who fall silent, by a C++ stack: long after the watch has named them.
 JOINING, JAX_SILENT = 600, 600
+_HOURS = 24  # that processes wait for one that downloads
 _SMALL, _LARGE = 2**10, 2**16  # bytes of what is gathered at once
 
 
@@ -194,3 +196,17 @@ def barrier(name: str) -> None:
   """Waits until every process is here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def meet(name: str) -> None:
+  """Waits until every process is here, for hours if need be.
+
+  Over the coordination service: a collective would give up on a process that
+  still downloads.
+
+  Args:
+    name: Of the place; each is met at only once.
+  """
+  if distributed.global_state.num_processes > 1:
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f'jaxdistill/{name}', _HOURS * 3_600_000)

@@ -54,6 +54,7 @@ def done(tmp_path_factory):
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
   work |= {'replay': '', 'gather': '', 'refills': ''}
   work |= {'written': root / 'targets', 'learned': root / 'learned'}
+  work |= {'pods': root / 'pods'}
   out = run_hosts(root / 'out', *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -112,6 +113,29 @@ def test_one_process_that_is_asked_to_stop_stops_all(done):
   assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
   manifest = json.loads((root / 'stopped/manifests/2.json').read_text())
   assert manifest['pending/2'].keys() == {'0.json', '1.json'}
+
+
+def test_a_pod_is_alike_or_the_host_that_deviates_is_named(done):
+  codes, said = done[1]['pods']
+  alike, other = map(json.loads, said)
+  assert codes == [0, 1]
+  assert alike['pass'] and alike['deviate'] == []
+  names = [check['name'] for check in alike['checks']]
+  assert names == [
+    *('hosts', 'code', 'versions', 'config', 'workdir', 'clocks'),
+    *('ten steps', 'axis data'),
+  ]
+  one = f'process 1 at {socket.gethostname()}'
+  assert not other['pass'] and other['deviate'] == [one]
+  checks = {check['name']: check for check in other['checks']}
+  bad = {name for name, check in checks.items() if not check['well']}
+  assert bad == {*names[:-1], 'collectives'} - {'hosts', 'versions'}
+  assert 'run/loop.py is' in checks['code']['said']
+  assert 'seed is 7, elsewhere 0' in checks['config']['said']
+  assert 'cannot write' in checks['workdir']['said']
+  assert f'{one} is 5.0 s ahead of process 0' in checks['clocks']['said']
+  assert 'is off by 1.0e-02' in checks['ten steps']['said']
+  assert 'mend code, config first' in checks['collectives']['said']
 
 
 def test_texts_are_gathered_from_all_processes(done):

@@ -7,11 +7,14 @@ WORK is one of the functions below; process 0 writes what they return.
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -57,6 +60,15 @@ FEW = {
   'optimizer.warmup': 0,
   'alarms.cut': 'off',
 }
+CONFIG = """
+from jaxdistill.config import base_config
+
+def get_config():
+  config = base_config('sft')
+  config.model = 'small-fresh'
+  return config
+"""
+NO_DATA = shutil.ignore_patterns('*.safetensors', '*.txt', '__pycache__')
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
@@ -335,7 +347,51 @@ def learned(workdir: str) -> dict[str, list[dict[str, float]]]:
   return out
 
 
-WORKS = replay, uneven, stopped, gather, refills, written, learned
+def pods(folder: str) -> list:
+  """Hosts held against each other: alike, and then one that deviates in all.
+
+  Returns:
+    Of both the checks, and the exit codes.
+  """
+  from jax._src import distributed
+
+  from jaxdistill.cli import pod as verb
+  from jaxdistill.run import pod, rehearsal
+
+  root, process = pathlib.Path(folder), jax.process_index()
+  client = distributed.global_state.client
+  mine = root / str(process)
+  mine.mkdir(parents=True)
+  config, workdir = str(mine / 'config.py'), str(root / 'run')
+  (mine / 'config.py').write_text(CONFIG)
+  found, said = [], io.StringIO()
+
+  def checked(meeting, config, workdir):
+    checks = [*verb.look(meeting, config, workdir)]
+    with contextlib.redirect_stdout(said):
+      found.append(verb.report(iter(checks), meeting, as_json=True))
+
+  alike = pod.Meeting(client, process, 2)
+  checked(alike, config, workdir)
+  other = pod.Meeting(client, process, 2, lambda: time.time() + 5 * process)
+  other._asked = alike._asked
+  losses, recorded = rehearsal.losses, pod.PACKAGE
+  if process == 1:
+    deviating = CONFIG.replace('return', 'config.seed = 7\n  return')
+    (mine / 'config.py').write_text(deviating)
+    shutil.copytree(recorded, mine / 'jaxdistill', ignore=NO_DATA)
+    (mine / 'jaxdistill/run/loop.py').write_text('# older')
+    recorded = mine / 'jaxdistill'
+    workdir = str(mine / 'config.py' / 'run')  # below what is no folder
+    losses = lambda devices: rehearsal_losses(devices) * 1.01  # noqa: E731
+  rehearsal_losses = rehearsal.losses
+  planted = mock.patch.object(pod, 'PACKAGE', recorded)
+  with planted, mock.patch.object(rehearsal, 'losses', losses):
+    checked(other, config, workdir)
+  return [found, said.getvalue().splitlines()]
+
+
+WORKS = pods, replay, uneven, stopped, gather, refills, written, learned
 
 
 def main():

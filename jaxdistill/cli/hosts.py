@@ -7,6 +7,8 @@ from jaxdistill.cli import options
 from jaxdistill.cli.ending import AGAIN
 from jaxdistill.cli.parser import Parser
 
+ANEW = 'start it again on all hosts'
+
 
 def add_hosts(parser: Parser) -> None:
   """Adds `--coordinator`, `--num_processes` and `--process_id`."""
@@ -32,8 +34,13 @@ def add_hosts(parser: Parser) -> None:
   )
 
 
-def start(args: argparse.Namespace) -> None:
-  """Joins the processes that a verb's options name."""
+def start(args: argparse.Namespace, then: str = AGAIN) -> None:
+  """Joins the processes that a verb's options name.
+
+  Args:
+    args: The options.
+    then: What to do where one of them is gone.
+  """
   from jaxdistill import dist
   from jaxdistill.api.refusing import in_one_line
 
@@ -42,7 +49,7 @@ def start(args: argparse.Namespace) -> None:
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with in_one_line():
     dist.start_hosts(
-      *(args.coordinator, args.num_processes, args.process_id), AGAIN
+      *(args.coordinator, args.num_processes, args.process_id), then
     )
 
 

@@ -110,6 +110,14 @@ def test_all_name_the_one_that_is_silent(group, capsys):
   assert capsys.readouterr().err.splitlines() == [f'{line}; do it again'] * 2
 
 
+def test_several_that_are_silent_are_named(group, capsys):
+  three = group(3)
+  three.start(0)
+  assert three.until(0) == {75}
+  line = f'process 1 at {HOST}-1 is gone (silent for 1 s, as are 2 at {HOST}-2)'
+  assert line in capsys.readouterr().err
+
+
 def test_a_service_that_does_not_answer_is_process_0(group, capsys):
   three = group(3)
   three.start(1, 2)

@@ -107,7 +107,7 @@ def look(meeting: 'Meeting', config: str, workdir: str) -> Iterator['Check']:
     yield pod.Check('collectives', False, f'not measured: mend {names} first')
     return
   try:
-    made = dist.make_mesh(**mesh)
+    made = dist.make_mesh(mesh['data'], mesh['fsdp'], mesh['tensor'])
   except ValueError as e:
     yield pod.Check('collectives', False, str(e))
     return

@@ -28,6 +28,7 @@ SILENT = 60.0  # seconds without one, after which a process is gone
 CLOSING = 40.0  # seconds that a failed process may take to close its files
 _GRACE = 5.0  # seconds in which a process may end by itself, of what all meet
 _LOOK = 0.5
+_NAMED = 3  # of several that are gone
 
 _ROOT = 'jaxdistill/watch'
 _LEFT = 'left'
@@ -211,11 +212,18 @@ class Watch:
       if now - self._answered > SILENT:
         return Verdict(0, self._first, AGAIN, silent)
       return None
-    for i, (said, since) in self._heard.items():
-      if i and not said.startswith(_LEFT) and now - since > SILENT:
-        host = said.partition(' ')[2] or 'a host that never spoke'
-        self._announce(Verdict(i, host, AGAIN, silent))
-        break
+    quiet = {
+      i: said.partition(' ')[2] or 'a host that never spoke'
+      for i, (said, since) in self._heard.items()
+      if i and not said.startswith(_LEFT) and now - since > SILENT - BEAT
+    }
+    if any(now - self._heard[i][1] > SILENT for i in quiet):
+      (i, host), *more = quiet.items()
+      if more:  # perhaps it is this host that is cut off
+        named = ', '.join(f'{i} at {host}' for i, host in more[:_NAMED])
+        rest = f' and {len(more) - _NAMED} more' * (len(more) > _NAMED)
+        silent = f'{silent}, as are {named}{rest}'
+      self._announce(Verdict(i, host, AGAIN, silent))
     return self.verdict
 
   def _announce(self, verdict: Verdict) -> None:
@@ -230,7 +238,9 @@ class Watch:
       return  # the main thread is at it
     if verdict.code != AGAIN and self._left.wait(_GRACE):
       return  # it has met the same
-    print(verdict.line(self.then), file=sys.stderr, flush=True)
+    bars = getattr(sys.modules.get('tqdm'), 'tqdm', None)
+    start = '\n' if getattr(bars, '_instances', None) else ''  # after a bar
+    print(start + verdict.line(self.then), file=sys.stderr, flush=True)
     if self.process == 0:
       time.sleep(2 * BEAT)  # the others read it from here
     _exit(verdict.code)

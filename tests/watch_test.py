@@ -205,18 +205,23 @@ def test_a_connection_outlives_the_service():
       assert here.recv(9) == b''
 
 
+def launched(coordinator, count, process, joining=60):
+  words = [coordinator, count, process, 3, 0.3, joining]
+  return subprocess.Popen(
+    [sys.executable, '-W', 'ignore', WORKER, *map(str, words)],
+    env=os.environ | {'XLA_FLAGS': ''},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
 def run(count, victim):
   """The codes of processes one of which is killed, and what they said."""
   with socket.socket() as s:
     s.bind(('localhost', 0))
     coordinator = f'localhost:{s.getsockname()[1]}'
-  command = [sys.executable, '-W', 'ignore', WORKER, coordinator, str(count)]
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-  env = os.environ | {'XLA_FLAGS': ''}
-  all_ = [
-    subprocess.Popen([*command, str(i), '3', '.3'], env=env, **pipes)
-    for i in range(count)
-  ]
+  all_ = [launched(coordinator, count, i) for i in range(count)]
   try:
     line = ''
     while line != 'met\n':
@@ -242,6 +247,15 @@ def test_a_killed_process_is_one_line_of_the_others(count, victim, why):
   line = f'jaxdistill: process {victim} at {HOST} is gone ({why}); start again'
   for i in {*range(count)} - {victim}:
     assert (codes[i], said[i]) == (75, [line])
+
+
+def test_who_is_alone_says_so():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]  # where nobody is from now on
+  alone = launched(f'127.0.0.1:{port}', 2, 1, joining=2)
+  said = alone.communicate(timeout=60)[1]
+  line = f'jaxdistill: process 0 cannot be reached at 127.0.0.1:{port}, in 2 s'
+  assert (alone.returncode, said) == (75, f'{line}; start again\n')
 
 
 def test_refusals_say_what_kind_they_are():

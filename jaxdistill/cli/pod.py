@@ -23,14 +23,12 @@ def add_options(parser: Parser) -> None:
   parser.add_argument(
     '--config',
     type=options.text,
-    default='',
     metavar='FILE.py',
     help='with --pod: of the run',
   )
   parser.add_argument(
     '--workdir',
     type=options.text,
-    default='',
     metavar='FOLDER',
     help='with --pod: of the run',
   )

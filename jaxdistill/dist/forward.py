@@ -22,13 +22,16 @@ class Forward:
     address: `host:port` of the service.
 
   Attributes:
+    address: The same.
     port: Where it listens, on 127.0.0.1.
+    reached: Whether the service has been reached.
     closed: Whether the service has closed a connection.
   """
 
   def __init__(self, address: str):
     host, _, port = address.rpartition(':')
     self._target = host.strip('[]'), int(port)
+    self.address, self.reached = address, False
     self.port, self.closed = 0, False
     self._open = True  # whether it keeps connections that the service closed
     self._loop, ready = asyncio.new_event_loop(), threading.Event()
@@ -72,7 +75,9 @@ class Forward:
     """The service, once it is there; None if nobody waits any longer."""
     while not reader.at_eof():
       with contextlib.suppress(OSError):
-        return await asyncio.open_connection(*self._target)
+        found = await asyncio.open_connection(*self._target)
+        self.reached = True
+        return found
       await asyncio.sleep(_RETRY)
     return None
 

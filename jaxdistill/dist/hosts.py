@@ -6,6 +6,9 @@ first: all processes must issue the same calls in the same order.
 
 import functools
 import json
+import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +18,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from jaxdistill.dist.forward import forwarded
-from jaxdistill.dist.watch import watch
+from jaxdistill.dist.watch import AGAIN, watch
 
 # Seconds in which processes find each other, and after which JAX itself ends
 # those who fall silent, by a C++ stack: long after the watch has named them.
@@ -68,11 +71,26 @@ def start_hosts(
 
 def _join(then: str, *which: Any) -> None:
   with forwarded() as made:
-    jax.distributed.initialize(
-      *which,
-      initialization_timeout=JOINING,
-      heartbeat_timeout_seconds=JAX_SILENT,
-    )
+
+    def give_up():  # before JAX does, by a C++ stack
+      why = 'not all processes have come'
+      if made and not made[0].reached:
+        why = f'process 0 cannot be reached at {made[0].address}'
+      print(f'jaxdistill: {why}, in {JOINING} s; {then}', file=sys.stderr)
+      sys.stderr.flush()
+      os._exit(AGAIN)
+
+    timer = threading.Timer(JOINING, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+      jax.distributed.initialize(
+        *which,
+        initialization_timeout=2 * JOINING,
+        heartbeat_timeout_seconds=JAX_SILENT,
+      )
+    finally:
+      timer.cancel()
   watch(then, made[0] if made else None)
 
 

@@ -66,9 +66,8 @@ def report(checks: Iterator['Check'], meeting: 'Meeting', as_json: bool) -> int:
   for check in checks:
     found.append(check)
     if first and not as_json:
-      print(
-        f'{"ok" if check.well else "DEVIATES":10}{check.name:14}{check.said}'
-      )
+      status = 'ok' if check.well else 'DEVIATES'
+      print(f'{status:10}{check.name:14}{check.said}', flush=True)
   bad = [check for check in found if not check.well]
   who = sorted({host for check in bad for host in check.hosts})
   if first and as_json:

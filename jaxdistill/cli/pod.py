@@ -1,8 +1,11 @@
 """`jaxdistill doctor --pod`: do the hosts of a run fit together?"""
 
 import argparse
+import contextlib
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,8 @@ from jaxdistill.cli.parser import WRONG, Parser
 
 if TYPE_CHECKING:
   from jaxdistill.run.pod import Check, Meeting
+
+SECONDS = 300  # in which devices compile and answer
 
 
 def add_options(parser: Parser) -> None:
@@ -98,7 +103,8 @@ def look(meeting: 'Meeting', config: str, workdir: str) -> Iterator['Check']:
   yield from first
   yield pod.folder(meeting, workdir)
   yield pod.clocks(meeting)
-  yield pod.steps(meeting)
+  with _in_time(meeting, 'ten steps'):
+    yield pod.steps(meeting)
   if not all(check.well for check in first) or mesh is None:
     names = ', '.join(c.name for c in first if not c.well) or 'config'
     yield pod.Check('collectives', False, f'not measured: mend {names} first')
@@ -108,7 +114,26 @@ def look(meeting: 'Meeting', config: str, workdir: str) -> Iterator['Check']:
   except ValueError as e:
     yield pod.Check('collectives', False, str(e))
     return
-  yield from pod.collectives(meeting, made)
+  with _in_time(meeting, 'collectives'):
+    yield from pod.collectives(meeting, made)
+
+
+@contextlib.contextmanager
+def _in_time(meeting: 'Meeting', name: str) -> Iterator[None]:
+  """Ends this process if devices do not come to an end; the others name it."""
+
+  def give_up():
+    who = meeting.names[meeting.process]
+    print(f'DEVIATES  {name:14}{who}: no answer in {SECONDS} s', flush=True)
+    os._exit(1)
+
+  timer = threading.Timer(SECONDS, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, int] | None]:

@@ -110,6 +110,14 @@ def test_all_name_the_one_that_is_silent(group, capsys):
   assert capsys.readouterr().err.splitlines() == [f'{line}; do it again'] * 2
 
 
+def test_who_was_held_for_gone_ends_too(group):
+  """Stopped for a while, and going on when the others are ending."""
+  two = group(2)
+  two.all[0]._announce(watch.Verdict(1, 'there', 75, 'silent'))
+  two.start(0, 1)
+  assert two.until(0, 1) == {75}
+
+
 def test_several_that_are_silent_are_named(group, capsys):
   three = group(3)
   three.start(0)

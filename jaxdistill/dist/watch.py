@@ -201,7 +201,7 @@ class Watch:
         self.ended(FAILED, _told(error))
         _exit(FAILED)
       verdict = self.verdict or self._found(now)
-      if verdict and verdict.process != self.process:
+      if verdict:  # even of this one, which had only been stopped
         self._end(verdict)
 
   def _found(self, now: float) -> Verdict | None:

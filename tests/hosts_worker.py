@@ -375,18 +375,20 @@ def pods(folder: str) -> list:
   checked(alike, config, workdir)
   other = pod.Meeting(client, process, 2, lambda: time.time() + 5 * process)
   other._asked = alike._asked
-  losses, recorded = rehearsal.losses, pod.PACKAGE
+  losses, package, faulty = rehearsal.losses, pod.PACKAGE, 1.0
   if process == 1:
     deviating = CONFIG.replace('return', 'config.seed = 7\n  return')
     (mine / 'config.py').write_text(deviating)
-    shutil.copytree(recorded, mine / 'jaxdistill', ignore=NO_DATA)
-    (mine / 'jaxdistill/run/loop.py').write_text('# older')
-    recorded = mine / 'jaxdistill'
+    shutil.copytree(package, mine / 'jaxdistill', ignore=NO_DATA)
+    package, faulty = mine / 'jaxdistill', 1.01
+    (package / 'run/loop.py').write_text('# older')
     workdir = str(mine / 'config.py' / 'run')  # below what is no folder
-    losses = lambda devices: rehearsal_losses(devices) * 1.01  # noqa: E731
-  rehearsal_losses = rehearsal.losses
-  planted = mock.patch.object(pod, 'PACKAGE', recorded)
-  with planted, mock.patch.object(rehearsal, 'losses', losses):
+
+  def computed(devices):
+    return losses(devices) * faulty
+
+  planted = mock.patch.object(pod, 'PACKAGE', package)
+  with planted, mock.patch.object(rehearsal, 'losses', computed):
     checked(other, config, workdir)
   return [found, said.getvalue().splitlines()]
 

@@ -59,6 +59,7 @@ def done(tmp_path_factory):
   work |= {'replay': '', 'gather': '', 'refills': ''}
   work |= {'written': root / 'targets', 'learned': root / 'learned'}
   work |= {'saved': root / 'saved'}
+  work |= {'pods': root / 'pods'}
   out = run_hosts(root / 'out', *(f'{k}={v}' for k, v in work.items()))
   return root, dict(zip(work, out, strict=True))
 
@@ -112,7 +113,7 @@ def test_one_eight_and_two_times_two_devices_take_the_same_steps(done):
 
 def test_one_process_that_is_asked_to_stop_stops_all(done):
   root, found = done
-  assert found['stopped'] == [0, 2, 1, -1]
+  assert found['stopped'] == [0, 2, 1, 0, -1, -2]
   lines = (root / 'stopped' / 'metrics.jsonl').open()
   assert [json.loads(x)['step'] for x in lines] == [0, 1, 2, 3, 4]
   manifest = json.loads((root / 'stopped/manifests/2.json').read_text())
@@ -144,8 +145,33 @@ def test_what_two_hosts_saved_is_hashed_by_both_and_restored_by_one(done):
   assert Checkpoints(folder).newest() == 5
 
 
+def test_a_pod_is_alike_or_the_host_that_deviates_is_named(done):
+  codes, said = done[1]['pods']
+  alike, other = map(json.loads, said)
+  assert codes == [0, 1]
+  assert alike['pass'] and alike['deviate'] == []
+  names = [check['name'] for check in alike['checks']]
+  assert names == [
+    *('hosts', 'code', 'versions', 'config', 'workdir', 'clocks'),
+    *('ten steps', 'axis data'),
+  ]
+  one = f'process 1 at {socket.gethostname()}'
+  assert not other['pass'] and other['deviate'] == [one]
+  checks = {check['name']: check for check in other['checks']}
+  bad = {name for name, check in checks.items() if not check['well']}
+  assert bad == {*names[:-1], 'collectives'} - {'hosts', 'versions'}
+  assert 'run/loop.py is' in checks['code']['said']
+  assert 'seed is 7, elsewhere 0' in checks['config']['said']
+  assert 'cannot write' in checks['workdir']['said']
+  assert f'{one} is 5.0 s ahead of process 0' in checks['clocks']['said']
+  assert 'is off by 1.0e-02' in checks['ten steps']['said']
+  assert 'mend code, config first' in checks['collectives']['said']
+
+
 def test_texts_are_gathered_from_all_processes(done):
-  assert done[1]['gather'] == ['a', 'b\n"ü']
+  texts, whole, programs = done[1]['gather']
+  assert texts == ['a', 'b\n"ü']
+  assert whole == [True] * 4 and programs == 0
 
 
 def test_refills_on_uneven_hosts_draw_what_one_process_does(done, one_device):

@@ -5,14 +5,17 @@ python hosts_worker.py COORDINATOR ID OUT WORK[=FOLDER] ...
 WORK is one of the functions below; process 0 writes what they return.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import jax
@@ -60,6 +63,15 @@ FEW = {
   'optimizer.warmup': 0,
   'alarms.cut': 'off',
 }
+CONFIG = """
+from jaxdistill.config import base_config
+
+def get_config():
+  config = base_config('sft')
+  config.model = 'small-fresh'
+  return config
+"""
+NO_DATA = shutil.ignore_patterns('*.safetensors', '*.txt', '__pycache__')
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
 TINY = DecoderConfig(
   vocab_size=24,
@@ -187,19 +199,60 @@ def stopped(workdir: str) -> list[int]:
     again = Loop(run, workdir, config.to_dict())
     first.append(again.first_step)
     first.append(len(again._pending.collected.updates))
+    take = again._train_step
+
+    def counted(step):
+      with compiled() as programs:
+        metrics = take(step)
+      first.extend([len(programs)] if step == 3 else [])
+      return metrics
+
+    again._train_step = counted
     again.train()
   # What process 0 refuses, all refuse.
   try:
     dist.by_first(lambda: int('x'))
   except ValueError:
     first.append(-1)
+  try:  # and what breaks on one, breaks on all
+    dist.together(lambda: 1 // jax.process_index())
+  except ArithmeticError:
+    first.append(-2)
+  except RuntimeError as e:
+    assert 'ZeroDivisionError' in str(e)
   return first
 
 
-def gather() -> list[str]:
-  """Texts of every process, uneven in number and in bytes."""
+@contextlib.contextmanager
+def compiled() -> Iterator[list[str]]:
+  """A list that holds an entry for each program compiled in here."""
+  programs = []
+
+  def listen(event, seconds, **_):
+    del seconds
+    if event == '/jax/core/compile/backend_compile_duration':
+      programs.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield programs
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def gather() -> list:
+  """Texts of every process, uneven in number and in bytes; and of any size.
+
+  Returns:
+    The texts, whether longer ones came whole, and how many programs those took.
+  """
   mine = [['a', 'b\n"ü'], []][jax.process_index() % 2]
-  return dist.gather_texts(mine)
+  texts, whole = dist.gather_texts(mine), []
+  with compiled() as programs:
+    for sizes in ((1012, 3), (1013, 2000), (0, 200_000), (66_552, 66_553)):
+      found = dist.gather_texts(['é' * sizes[jax.process_index()]])
+      whole.append(found == ['é' * n for n in sizes])
+  return [texts, whole, len(programs)]
 
 
 def refills() -> list:
@@ -351,7 +404,56 @@ def saved(workdir: str) -> list:
   return [seen, read, step, record, dist.gather_texts([str(all(same))])]
 
 
-WORKS = replay, uneven, stopped, gather, refills, written, learned, saved
+def pods(folder: str) -> list:
+  """Hosts held against each other: alike, and then one that deviates in all.
+
+  Returns:
+    Of both the checks, and the exit codes.
+  """
+  from jax._src import distributed
+
+  from jaxdistill.cli import pod as verb
+  from jaxdistill.run import pod, rehearsal
+
+  root, process = pathlib.Path(folder), jax.process_index()
+  client = distributed.global_state.client
+  mine = root / str(process)
+  mine.mkdir(parents=True)
+  config, workdir = str(mine / 'config.py'), str(root / 'run')
+  (mine / 'config.py').write_text(CONFIG)
+  found, said = [], io.StringIO()
+
+  def checked(meeting, config, workdir):
+    checks = [*verb.look(meeting, config, workdir)]
+    with contextlib.redirect_stdout(said):
+      found.append(verb.report(iter(checks), meeting, as_json=True))
+
+  alike = pod.Meeting(client, process, 2)
+  checked(alike, config, workdir)
+  other = pod.Meeting(client, process, 2, lambda: time.time() + 5 * process)
+  other._asked = alike._asked
+  losses, package, faulty = rehearsal.losses, pod.PACKAGE, 1.0
+  if process == 1:
+    deviating = CONFIG.replace('return', 'config.seed = 7\n  return')
+    (mine / 'config.py').write_text(deviating)
+    shutil.copytree(package, mine / 'jaxdistill', ignore=NO_DATA)
+    package, faulty = mine / 'jaxdistill', 1.01
+    (package / 'run/loop.py').write_text('# older')
+    workdir = str(mine / 'config.py' / 'run')  # below what is no folder
+
+  def computed(devices):
+    return losses(devices) * faulty
+
+  planted = mock.patch.object(pod, 'PACKAGE', package)
+  with planted, mock.patch.object(rehearsal, 'losses', computed):
+    checked(other, config, workdir)
+  return [found, said.getvalue().splitlines()]
+
+
+WORKS = (
+  *(pods, replay, uneven, stopped, gather, refills, written, learned),
+  saved,
+)
 
 
 def main():

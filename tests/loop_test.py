@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdistill as jd
 from jaxdistill import config as configs
+from jaxdistill.models.linear import product
 from jaxdistill.run.ask import evaluate
 from jaxdistill.run.loop import Loop
 
@@ -299,3 +301,18 @@ def test_a_run_counts_its_own_words(mesh, tmp_path):
   per_token = found['eval/test/markers'] / found['eval/test/length']
   dense = found['eval/test/markers_per_1k']
   assert dense == pytest.approx(1000 * per_token)
+
+
+@pytest.mark.parametrize(('dtype', 'full'), [('float32', 2), ('bfloat16', 0)])
+def test_a_run_says_how_exact_products_are(
+  mesh, tmp_path, monkeypatch, dtype, full
+):
+  def steps(self):
+    x = np.ones((2, 2), np.float32)
+    text = jax.jit(product).lower(x, x).as_text()
+    yield {'full': text.count('HIGHEST')}
+
+  monkeypatch.setattr(Loop, 'steps', steps)
+  config = small('sft', model='small-fresh', dtype=dtype)
+  with jd.steps(config, tmp_path) as taken:
+    assert next(taken) == {'full': full}

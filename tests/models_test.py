@@ -23,7 +23,12 @@ from jaxdistill.models import (
   save,
   scoring,
 )
-from jaxdistill.models.linear import RoleDelta, product, product_bits
+from jaxdistill.models.linear import (
+  RoleDelta,
+  precise,
+  product,
+  product_bits,
+)
 from jaxdistill.models.remat import REMAT
 from jaxdistill.models.rope import Rope
 
@@ -222,6 +227,30 @@ def test_bits_that_products_keep_are_counted(bits):
 
   assert product_bits(lambda x, y: rounded(x) @ rounded(y)) == bits
   assert product_bits() == 23
+
+
+def asked_in_full(model):
+  """Of the products of a model's gradient: how many, and in full float32."""
+
+  def loss(model, tokens):
+    return model(tokens).sum()
+
+  text = nnx.jit(nnx.grad(loss)).lower(model, TOKENS).as_text()
+  products = [x for x in text.splitlines() if 'stablehlo.dot_general' in x]
+  full = sum('precision = [HIGHEST, HIGHEST]' in x for x in products)
+  return len(products), full
+
+
+def test_products_are_in_float32_unless_somebody_says_otherwise():
+  model = make_model(HEADS)
+  products, full = asked_in_full(model)
+  assert products > 20 and full == 0  # left to the device
+  with precise('float32'):
+    assert asked_in_full(model) == (products, products)
+  with precise('bfloat16'):
+    assert asked_in_full(model) == (products, 0)
+  with jax.default_matmul_precision('tensorfloat32'), precise('float32'):
+    assert asked_in_full(model) == (products, 0)
 
 
 def test_packed_segments_do_not_see_each_other():

@@ -5,7 +5,6 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from jaxdistill.api.model import Model, find_task, load
@@ -105,7 +104,7 @@ def gap(
   with in_one_line():
     tokenizer = model.run.loaded.tokenizer
     check_words(model.task, words, model.name, tokenizer)
-  with jax.set_mesh(model.run.mesh), in_one_line():
+  with model.run.computing(), in_one_line():
     found = gaps.gap(
       *(model.run, model.player, model.task, asked, samples),
       max_tokens or model.run.eval.max_tokens,

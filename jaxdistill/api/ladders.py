@@ -137,7 +137,7 @@ def context(
   asked = chosen(model.task, split, problems)
   _check_told(model.task.name, asked, rungs, judge, solution)
   begin = time.perf_counter()
-  with jax.set_mesh(model.run.mesh), in_one_line():
+  with model.run.computing(), in_one_line():
     found = ladder(
       model.player,
       asked,

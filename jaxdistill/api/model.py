@@ -217,7 +217,7 @@ class Model:
   def _generate(self, player, prompt, sampling):
     samples, max_tokens, temperature = sampling
     key = jax.random.key(self.run.seed)
-    with jax.set_mesh(self.run.mesh), in_one_line():
+    with self.run.computing(), in_one_line():
       longest = max_tokens or self.run.eval.max_tokens
       drawn = Sampling(samples, longest, temperature)
       (rollouts_G,) = player.generate([prompt], drawn, key)
@@ -275,7 +275,7 @@ class Model:
       max_tokens=max_tokens or self.run.eval.max_tokens,
     )
     run = dataclasses.replace(self.run, eval=wanted, task=self.task)
-    with jax.set_mesh(run.mesh):
+    with run.computing():
       return evaluate(run, self.player, pass_k)
 
 
@@ -332,7 +332,7 @@ def load_run(folder: epath.PathLike, anchor: str | None = None) -> Model:
   """A version of a run's model; see `load`."""
   run = _build(run_config(folder, anchor))
   graphdef, params = _placed(run)
-  with jax.set_mesh(run.mesh), in_one_line():
+  with run.computing(), in_one_line():
     like = Params(*params[:2])
     version = stored.stored_params(folder, anchor, like)
   player = make_player(run, graphdef, (*version, params[2]))
@@ -349,7 +349,7 @@ def _placed(run: Run) -> tuple[nnx.GraphDef, tuple]:
   """A run's model, on its mesh."""
   graphdef, moving, frozen = split_params(run.loaded.model, run.trainable)
   params = (*moving, frozen)
-  with jax.set_mesh(run.mesh):
+  with run.computing():
     return graphdef, place(params, param_shardings(params, run.mesh))
 
 

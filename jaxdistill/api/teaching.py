@@ -78,7 +78,7 @@ def targets(
   sampling = Sampling(
     samples, max_tokens or model.run.eval.max_tokens, temperature
   )
-  with jax.set_mesh(model.run.mesh), in_one_line():
+  with model.run.computing(), in_one_line():
     k = min(top_k, model.player.config.vocab_size)
     _write(model, pool, sampling, k, folder)
     return read(folder)

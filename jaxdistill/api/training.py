@@ -35,7 +35,7 @@ class Steps(Iterator[dict[str, float]]):
     self._leave = weakref.finalize(self, _leave, loop, self._lines)
 
   def __next__(self) -> dict[str, float]:
-    with jax.set_mesh(self.loop.run.mesh):
+    with self.loop.run.computing():
       return next(self._lines)
 
   def close(self) -> None:
@@ -53,7 +53,7 @@ class Steps(Iterator[dict[str, float]]):
     """The model as it is now, to be asked before the next step is taken."""
     loop = self.loop
     name = str(loop.workdir.path)
-    with jax.set_mesh(loop.run.mesh):
+    with loop.run.computing():
       player = loop.player(loop.state.params)
     return Model(name, loop.run, player, loop.run.task)
 
@@ -72,7 +72,7 @@ class Steps(Iterator[dict[str, float]]):
 
 
 def _leave(loop: Loop, lines: Generator) -> None:
-  with jax.set_mesh(loop.run.mesh):
+  with loop.run.computing():
     lines.close()
   loop.workdir.close()
 
@@ -149,5 +149,5 @@ def begin(config: Any, workdir: epath.PathLike) -> Steps:
     dist.by_first(folder.free)
   configs.prepare(config)
   run = configs.build(config)
-  with jax.set_mesh(run.mesh), in_one_line():
+  with run.computing(), in_one_line():
     return Steps(Loop(run, workdir, config.to_dict()))

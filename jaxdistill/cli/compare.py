@@ -48,8 +48,9 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import comparing
 
   arms, seeds = (x.split(',') if x else () for x in (args.arms, args.seeds))
-  plan = comparing.plan(args.config, args.overrides, arms, seeds)
   hosts.start(args)
+  plan = comparing.plan(args.config, args.overrides, arms, seeds)
+  hosts.meet('the plan is read')
   import jax
   from etils import epath
 

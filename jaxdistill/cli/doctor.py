@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from jaxdistill.cli import pod
 from jaxdistill.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ Exit code 1 if something would stop a run. Changes nothing.
 
   jaxdistill doctor
   jaxdistill doctor --json > doctor.json
+
+--pod, on every host of a run, holds the hosts against each other: devices,
+code, versions, config, workdir, clocks, ten known steps, collectives. It
+prints PASS, or the host that deviates and in what.
+
+  jaxdistill doctor --pod --coordinator HOST:PORT --num_processes 4 \\
+    --process_id 0 --config configs/sqlm_small.py --workdir gs://bucket/run
 
 Next: jaxdistill train --help"""
 CONFIG = False
@@ -87,10 +95,13 @@ def add_options(parser: Parser) -> None:
   parser.add_argument(
     '--json', action='store_true', help='print one JSON object; default a list'
   )
+  pod.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints what is found; 1 if something would stop a run, else 0."""
+  if args.pod or args.config or args.workdir or args.coordinator:
+    return pod.run(args)
   found: list[Finding] = []
   for finding in look(PROBES):
     found.append(finding)
@@ -382,14 +393,15 @@ def compilation() -> Iterator[Finding]:
 
 def products() -> Iterator[Finding]:
   """Does dtype=float32 compute in float32?"""
-  from jaxdistill.models.linear import product_bits
+  from jaxdistill.models.linear import precise, product_bits
 
-  bits = product_bits()
+  with precise('float32'):
+    bits = product_bits()
   said = f'products of float32 keep {bits} of 23 bits'
   if bits == 23:
     yield Finding('products', OK, said)
   else:
-    mend = 'JAX_DEFAULT_MATMUL_PRECISION=highest keeps all, and takes longer'
+    mend = 'unset JAX_DEFAULT_MATMUL_PRECISION to keep all, which takes longer'
     yield Finding('products', NOTE, said, mend)
 
 

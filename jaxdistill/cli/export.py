@@ -49,8 +49,6 @@ def add_options(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  import jax
-
   from jaxdistill import models
   from jaxdistill.api.refusing import in_one_line
   from jaxdistill.config import ConfigError
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     raise ConfigError('--kind and --dtype are for Hugging Face models')
   model = options.model(args)
   loaded = model.run.loaded
-  with jax.set_mesh(model.run.mesh), in_one_line():
+  with model.run.computing(), in_one_line():
     if loaded.source:
       models.export(
         *(args.to, model.decoder, loaded.source),

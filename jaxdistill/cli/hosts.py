@@ -4,7 +4,10 @@ import argparse
 import sys
 
 from jaxdistill.cli import options
+from jaxdistill.cli.ending import AGAIN
 from jaxdistill.cli.parser import Parser
+
+ANEW = 'start it again on all hosts'
 
 
 def add_hosts(parser: Parser) -> None:
@@ -31,8 +34,13 @@ def add_hosts(parser: Parser) -> None:
   )
 
 
-def start(args: argparse.Namespace) -> None:
-  """Joins the processes that a verb's options name."""
+def start(args: argparse.Namespace, then: str = AGAIN) -> None:
+  """Joins the processes that a verb's options name.
+
+  Args:
+    args: The options.
+    then: What to do where one of them is gone.
+  """
   from jaxdistill import dist
   from jaxdistill.api.refusing import in_one_line
 
@@ -40,4 +48,13 @@ def start(args: argparse.Namespace) -> None:
     others = f'{args.num_processes} processes at {args.coordinator}'
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with in_one_line():
-    dist.start_hosts(args.coordinator, args.num_processes, args.process_id)
+    dist.start_hosts(
+      *(args.coordinator, args.num_processes, args.process_id), then
+    )
+
+
+def meet(what: str) -> None:
+  """Waits for the others, however long they take; one that fails ends all."""
+  from jaxdistill import dist
+
+  dist.meet(what)

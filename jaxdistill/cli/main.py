@@ -56,21 +56,25 @@ def main(argv: list[str] | None = None) -> int:
   verb = VERBS[args.verb]
   if verb is doctor:  # it must not need what may be broken
     return doctor.run(args)
+  from jaxdistill import dist
   from jaxdistill.config import ConfigError
   from jaxdistill.run.stopping import Stopped
 
   try:
     return verb.run(args) or 0
   except ConfigError as e:
+    dist.ended(WRONG, str(e))
     print('jaxdistill:', *str(e).splitlines(), file=sys.stderr)
     return WRONG
   except Stopped as e:
     print(f'jaxdistill: stopped as asked; {e}; {AGAIN}', flush=True)
     return GOES_ON
   except Failed as e:
+    dist.ended(FAILED, str(e))
     print(f'jaxdistill: {e}', file=sys.stderr)
     return FAILED
   except KeyboardInterrupt:
+    dist.ended(STOPPED, 'stopped by Ctrl-C')
     again = f'; {AGAIN}' if verb.CONFIG else ''
     print(f'\njaxdistill: stopped{again}', file=sys.stderr)
     return STOPPED

@@ -91,7 +91,7 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill import api
 
-  hosts.start(args)
+  hosts.start(args, hosts.ANEW)
   import jax
 
   found = api.targets(

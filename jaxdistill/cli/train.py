@@ -45,8 +45,9 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import training
 
+  hosts.start(args)  # before anything that takes long, such as a download
   config = training.configure(args.config, args.overrides)
-  hosts.start(args)
+  hosts.meet('the config is read')
   import jax
 
   first = jax.process_index() == 0

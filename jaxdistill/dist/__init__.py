@@ -5,6 +5,7 @@ from jaxdistill.dist.hosts import (
   barrier,
   by_first,
   gather_texts,
+  meet,
   start_hosts,
   sum_over_hosts,
   together,
@@ -22,6 +23,7 @@ from jaxdistill.dist.axes import (
   replicated,
   sharding,
 )
+from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
   'BATCH_AXES',
@@ -31,10 +33,13 @@ __all__ = [
   'barrier',
   'batch_shards',
   'by_first',
+  'closing',
   'constrain',
+  'ended',
   'gather_texts',
   'local_part',
   'make_mesh',
+  'meet',
   'pinned',
   'put_local',
   'replicated',

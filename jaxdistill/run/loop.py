@@ -8,6 +8,7 @@ update and judged beside it, see `pending.py`.
 
 import contextlib
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -118,11 +119,13 @@ class Loop:
       with asked_to_stop() as stop:
         yield from self._steps(stop)
     finally:
-      try:  # what is being written is not cut off
-        with contextlib.suppress(OSError):  # of a full disk: it has been said
-          self.checkpoints.close()
-      finally:
-        self.workdir.close()
+      error = sys.exception()
+      with dist.closing(None if isinstance(error, Stopped) else error):
+        try:  # what is being written is not cut off
+          with contextlib.suppress(OSError):  # of a full disk: it has been said
+            self.checkpoints.close()
+        finally:
+          self.workdir.close()
 
   def _steps(self, stop: Callable[[int], bool]) -> Iterator[dict[str, float]]:
     run = self.run

@@ -1,7 +1,8 @@
 """What a run is made of."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -9,6 +10,7 @@ from jaxdistill.batch import Shapes
 from jaxdistill.eval import Alarm, GuardConfig
 from jaxdistill.methods.method import Method
 from jaxdistill.models.int8 import Formats
+from jaxdistill.models.linear import precise
 from jaxdistill.models.store import Loaded
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.rollout.markers import MARKERS
@@ -74,3 +76,9 @@ class Run:
   eval: EvalConfig
   guard: GuardConfig
   alarms: Mapping[str, Alarm]
+
+  @contextlib.contextmanager
+  def computing(self) -> Iterator[None]:
+    """Where all is computed: on its mesh, float32 as such."""
+    with jax.set_mesh(self.mesh), precise(self.loaded.model.config.dtype):
+      yield

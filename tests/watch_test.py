@@ -14,6 +14,7 @@ import time
 import pytest
 
 from jaxdistill import dist
+from jaxdistill.cli import main
 from jaxdistill.dist import forward, watch
 
 WORKER = pathlib.Path(__file__).with_name('watch_worker.py')
@@ -275,3 +276,7 @@ def test_refusals_say_what_kind_they_are():
   assert isinstance(bug, RuntimeError) and str(bug) == 'there: TypeError: no'
   assert json.loads(_as_text(TypeError('no'))) == [False, 'TypeError: no']
   dist.ended(1, 'alone')  # nobody is told, and nobody waited for
+
+
+def test_a_scheduler_takes_who_lost_another_as_who_was_stopped():
+  assert watch.AGAIN == main.GOES_ON

@@ -10,16 +10,17 @@
 #   75    stopped by SIGTERM and saved: again, as often as it takes
 #   126, 127
 #         there is no such command: ends with that
-#   else  again, until it has ended so --tries times; then ends with that
+#   else  again, until it has ended so --tries times within an hour; then ends
+#         with that. So ends, with 69, who has lost another process
 #
 # On SIGTERM or Ctrl-C it hands a SIGTERM to the command, waits for it and ends
 # with its code, without another try (with 75 if it was between two of them).
 #
 # On several hosts there is one of these on each. A process that is gone is
-# noticed by the others when JAX's heartbeats stop, after 100 s, and they end
-# as well; --wait is longer, so that no process comes back to those of before.
+# noticed by the others after a minute of silence, and they end as well; --wait
+# is longer, so that no process comes back to those of before.
 #
-#   --tries N       how many failures end it (3)
+#   --tries N       how many failures within an hour end it (3)
 #   --wait SECONDS  before the next try (150)
 #   --hand-on       ends with 75 as well: a scheduler begins it again
 #   --record FOLDER leaves its process id there, in pid, and how it ended, in
@@ -77,7 +78,7 @@ if [ -n "$record" ]; then
   rm -f "$record/ended"
   echo $$ > "$record/pid"
 fi
-failures=0
+failures=()
 while :; do
   "${COMMAND[@]}" &
   await
@@ -86,9 +87,13 @@ while :; do
     0 | "$WRONG" | 126 | 127) end "$code" ;;
     "$GOES_ON") [ -z "$hand_on" ] || end "$code" ;;
     *)
-      failures=$((failures + 1))
-      if ((failures >= tries)); then
-        note "ended with $code, the last of $tries tries"
+      recent=("$SECONDS")
+      for at in ${failures[@]+"${failures[@]}"}; do
+        ((SECONDS - at > 3600)) || recent+=("$at")
+      done
+      failures=("${recent[@]}")
+      if ((${#failures[@]} >= tries)); then
+        note "ended with $code, the last of $tries tries within an hour"
         end "$code"
       fi
       ;;

@@ -413,7 +413,7 @@ def pods(folder: str) -> list:
   from jax._src import distributed
 
   from jaxdistill.cli import pod as verb
-  from jaxdistill.run import pod, rehearsal
+  from jaxdistill.run import pod, trial
 
   root, process = pathlib.Path(folder), jax.process_index()
   client = distributed.global_state.client
@@ -432,7 +432,7 @@ def pods(folder: str) -> list:
   checked(alike, config, workdir)
   other = pod.Meeting(client, process, 2, lambda: time.time() + 5 * process)
   other._asked = alike._asked
-  losses, package, faulty = rehearsal.losses, pod.PACKAGE, 1.0
+  losses, package, faulty = trial.losses, pod.PACKAGE, 1.0
   if process == 1:
     deviating = CONFIG.replace('return', 'config.seed = 7\n  return')
     (mine / 'config.py').write_text(deviating)
@@ -445,7 +445,7 @@ def pods(folder: str) -> list:
     return losses(devices) * faulty
 
   planted = mock.patch.object(pod, 'PACKAGE', package)
-  with planted, mock.patch.object(rehearsal, 'losses', computed):
+  with planted, mock.patch.object(trial, 'losses', computed):
     checked(other, config, workdir)
   return [found, said.getvalue().splitlines()]
 

@@ -2,19 +2,25 @@
 
 import dataclasses
 import json
+import math
 
+import checkpoints
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
 from config_files import ROOT
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdistill import config as configs
 from jaxdistill import dist
 from jaxdistill.cli import main as command
-from jaxdistill.plan import chips, estimate, hlo
+from jaxdistill.dist.chips import Chip
+from jaxdistill.models import Decoder, store
+from jaxdistill.plan import estimate, hlo, published, slices
 from jaxdistill.plan.estimate import plan
+from jaxdistill.plan.groups import groups
 from jaxdistill.run.step import Step
 
 SMALL = str(ROOT / 'configs' / 'grpo_small.py')
@@ -64,7 +70,9 @@ def test_a_loop_of_unknown_length_counts_once(eight):
     return jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x)
 
   program = compiled(fn, eight, ((32, 32), ()), ((), ()))
-  assert hlo.cost(program.as_text(), AXES).flops == 2 * 32**3
+  found = hlo.cost(program.as_text(), AXES)
+  assert found.flops == 2 * 32**3
+  assert found.rounds(5).flops == 5 * found.flops
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_work_is_what_xla_counts_where_nothing_loops(eight):
 
 
 @pytest.mark.parametrize(
-  ('written', 'groups'),
+  ('written', 'found'),
   [
     ('replica_groups={{0,1},{2,3}}, x', [[0, 1], [2, 3]]),
     ('replica_groups=[2,2]<=[4], x', [[0, 1], [2, 3]]),
@@ -137,8 +145,8 @@ def test_work_is_what_xla_counts_where_nothing_loops(eight):
     ('replica_groups={}, x', [[0, 1, 2, 3]]),
   ],
 )
-def test_who_takes_part(written, groups):
-  assert hlo._groups(written, 4) == groups
+def test_who_takes_part(written, found):
+  assert groups(written, 4) == found
 
 
 def test_a_batch_of_products_written_as_a_convolution():
@@ -205,7 +213,7 @@ def test_a_plan_holds_what_a_run_places(planned, monkeypatch, tmp_path):
   assert train.peak - found.held.anchors == pytest.approx(ran, rel=0.1)
 
 
-CHIP = chips.Chip('toy', 0.0, 1e12, 1e9, 1e8, 1e7, 'nowhere')
+CHIP = Chip('toy', 0.0, 1e12, 1e9, 1e8, 1e7, 'nowhere')
 
 
 @pytest.fixture
@@ -225,7 +233,7 @@ def toys(planned, monkeypatch):
       mesh={'slice': 1, **config.mesh},
       chip=dataclasses.replace(CHIP, memory=room),
       programs=programs,
-      phases={'draw': 1.0, 'train': 8.0 / config.mesh.data},
+      phases={'draw': 1.0, 'score': 0.5, 'train': 8.0 / config.mesh.data},
     )
 
   for where in ('changes', 'estimate'):
@@ -260,15 +268,27 @@ def test_a_search_ends_with_the_fastest_that_fits(toys, capsys):
 
 
 def test_times_are_bounds_by_what_is_published(planned):
-  found = planned[1]
+  held = planned[1].held
   work = hlo.Cost(3e12, 2e9, (hlo.Sent('x', 'fsdp', '', 1e8, 5, ''),))
-  builder = estimate._Builder(None, CHIP, found.held)
-  assert builder.at_best(work) == 5.0  # 5 x 0.1 GB over .1 GB/s
+  builder = estimate._Builder(None, CHIP, 'bfloat16', held)
+  assert builder.times(work) == {
+    **{'computing': 3.0, 'memory': 2.0, 'links': 5.0, 'network': 0.0}
+  }
   away = dataclasses.replace(
     work, sent=(hlo.Sent('x', 'slice+data', '', 1e8, 1, ''),)
   )
-  assert builder.at_best(away) == 10.0  # over the network between slices
-  assert builder.at_best(dataclasses.replace(work, sent=())) == 3.0
+  assert builder.times(away)['network'] == 10.0
+  exact = estimate._Builder(None, CHIP, 'float32', held)
+  assert exact.times(work)['computing'] == 18.0
+
+
+def test_only_what_is_in_the_loop_is_done_again():
+  loop = hlo.Cost(1.0, 2.0, (hlo.Sent('x', 'data', '', 3.0, 1, ''),))
+  whole = hlo.Cost(10.0, 20.0, loop.sent, loop)
+  found = whole.rounds(4)
+  assert (found.flops, found.bytes) == (13.0, 26.0)
+  assert found.traffic() == {'data': 12.0}
+  assert whole.rounds(1).flops == 10.0
 
 
 @pytest.mark.parametrize(
@@ -290,6 +310,105 @@ def test_topologies_that_are_none(topology, said, capsys):
 def test_it_compiles_for_a_slice_that_is_not_here(topology, undescribed):
   pytest.importorskip('libtpu')
   config = configs.read_config(SMALL, LESS.items())
-  found = plan(config, chips.devices(topology), topology)
+  found = plan(config, slices.devices(topology), topology)
   assert found.chips == (16 if topology[0] == '2' else 8)
   assert found.fits and found.chip.name == 'v5e' and found.hours > 0
+
+
+# As their makers count them, in thousand millions.
+COUNTED = {
+  'hf:Qwen/Qwen2.5-0.5B-Instruct': 0.494,
+  'hf:Qwen/Qwen2.5-Coder-1.5B-Instruct': 1.544,
+  'hf:Qwen/Qwen2.5-3B': 3.086,
+  'hf:Qwen/Qwen2.5-7B-Instruct@main': 7.616,
+  'hf:Qwen/Qwen2.5-14B': 14.77,
+  'hf:Qwen/Qwen2.5-32B-Instruct': 32.76,
+  'hf:Qwen/Qwen2.5-72B': 72.71,
+  'hf:Qwen/Qwen3-0.6B': 0.596,
+  'hf:Qwen/Qwen3-1.7B': 1.721,
+  'hf:Qwen/Qwen3-4B': 4.022,
+  'hf:Qwen/Qwen3-8B': 8.191,
+  'hf:meta-llama/Llama-3.2-1B-Instruct': 1.236,
+  'hf:meta-llama/Llama-3.2-3B': 3.213,
+  'hf:meta-llama/Llama-3.1-8B-Instruct': 8.030,
+  'hf:meta-llama/Llama-3.1-70B-Instruct': 70.55,
+  'hf:HuggingFaceTB/SmolLM2-135M-Instruct': 0.1345,
+}
+
+
+def test_published_sizes_give_the_published_counts():
+  assert {published._base(name) for name in COUNTED} == {*published._SIZES}
+  for name, count in COUNTED.items():
+    config = published.describe(name)
+    model = nnx.eval_shape(lambda c=config: Decoder(c, rngs=nnx.Rngs(0)))
+    own = nnx.state(model, store._is_trunk)
+    found = sum(math.prod(x.shape) for x in jax.tree.leaves(own))
+    assert found == pytest.approx(count * 1e9, rel=1e-3), name
+
+
+def test_sizes_of_a_model_that_is_here_are_those_of_its_files():
+  told = published.describe('hf:HuggingFaceTB/SmolLM2-135M-Instruct')
+  there = store.describe(checkpoints.real_model())
+  assert told == dataclasses.replace(there, norm_eps=told.norm_eps)
+  assert told.norm_eps == pytest.approx(there.norm_eps)
+
+
+def test_other_models_are_looked_up():
+  assert not published.known('hf:Qwen/Qwen2.5-9B')
+  assert not published.known('Qwen/Qwen2.5-7B')
+  assert not published.known('small-late')
+
+
+def test_what_is_near_the_cores_is_not_in_memory():
+  text = """HloModule m
+
+ENTRY %main (a: f32[64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0:T(8,128)} parameter(0)
+  %s = (f32[64,64]{1,0:T(8,128)S(1)}, f32[64,64]{1,0:T(8,128)}, \
+u32[]{:S(2)}) copy-start(%a)
+  %d = f32[64,64]{1,0:T(8,128)S(1)} copy-done(%s)
+  %e = f32[64,64]{1,0:T(8,128)S(1)} exponential(%d)
+  ROOT %f = f32[64,64]{1,0:T(8,128)} add(%d, %e)
+}
+"""
+  assert (
+    hlo.cost(text, AXES).bytes == 2 * 64 * 64 * 4
+  )  # read once, written once
+
+
+ASYNC = """HloModule m
+
+%begin (p: bf16[8,64]) -> bf16[64,64] {
+  %p = bf16[8,64] parameter(0)
+  ROOT %g = bf16[64,64] all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8]
+}
+
+%end (p: bf16[8,64]) -> bf16[64,64] {
+  %p = bf16[8,64] parameter(0)
+  ROOT %g = bf16[64,64] all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8]
+}
+
+%scattered (p: f32[64,64]) -> f32[8,64] {
+  %p = f32[64,64] parameter(0)
+  %i = s32[] constant(0)
+  %r = f32[64,64] all-reduce(%p), channel_id=2, replica_groups=[1,8]<=[8]
+  ROOT %s = f32[8,64] dynamic-slice(%r, %i, %i), dynamic_slice_sizes={8,64}
+}
+
+ENTRY %main (a: bf16[8,64], b: f32[64,64]) -> f32[8,64] {
+  %a = bf16[8,64] parameter(0)
+  %b = f32[64,64] parameter(1)
+  %x = bf16[64,64] fusion(%a), kind=kCustom, calls=%begin
+  %y = bf16[64,64] fusion(%a), kind=kCustom, calls=%end
+  ROOT %z = f32[8,64] fusion(%b), kind=kCustom, calls=%scattered
+}
+"""
+
+
+def test_a_collective_in_parts_is_one():
+  """As a TPU's compiler begins and ends one in fusions of their own."""
+  gather, scatter = hlo.cost(ASYNC, AXES).sent
+  assert (gather.kind, gather.bytes) == ('all-gather', 8 * 64 * 2 * 7)
+  assert scatter.kind == 'reduce-scatter'
+  assert scatter.bytes == 64 * 64 * 4 * 7 / 8
+  assert gather.axes == scatter.axes == 'data+fsdp+tensor'

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdistill import config as configs
 from jaxdistill.api.refusing import in_one_line
-from jaxdistill.plan import chips
+from jaxdistill.plan import published, slices
 from jaxdistill.plan.changes import nearest, search
 from jaxdistill.plan.estimate import Plan, plan
 from jaxdistill.plan.text import as_json, table
@@ -28,8 +28,11 @@ def configure(path: str, overrides: Iterable[tuple[str, str]] = ()) -> Any:
   Raises:
     ConfigError: Names what is wrong.
   """
-  config = configs.read_config(path, overrides)
-  configs.check(config)
+  config: Any = configs.read_config(path, overrides)
+  if published.known(config.model):
+    configs.check_settings(config)
+  else:
+    configs.check(config)
   return config
 
 
@@ -41,6 +44,6 @@ def devices(topology: str = '') -> tuple[Sequence[Any], str]:
   """
   with in_one_line():
     if topology:
-      return chips.devices(topology), topology
-    found = chips.here()
+      return slices.devices(topology), topology
+    found = slices.here()
     return found, f'{found[0].device_kind} here'

@@ -120,12 +120,12 @@ class Checkpoints:
     """Hashes what this process wrote; process 0 puts all together."""
     with failing_as_os_error(self._folder):
       self._manager.wait_until_finished()
-    folder = self._folder / str(step)
+    folder, mine = self._folder / str(step), jax.process_index()
     parts = Parts(self._manifests / 'parts', folder)
-    mine, found = jax.process_index(), storage.files(folder)
     try:
+      found = storage.files(folder)
       own = hashes(folder, written_by(mine, found))
-    except OSError as e:
+    except Exception as e:  # whatever it is, process 0 waits for this part
       if mine:
         parts.fail(mine, str(e))
       raise

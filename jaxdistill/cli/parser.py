@@ -22,9 +22,10 @@ A first run, three minutes on a laptop, nothing downloaded:
 """
 _EPILOG = """\
 jaxdistill VERB --help explains a verb, with examples. Exit codes: 0 done, 1
-something failed (doctor: something would stop a run), 2 bad input, named in one
-line before anything was done, 75 stopped by SIGTERM and saved, or another
-process of the run is gone (the same command goes on), 130 stopped by Ctrl-C.
+something failed (doctor: something would stop a run; plan: it does not fit), 2
+bad input, named in one line before anything was done, 69 another process of the
+run is gone, 75 stopped by SIGTERM and saved (after both the same command goes
+on), 130 stopped by Ctrl-C.
 """
 
 

@@ -36,6 +36,24 @@ def check(config: Any) -> None:
   Raises:
     ConfigError: Names the key, the value and what it should be.
   """
+  check_settings(config)
+  with refusing():
+    method = method_of(config)
+    for anchor in anchors_of(method).values():
+      if isinstance(rule := parse_rule(anchor.rule), External):
+        store.check(rule.model)
+    store.check(config.model)
+    check_method_words(method, load_task(config.task), config.model)
+    _check_model(method, config)
+    _check_lengths(config)
+
+
+def check_settings(config: Any) -> None:
+  """The same, but for what its models give: they need not be here.
+
+  Raises:
+    ConfigError: As `check`.
+  """
   check_frame(config)
   keys, known = flat(config), flat(base_config(config.method.name))
   _check_keys(keys, known)
@@ -51,10 +69,6 @@ def check(config: Any) -> None:
     _check_task(method, task, config)
     _check_anchors(method, config)
     _check_guard(config)
-    store.check(config.model)
-    check_method_words(method, task, config.model)
-    _check_model(method, config)
-    _check_lengths(config)
 
 
 def check_frame(config: Any) -> None:
@@ -200,13 +214,11 @@ def _check_anchors(method: Method, config: Any) -> None:
         f'anchor {name} has rule {text!r}, but the divergence is measured '
         f"from the method's own anchors only: {', '.join(needed)}"
       )
-    if isinstance(rule, External):
-      if name not in needed:
-        raise ConfigError(
-          f'anchor {name} has rule {text!r}, but nothing asks it: another '
-          'model is an anchor of a method that does'
-        )
-      store.check(rule.model)
+    if isinstance(rule, External) and name not in needed:
+      raise ConfigError(
+        f'anchor {name} has rule {text!r}, but nothing asks it: another '
+        'model is an anchor of a method that does'
+      )
     if isinstance(rule, Best):
       _check_metric(text, rule.metric, config)
     if not name.isidentifier() or name == 'policy':

@@ -18,7 +18,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from jaxdistill.dist.forward import forwarded
-from jaxdistill.dist.watch import AGAIN, watch
+from jaxdistill.dist.watch import GONE, watch
 
 # Seconds in which processes find each other, and after which JAX itself ends
 # those who fall silent, by a C++ stack: long after the watch has named them.
@@ -78,7 +78,7 @@ def _join(then: str, *which: Any) -> None:
         why = f'process 0 cannot be reached at {made[0].address}'
       print(f'jaxdistill: {why}, in {JOINING} s; {then}', file=sys.stderr)
       sys.stderr.flush()
-      os._exit(AGAIN)
+      os._exit(GONE)
 
     timer = threading.Timer(JOINING, give_up)
     timer.daemon = True

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 from jaxdistill.dist.forward import Forward
 
-AGAIN = 75  # exit code of a process whose run may go on: EX_TEMPFAIL
+# Exit code of a process that lost another: EX_UNAVAILABLE. The run may go on,
+# but one whose host fails each time must not be begun again for ever.
+GONE = 69
 FAILED = 1  # of one that ends of an error nobody has foreseen
 BEAT = 3.0  # seconds between two signs of life
 SILENT = 60.0  # seconds without one, after which a process is gone
@@ -58,7 +60,7 @@ class Verdict(NamedTuple):
   def line(self, then: str) -> str:
     """As it is told; `then` is what to do where trying again helps."""
     who = f'jaxdistill: process {self.process} at {self.host}'
-    if self.code == AGAIN:
+    if self.code == GONE:
       return f'{who} is gone ({self.said}); {then}'
     return f'{who} has ended: {self.said}'
 
@@ -195,8 +197,9 @@ class Watch:
         self._answered = now
         self._heard = {i: (said, now) for i, (said, _) in self._heard.items()}
       before = now
-      if self._closing and now > self._closing[0]:
-        error = self._closing[1]
+      closing = self._closing
+      if closing and now > closing[0]:
+        error = closing[1]
         traceback.print_exception(error)
         self.ended(FAILED, _told(error))
         _exit(FAILED)
@@ -206,11 +209,11 @@ class Watch:
 
   def _found(self, now: float) -> Verdict | None:
     if self.forward and self.forward.closed:
-      return Verdict(0, self._first, AGAIN, 'it closed its connection')
+      return Verdict(0, self._first, GONE, 'it closed its connection')
     silent = f'silent for {SILENT:.0f} s'
     if self.process:
       if now - self._answered > SILENT:
-        return Verdict(0, self._first, AGAIN, silent)
+        return Verdict(0, self._first, GONE, silent)
       return None
     quiet = {
       i: said.partition(' ')[2] or 'a host that never spoke'
@@ -223,7 +226,7 @@ class Watch:
         named = ', '.join(f'{i} at {host}' for i, host in more[:_NAMED])
         rest = f' and {len(more) - _NAMED} more' * (len(more) > _NAMED)
         silent = f'{silent}, as are {named}{rest}'
-      self._announce(Verdict(i, host, AGAIN, silent))
+      self._announce(Verdict(i, host, GONE, silent))
     return self.verdict
 
   def _announce(self, verdict: Verdict) -> None:
@@ -236,7 +239,7 @@ class Watch:
   def _end(self, verdict: Verdict) -> None:
     if self.failed is not None:
       return  # the main thread is at it
-    if verdict.code != AGAIN and self._left.wait(_GRACE):
+    if verdict.code != GONE and self._left.wait(_GRACE):
       return  # it has met the same
     bars = getattr(sys.modules.get('tqdm'), 'tqdm', None)
     start = '\n' if getattr(bars, '_instances', None) else ''  # after a bar

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -41,6 +42,8 @@ _INDEX = 'model.safetensors.index.json'
 _WEIGHTS = 'model.safetensors'
 _FLOATS = ('F32', 'BF16', 'F16')
 _SHARD_BYTES = 4 * 2**30  # of a file that is written
+
+_READ = itertools.count()  # models, in the same order on all processes
 
 
 def fetch(name: str) -> str:
@@ -266,9 +269,17 @@ def read_trunk(
         raise ValueError(f'{file}: {name} has values that are not finite')
     variable.set_value(value)
   span.cache_clear()
-  # On a disk each host may have its own copy; a store is read once.
-  remote = storage.is_remote(path)
-  return dist.by_first(stored.sha256) if remote else stored.sha256()
+  # On a disk each host may have its own copy; all of a store is read by one.
+  return (
+    _sha256_of_store(stored) if storage.is_remote(path) else stored.sha256()
+  )
+
+
+def _sha256_of_store(stored: 'TensorFiles') -> str:
+  """As process 0 reads it, which may take longer than a collective waits."""
+  found = stored.sha256() if jax.process_index() == 0 else ''
+  dist.meet(f'weights {next(_READ)} are hashed')
+  return dist.by_first(lambda: found)
 
 
 def _pieces(

@@ -67,8 +67,8 @@ def _candidates(
   if trains and config.batch.sequences:
     smaller = max(config.batch.sequences // 2, 1)
     yield {'batch.sequences': smaller}
-  elif trains:
-    yield {'batch.tokens': max(config.batch.tokens // 2, 128)}
+  elif trains and config.batch.tokens >= 256:
+    yield {'batch.tokens': config.batch.tokens // 2}
   for sizes in meshes:
     yield {f'mesh.{k}': v for k, v in sizes._asdict().items()}
   if not trains and not config.rollout.sharded:

@@ -16,15 +16,16 @@ from jaxdistill.batch import Shapes
 from jaxdistill.config import ConfigError
 from jaxdistill.config.parts import deltas_of, formats_of, method_of, refusing
 from jaxdistill.data.tasks import load_task
+from jaxdistill.dist.chips import GIB, Chip, chip_of
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import DecoderConfig, store
-from jaxdistill.models.int8 import Formats
+from jaxdistill.models.linear import precise
 from jaxdistill.optimizer import OptimizerConfig
-from jaxdistill.plan import hlo, programs
-from jaxdistill.plan.chips import GIB, Chip, chip_of
+from jaxdistill.plan import hlo, programs, published
 from jaxdistill.plan.rehearsal import Asked, Rehearsed, rehearse
 from jaxdistill.rollout.budget import rows_within, weight_bytes
 from jaxdistill.run.pool import shuffled
+from jaxdistill.types import RowSet
 
 _OUT = re.compile(r'memory required for .*? \(([\d.]+)([KMG])\)')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
@@ -39,7 +40,8 @@ class Program:
     held: Bytes that are there while it runs, its own arguments included.
     needs: Bytes besides: results and what is between.
     cost: What it computes, reads and sends; None where it did not fit.
-    seconds: It takes at best; None where the chip is not known.
+    times: Seconds that each of these takes at best, by cause; empty where the
+      chip is not known.
     compiled_s: Compiling took.
   """
 
@@ -47,13 +49,23 @@ class Program:
   held: float
   needs: float
   cost: hlo.Cost | None
-  seconds: float | None
+  times: Mapping[str, float]
   compiled_s: float
 
   @property
   def peak(self) -> float:
     """Bytes."""
     return self.held + self.needs
+
+  @property
+  def seconds(self) -> float:
+    """Of a round at best: its slowest cause, as if all went at once."""
+    return max(self.times.values(), default=0.0)
+
+  @property
+  def bound(self) -> str:
+    """Its slowest cause."""
+    return max(self.times, key=lambda cause: self.times[cause], default='')
 
 
 class Held(NamedTuple):
@@ -77,8 +89,9 @@ class Plan:
     chip: What is published of one; None where nothing is.
     held: What stays.
     programs: In the order in which a step runs them.
-    phases: Seconds of a step at best, by what for.
-    tokens: Drawn in a step at most.
+    phases: Seconds of a step whose answers are all of full length, at best, by
+      what for.
+    tokens: That such a step draws.
     steps: Of the run.
     evaluations: Seconds of all of them, at best.
   """
@@ -134,44 +147,50 @@ def plan(config: Any, devices: Sequence[Any], name: str) -> Plan:
   placed = programs.describe(
     *(model, deltas_of(config), config.trainable, optimizer, mesh)
   )
-  teachers = {
+  sizes = {
     name: decoder_of(config, rule.model)
     for name, anchor in anchors_of(method).items()
     if isinstance(rule := parse_rule(anchor.rule), External)
   }
-  others = {
-    name: programs.describe_teacher(teacher, mesh)
-    for name, teacher in teachers.items()
-  }
-  held = _held(placed, method, config, others)
+  teachers = {n: programs.describe_teacher(x, mesh) for n, x in sizes.items()}
+  held = _held(placed, method, config, teachers)
   asked = rehearsed(config, method, model)
-  chip = chip_of(devices[0])
-  builder = _Builder(mesh, chip, held)
-  with jax.set_mesh(mesh):
-    shapes = Shapes(**config.batch)
-    trained = _train(builder, placed, method, optimizer, asked, shapes)
-    formats = formats_of(config)
-    models = {**{n: (model, placed.player) for n in ('policy', 'self')}}
-    models |= {n: (teachers[n], others[n]) for n in teachers}
-    drawn: dict[str, float] = {}
-    for call in _largest(asked.asked, teachers):
-      who = models.get(call.who, models['policy'])
-      drawn |= _draw(builder, *who, call, config.rollout.cache_gib, formats)
-  phases = {'draw': 0.0, 'train': trained}
-  for call in asked.asked:
-    phases['draw'] += _seconds_to_draw(call, drawn, teachers)
-  rows = drawn.get('policy rows', 0)
+  chip = chip_of(devices[0].device_kind)
+  builder = _Builder(mesh, chip, config.dtype, held)
+  models = {'policy': (model, placed.player)}
+  models |= {name: (sizes[name], teachers[name]) for name in sizes}
+  calls = [
+    call._replace(who=call.who if call.who in models else 'policy')
+    for call in asked.asked
+    if call.prompts
+  ]
+  with jax.set_mesh(mesh), precise(config.dtype):
+    updates = _Updates(builder, placed, method, optimizer, teachers)
+    trained = updates.seconds(asked, Shapes(**config.batch))
+    drawn = {
+      call.who: _draw(builder, *models[call.who], call, config)
+      for call in _largest(calls)
+    }
+  read = sum(
+    2 * programs.count_of(models.get(x.who, models['policy'])[1][1]) * x.tokens
+    for x in asked.scored
+  )
+  phases = {
+    'draw': sum(drawn[call.who].seconds(call) for call in calls),
+    'score': read / len(devices) / chip.flops if chip else 0.0,
+    'train': trained,
+  }
   evaluations = 0.0
-  if rows and method.answers:
+  if 'policy' in drawn and method.answers:
     answers = config.eval.problems * (config.eval.samples + 1)
-    waves = math.ceil(answers * len(config.eval.splits) / rows)
-    each = waves * config.eval.max_tokens * drawn['policy token']
+    waves = math.ceil(answers * len(config.eval.splits) / drawn['policy'].rows)
+    each = waves * config.eval.max_tokens * drawn['policy'].token
     evaluations = each * (config.steps // config.eval_every + 1)
   return Plan(
     *(name, len(devices), dict(mesh.shape), chip, held),
     tuple(builder.programs),
     phases,
-    sum(call.tokens for call in asked.asked),
+    sum(call.tokens for call in calls),
     config.steps,
     evaluations,
   )
@@ -184,8 +203,9 @@ def decoder_of(config: Any, name: str) -> DecoderConfig:
     ConfigError: They are not known.
   """
   with refusing():
+    found = published if published.known(name) else store
     return dataclasses.replace(
-      store.describe(name),
+      found.describe(name),
       dtype=config.dtype,
       remat=config.remat,
       attention=config.attention,
@@ -196,7 +216,10 @@ def rehearsed(config: Any, method: Method, model: DecoderConfig) -> Rehearsed:
   """A step of the run, without a model."""
   with refusing():
     task = load_task(config.task)
-    tokenizer = store.tokenizer_of(config.model).ending_at(task.ends)
+    tokenizer = published.Rough(model.vocab_size)
+    if not published.known(config.model):
+      tokenizer = store.tokenizer_of(config.model)
+    tokenizer = tokenizer.ending_at(task.ends)
     problems = shuffled(task, config.pool, config.seed)
     first = [
       dataclasses.replace(problems[i], address=i)
@@ -227,17 +250,19 @@ def _held(
 class _Builder:
   """Compiles programs and notes what they take."""
 
-  def __init__(self, mesh: Mesh, chip: Chip | None, held: Held):
+  def __init__(self, mesh: Mesh, chip: Chip | None, dtype: str, held: Held):
     self.mesh, self.chip, self.held = mesh, chip, held
+    # A product of float32 is made of six of bfloat16.
+    self.passes = 6 if dtype == 'float32' else 1
     self.programs: list[Program] = []
 
-  def compile(self, name: str, lowered: Any, beside: float) -> Any:
+  def compile(self, name: str, lowered: Any, held: float) -> Any:
     """A compiled program; None if it does not fit.
 
     Args:
       name: What it does.
       lowered: It.
-      beside: Bytes on the device that are none of its arguments.
+      held: Bytes on the device while it runs, its arguments included.
     """
     begin = time.perf_counter()
     try:
@@ -248,60 +273,76 @@ class _Builder:
         raise
       needs = float(found[1]) * _UNITS[found[2]]
       took = time.perf_counter() - begin
-      self.programs.append(Program(name, beside, needs, None, None, took))
+      self.programs.append(Program(name, held, needs, None, {}, took))
       return None
     took = time.perf_counter() - begin
     memory = compiled.memory_analysis()
-    given = memory.argument_size_in_bytes
     needs = memory.temp_size_in_bytes + memory.output_size_in_bytes
     needs -= memory.alias_size_in_bytes
     cost = hlo.cost(compiled.as_text(), dict(self.mesh.shape))
-    self.programs.append(
-      Program(name, beside + given, needs, cost, self.at_best(cost), took)
-    )
+    times = self.times(cost)
+    self.programs.append(Program(name, held, needs, cost, times, took))
     return compiled
 
-  def at_best(self, cost: hlo.Cost) -> float | None:
-    """Seconds: the slowest of computing, reading and sending, all at once."""
+  def times(self, cost: hlo.Cost) -> dict[str, float]:
+    """Seconds that each cause takes at best."""
     if not self.chip:
-      return None
+      return {}
     traffic = cost.traffic()
     between = sum(v for axes, v in traffic.items() if 'slice' in axes)
-    return max(
-      cost.flops / self.chip.flops,
-      cost.bytes / self.chip.memory_rate,
-      (sum(traffic.values()) - between) / self.chip.links_rate,
-      between / self.chip.network_rate,
-    )
+    inside = sum(traffic.values()) - between
+    return {
+      'computing': self.passes * cost.flops / self.chip.flops,
+      'memory': cost.bytes / self.chip.memory_rate,
+      'links': inside / self.chip.links_rate,
+      'network': between / self.chip.network_rate,
+    }
 
-  def seconds(self) -> float:
-    """Of the newest program; 0 where they are not known."""
-    return self.programs[-1].seconds or 0.0
-
-
-def _train(builder, placed, method, optimizer, asked, shapes) -> float:
-  """Compiles the steps of all updates; seconds of all of them."""
-  prompt = max((max(a.prompts, default=1) for a in asked.asked), default=1)
-  response = max((a.sampling.max_tokens for a in asked.asked), default=1)
-  total, known = 0.0, {}
-  for update in asked.updates:
-    sets = [_long(s, prompt, response) for s in update.sets]
-    made = [programs.batch_of(s, builder.mesh, shapes) for s in sets]
-    key = tuple((b.kind, layout._replace(used=0)) for b, layout in made)
-    if key not in known:
-      batches = tuple(b for b, _ in made)
-      lowered = programs.train(placed, method, optimizer, batches)
-      held = builder.held
-      inside = any(a.in_loss for a in anchors_of(method).values())
-      beside = held.teachers + (0 if inside else held.anchors)
-      builder.compile('train', lowered, beside)
-      known[key] = builder.seconds()
-    rounds = sum(layout.used for _, layout in made) / len(made)
-    total += known[key] * rounds * update.epochs
-  return total
+  def seconds(self, rounds: float = 1) -> float:
+    """Of the newest program, with so many rounds of what is not known."""
+    cost = self.programs[-1].cost
+    if cost is None:
+      return 0.0
+    return max(self.times(cost.rounds(rounds)).values(), default=0.0)
 
 
-def _long(row_set, prompt, response):
+class _Updates(NamedTuple):
+  """What a step trains."""
+
+  builder: _Builder
+  placed: programs.Placed
+  method: Method
+  optimizer: OptimizerConfig
+  teachers: Mapping
+
+  def seconds(self, asked: Rehearsed, shapes: Shapes) -> float:
+    """Compiles the steps of all updates; what all of them take."""
+    prompt = max((max(a.prompts, default=1) for a in asked.asked), default=1)
+    response = max((a.sampling.max_tokens for a in asked.asked), default=1)
+    total, known = 0.0, {}
+    for update in asked.updates:
+      made = [
+        programs.batch_of(long, self.builder.mesh, shapes)
+        for s in update.sets
+        for long in _parts(_long(s, prompt, response), update.minibatches)
+      ]
+      # Of minibatches the first stands for all.
+      first = made[:: update.minibatches]
+      key = tuple((b.kind, layout._replace(used=0)) for b, layout in first)
+      rounds = sum(layout.used for _, layout in first) / len(first)
+      if (key, rounds) not in known:
+        batches = tuple(b for b, _ in first)
+        lowered = programs.train(
+          *(self.placed, self.method, self.optimizer, batches, self.teachers)
+        )
+        held = sum(self.builder.held) + programs.bytes_of(batches)
+        self.builder.compile('train', lowered, held)
+        known[key, rounds] = self.builder.seconds(rounds)
+      total += known[key, rounds] * update.epochs * update.minibatches
+    return total
+
+
+def _long(row_set: RowSet, prompt: int, response: int) -> RowSet:
   """A set as long as what was rehearsed, or as what may be drawn."""
   if row_set.rows:
     prompt = max(len(r.prompt_T) for r in row_set.rows)
@@ -309,56 +350,81 @@ def _long(row_set, prompt, response):
   return programs.longest_of(row_set, prompt, response)
 
 
-def _largest(asked: Sequence[Asked], teachers: Mapping) -> list[Asked]:
+def _parts(row_set: RowSet, count: int) -> list[RowSet]:
+  """Minibatches of a set."""
+  return [
+    dataclasses.replace(row_set, rows=row_set.rows[k::count])
+    for k in range(count)
+  ]
+
+
+def _largest(calls: Sequence[Asked]) -> list[Asked]:
   """Of each model the call that draws most."""
   by: dict[str, Asked] = {}
-  for call in asked:
-    who = call.who if call.who in teachers else 'policy'
-    if call.prompts and (who not in by or call.tokens > by[who].tokens):
-      by[who] = call._replace(who=who)
+  for call in calls:
+    if call.who not in by or call.tokens > by[call.who].tokens:
+      by[call.who] = call
   return [*by.values()]
 
 
-def _draw(builder, model, player, call, gib, formats: Formats) -> dict:
-  """Compiles what draws; seconds by what for, and how many rows."""
-  held, who = builder.held, '' if call.who == 'policy' else f'{call.who}: '
+class _Drawn(NamedTuple):
+  """What drawing takes.
+
+  Attributes:
+    rows: In flight at most.
+    begin: Seconds before the first token.
+    token: Seconds of a token of all rows.
+  """
+
+  rows: int
+  begin: float
+  token: float
+
+  def seconds(self, call: Asked) -> float:
+    """Of a call whose answers are all as long as may be."""
+    answers = len(call.prompts) * call.sampling.samples
+    waves = math.ceil(answers / self.rows)
+    return self.begin + waves * call.sampling.max_tokens * self.token
+
+
+def _draw(
+  builder: _Builder,
+  model: DecoderConfig,
+  player: tuple,
+  call: Asked,
+  config: Any,
+) -> _Drawn:
+  """Compiles what draws."""
+  formats, who = formats_of(config), ''
+  if call.who != 'policy':
+    who = f'{call.who}: '
+  held = sum(builder.held)
   weights = weight_bytes(player[1], model, builder.mesh, formats)
-  there = builder.chip.memory if builder.chip else 16 * GIB
-  left = max(there - sum(held) - weights, there / 20) * 0.7
+  gib = config.rollout.cache_gib
+  if builder.chip:  # as a run finds it there
+    room = builder.chip.memory
+    gib = gib or max(room - held - weights, room / 20) * 0.7 / GIB
   try:
     most = rows_within(
       *(model, call.sampling, max(call.prompts), builder.mesh),
-      *(gib or left / GIB, formats.cache),
+      *(gib, formats.cache, weights),
     )
   except ValueError as e:
     raise ConfigError(str(e)) from None
   made = programs.generation(
     *(player, model, builder.mesh, call, most, formats)
   )
-  own = programs.bytes_of(player[1])
-  found = {f'{call.who} rows': made.rows}
-  layer = builder.compile(
-    f'{who}lay a layer out', made.lay_out, sum(held) - own + weights
-  )
-  found[f'{call.who} begin'] = builder.seconds() * model.num_layers
-  ends = made.ends.compile()
+  begin = token = 0.0
+  layer = builder.compile(f'{who}lay a layer out', made.lay_out, held + weights)
+  begin += builder.seconds() * model.num_layers
+  ends = builder.compile(f'{who}lay the ends out', made.ends, held + weights)
+  begin += builder.seconds()
+  there = held + weights + made.cache
   if made.read is not None:
-    builder.compile(
-      f'{who}read prompts', made.read, sum(held) - own + weights + made.cache
-    )
-    found[f'{call.who} begin'] += builder.seconds() * made.reads
-  if layer is not None:
+    builder.compile(f'{who}read prompts', made.read, there)
+    begin += builder.seconds() * made.reads
+  if layer is not None and ends is not None:
     lowered = made.advance(programs.weights_of(layer, ends, model))
-    builder.compile(f'{who}draw a token', lowered, sum(held))
-    found[f'{call.who} token'] = builder.seconds()
-  return found
-
-
-def _seconds_to_draw(call: Asked, drawn: Mapping, teachers: Mapping) -> float:
-  who = call.who if call.who in teachers else 'policy'
-  rows = drawn.get(f'{who} rows')
-  if not rows or not call.prompts:
-    return 0.0
-  waves = math.ceil(len(call.prompts) * call.sampling.samples / rows)
-  each = drawn.get(f'{who} token', 0.0) * call.sampling.max_tokens
-  return waves * each + drawn[f'{who} begin']
+    builder.compile(f'{who}draw a token', lowered, there)
+    token = builder.seconds()
+  return _Drawn(made.rows, begin, token)

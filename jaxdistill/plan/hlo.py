@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdistill.plan.groups import groups
+
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0, 'bf16': 16}
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\]')
 _NAME = re.compile(r'%([\w.-]+)')
@@ -29,7 +31,6 @@ _FREE = {
   *('while', 'conditional', 'call', 'after-all', 'partition-id', 'replica-id'),
   *('opt-barrier', 'async-start', 'async-update', 'async-done', 'iota'),
 }
-_IDS = r'\[([\d,]+)\](?:T\(([\d,]+)\))?'  # an order of devices
 _SLICES = 'dynamic-slice', 'slice', 'gather'
 
 
@@ -87,14 +88,31 @@ class Cost:
   """Of a program on one device, per round of its loops of unknown length.
 
   Attributes:
-    flops: Of products; a multiplication and an addition are two.
+    flops: Of products; a multiplication and an addition are two. What a kernel
+      of its own computes, as attention may be, is not known.
     bytes: Read from and written to the device's memory.
     sent: Its collectives.
+    looped: How much of it is in loops of unknown length.
   """
 
-  flops: float
-  bytes: float
-  sent: tuple[Sent, ...]
+  flops: float = 0.0
+  bytes: float = 0.0
+  sent: tuple[Sent, ...] = ()
+  looped: 'Cost | None' = None
+
+  def plus(self, other: 'Cost', times: float = 1) -> 'Cost':
+    """With another beside it, so many times."""
+    more = tuple(s._replace(times=s.times * times) for s in other.sent)
+    return dataclasses.replace(
+      self,
+      flops=self.flops + times * other.flops,
+      bytes=self.bytes + times * other.bytes,
+      sent=self.sent + more,
+    )
+
+  def rounds(self, n: float) -> 'Cost':
+    """With `n` rounds of its loops of unknown length, where it had one."""
+    return self.plus(self.looped, n - 1) if self.looped else self
 
   def traffic(self) -> dict[str, float]:
     """Bytes that a device sends, by axes of the mesh."""
@@ -120,6 +138,15 @@ def _bare(shape: str) -> str:
 def nbytes(shape: str) -> float:
   """Bytes of all arrays in a shape."""
   return sum(_bits(dtype) / 8 * math.prod(d) for dtype, d in sizes(shape))
+
+
+def _held(shape: str) -> float:
+  """Bytes of those arrays in a shape that are in the device's memory.
+
+  Others have a space of their own, `S(1)`, close to where they are computed.
+  """
+  near = re.sub(r'[a-z]\w*\[[\d,]*\]\{[^{}]*S\([1-9]\)[^{}]*\}', '', shape)
+  return nbytes(near)
 
 
 def _bits(dtype: str) -> int:
@@ -189,23 +216,30 @@ class _Reader:
     return self.known[name]
 
   def _of(self, part: Part) -> Cost:
-    flops = moved = 0.0
-    sent: list[Sent] = []
+    total, looped = Cost(), Cost()
+    channels: set[str] = set()  # a collective may be begun and ended in fusions
     for key, op in part.items():
       if key == 'ROOT':
         continue
       for called, times in self._calls(op, part):
         inner = self.of(called)
-        flops += times * inner.flops
-        moved += times * inner.bytes
-        sent += [s._replace(times=s.times * times) for s in inner.sent]
+        total = total.plus(inner, times or 1)
+        if not times:
+          looped = looped.plus(inner)
+        elif inner.looped:
+          looped = looped.plus(inner.looped, times)
       for inside, within in self._inside(op, part):
-        flops += _flops(inside, within)
-        sent += self._sent(inside, within)
-      moved += self._moved(op, part)
-    return Cost(flops, moved, tuple(sent))
+        sent = self._sent(inside, within)
+        channel = re.search(r'channel_id=(\d+)', inside.said)
+        if sent and channel:
+          sent = [] if channel[1] in channels else sent
+          channels.add(channel[1])
+        total = total.plus(Cost(_flops(inside, within), 0.0, tuple(sent)))
+      total = total.plus(Cost(0.0, self._moved(op, part)))
+    return dataclasses.replace(total, looped=looped)
 
   def _calls(self, op: Op, part: Part) -> Iterator[tuple[str, float]]:
+    """Computations and how often they are called; 0: that is not known."""
     if op.code == 'while':
       times = self._trips(op, part)
       for name in (*op.named('body'), *op.named('condition')):
@@ -237,12 +271,12 @@ class _Reader:
     root = self._resolved(inside['ROOT'], inside)
     begin = part.get(op.operands[0]) if op.operands else None
     if root is None or begin is None or begin.code != 'tuple':
-      return 1
+      return 0
     first, last = (
       self._number(x, inside, begin, part) for x in root.operands[:2]
     )
     if 'direction=LT' not in root.said or last is None:
-      return 1
+      return 0
     # Loops of the compiler's own making count by 1, and mostly from 0.
     return max(last - (first or 0), 1)
 
@@ -292,6 +326,9 @@ class _Reader:
     if n < 2:
       return []
     share = (n - 1) / n
+    users = [x for x in part.values() if op.name in x.operands]
+    if kind == 'all-reduce' and {x.code for x in users} == {'dynamic-slice'}:
+      kind = 'reduce-scatter'  # each keeps its part: nothing is gathered again
     moved = {
       'all-gather': taken * (n - 1),
       'all-reduce': 2 * taken * share,
@@ -304,108 +341,67 @@ class _Reader:
 
   def _axes(self, op: Op) -> tuple[str, int]:
     """Over which axes of the mesh, and how many devices a group has."""
-    groups = _groups(op.said, math.prod(self.mesh.values()))
-    if not groups:
+    found = groups(op.said, math.prod(self.mesh.values()))
+    if not found:
       return '', 1
     shape = tuple(self.mesh.values())
     differ: set[int] = set()
-    for group in groups:
+    for group in found:
       places = np.stack(np.unravel_index(group, shape))
       differ |= {*np.flatnonzero((places != places[:, :1]).any(1)).tolist()}
     names = [*self.mesh]
-    return '+'.join(names[i] for i in sorted(differ)), len(groups[0])
+    return '+'.join(names[i] for i in sorted(differ)), len(found[0])
 
   def _moved(self, op: Op, part: Part) -> float:
+    if op.code == 'copy-start':
+      return _held(op.shape)
     if op.code in _FREE or op.code.endswith(('-start', '-done')):
       return 0.0
     if op.code in COLLECTIVES:
       return 0.0  # counted as traffic
     read = [part[x].shape for x in op.operands if x in part]
     if op.code in _SLICES:
-      return 2 * nbytes(op.shape)
+      return _held(op.shape) * (1 + bool(_held(read[0])))
     if op.code == 'dynamic-update-slice':
-      return 2 * nbytes(read[1])
+      return _held(read[1]) + bool(_held(op.shape)) * nbytes(read[1])
     if op.code == 'fusion':
       return self._moved_by_fusion(op, read)
-    return nbytes(op.shape) + sum(map(nbytes, read))
+    return _held(op.shape) + sum(map(_held, read))
 
   def _moved_by_fusion(self, op: Op, read: Sequence[str]) -> float:
     """Of arrays from which it only cuts slices, these."""
     (name,) = op.named('calls')
-    inner = self.parts[name]
+    inner = {k: x for k, x in self.parts[name].items() if k != 'ROOT'}
     users: dict[str, list[Op]] = collections.defaultdict(list)
-    for key, x in inner.items():
-      if key != 'ROOT':
-        for operand in x.operands:
-          users[operand].append(x)
+    for x in inner.values():
+      for operand in x.operands:
+        users[operand].append(x)
     total, into = 0.0, 0.0
     for x in inner.values():
-      if x.code == 'parameter' and x is not inner['ROOT']:
-        by = users[x.name]
-        if by and all(u.code in _SLICES for u in by):
-          total += sum(nbytes(u.shape) for u in by)
-        elif by and all(
-          u.code == 'dynamic-update-slice' and u.operands[0] == x.name
-          for u in by
-        ):
-          into += nbytes(x.shape)
-        elif int(x.given) < len(read):
-          total += nbytes(read[int(x.given)])
-    updates = [
-      nbytes(inner[x.operands[1]].shape)
-      for key, x in inner.items()
-      if key != 'ROOT'
-      and x.code == 'dynamic-update-slice'
-      and x.operands[1] in inner
-    ]
-    if into and updates:  # written in place
-      return total + sum(updates) + max(nbytes(op.shape) - into, 0)
-    return total + nbytes(op.shape)
+      if x.code != 'parameter' or int(x.given) >= len(read):
+        continue
+      whole, by = read[int(x.given)], users[x.name]
+      if not _held(whole):
+        continue
+      if by and all(u.code in _SLICES for u in by):
+        total += sum(nbytes(u.shape) for u in by)
+      elif by and all(_updates(u, x.name) for u in by):
+        into += nbytes(whole)
+      else:
+        total += nbytes(whole)
+    if into:  # written in place
+      parts = [
+        nbytes(inner[x.operands[1]].shape)
+        for x in inner.values()
+        if x.code == 'dynamic-update-slice' and x.operands[1] in inner
+      ]
+      return total + sum(parts) + max(_held(op.shape) - into, 0)
+    return total + _held(op.shape)
 
 
-def _groups(said: str, devices: int) -> list[list[int]]:
-  """Devices that take part in a collective together, by their places."""
-  pairs = re.search(r'source_target_pairs=\{(\{.*?\})\}', said)
-  if pairs:
-    found = re.findall(r'\{(\d+),(\d+)\}', pairs[1])
-    return [[int(a), int(b)] for a, b in found if a != b]
-  listed = re.search(r'replica_groups=\{(\{.*?\})\}', said)
-  if listed:
-    return [
-      [int(x) for x in group.split(',')]
-      for group in re.findall(r'\{([\d,]+)\}', listed[1])
-    ]
-  tiled = re.search(rf'replica_groups=\[([\d,]+)\]<={_IDS}', said)
-  if tiled:
-    return _ids(tiled[2], tiled[3]).reshape(_numbers(tiled[1])).tolist()
-  named = re.search(
-    rf'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IDS}\))? '
-    r'\{([^}]*)\}',
-    said,
-  )
-  if named:
-    axes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named[1])}
-    over = [[*axes].index(n) for n in re.findall(r"'(\w+)'", named[4])]
-    dims = [*axes.values()]
-    order = named[2] or str(math.prod(dims))
-    ids = _ids(order, named[3]).reshape(dims)
-    rest = [i for i in range(len(dims)) if i not in over]
-    n = math.prod(dims[i] for i in over)
-    return ids.transpose(rest + over).reshape(-1, n).tolist()
-  if 'replica_groups={}' in said:
-    return [list(range(devices))]
-  return []
-
-
-def _numbers(text: str | None) -> list[int]:
-  return [int(x) for x in (text or '').split(',') if x]
-
-
-def _ids(dims: str, turn: str | None) -> np.ndarray:
-  """Devices in the order that `[dims]T(turn)` says."""
-  sizes = _numbers(dims)
-  ids = np.arange(math.prod(sizes)).reshape(sizes)
-  return ids.transpose(_numbers(turn) or range(len(sizes)))
+def _updates(op: Op, name: str) -> bool:
+  """Whether an operation only writes a slice of an array."""
+  return op.code == 'dynamic-update-slice' and op.operands[0] == name
 
 
 def _flops(op: Op, part: Part) -> float:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,12 +64,17 @@ class Placed(NamedTuple):
 
 
 def bytes_of(tree: Any) -> float:
-  """What described arrays take on a device."""
+  """What described arrays take on a device; those without a place are small."""
   return sum(
-    float(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
-    if isinstance(x, jax.ShapeDtypeStruct)
+    if x.sharding is not None
   )
+
+
+def count_of(tree: Any) -> int:
+  """Numbers in described arrays, over all devices."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def _put(tree: Any, shardings: Any, dtype: str | None = None) -> Any:
@@ -175,18 +181,30 @@ def batch_of(
 
 
 def train(
-  placed: Placed, method: Method, optimizer: OptimizerConfig, batches: tuple
+  placed: Placed,
+  method: Method,
+  optimizer: OptimizerConfig,
+  batches: tuple,
+  teachers: Mapping[str, tuple[nnx.GraphDef, tuple]],
 ) -> Any:
-  """A gradient step, lowered."""
-  in_loss = [n for n, a in anchors_of(method).items() if a.in_loss]
-  step = make_step(
-    placed.graphdef,
-    method.loss,
-    optimizer,
-    dict.fromkeys(in_loss, placed.graphdef),
-  )
-  anchors = dict.fromkeys(in_loss, placed.params)
-  return step.lower(placed.state, placed.frozen, anchors, batches)
+  """A gradient step, lowered.
+
+  Args:
+    placed: What is trained.
+    method: Whose loss.
+    optimizer: Its hyper-parameters.
+    batches: Of its sets.
+    teachers: Other models among its anchors, by name.
+  """
+  inside = {
+    name: teachers.get(name, placed.player)
+    for name, anchor in anchors_of(method).items()
+    if anchor.in_loss
+  }
+  graphs = {name: graphdef for name, (graphdef, _) in inside.items()}
+  parts = {name: params for name, (_, params) in inside.items()}
+  step = make_step(placed.graphdef, method.loss, optimizer, graphs)
+  return step.lower(placed.state, placed.frozen, parts, batches)
 
 
 class Generation(NamedTuple):

@@ -49,14 +49,10 @@ class Scored(NamedTuple):
   Attributes:
     who: Of the players.
     tokens: Read, prompts included.
-    responses: Of these, those that are scored.
-    longest: Of one text.
   """
 
   who: str
   tokens: int
-  responses: int
-  longest: int
 
 
 class Rehearsed(NamedTuple):
@@ -66,13 +62,11 @@ class Rehearsed(NamedTuple):
     asked: Calls that draw, in turn.
     scored: Calls that read.
     updates: What is trained.
-    inner: Short trainings, `Player.adapted`, of how many candidates each.
   """
 
   asked: list[Asked]
   scored: list[Scored]
   updates: list[Update]
-  inner: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +92,6 @@ class StandIn(Player):
   def adapted(self, sets_E, *args: Any, **kwargs: Any) -> list[Player]:
     """As many players as there are candidates, none of them adapted."""
     del args, kwargs
-    self.notes.inner.append(len(sets_E))
     return [self] * len(sets_E)
 
   def _generate(self, prompts_P, ids_P, sampling, key):
@@ -142,11 +135,8 @@ class StandIn(Player):
 
   def _score(self, rollouts, what, temperature, ids=None):
     del temperature
-    lengths = [len(r.prompt_T) + len(r.tokens_T) for r in rollouts]
-    responses = sum(len(r.tokens_T) for r in rollouts)
-    self.notes.scored.append(
-      Scored(self.who, sum(lengths), responses, max(lengths, default=0))
-    )
+    read = sum(len(r.prompt_T) + len(r.tokens_T) for r in rollouts)
+    self.notes.scored.append(Scored(self.who, read))
     sizes = [len(r.tokens_T) for r in rollouts]
     if isinstance(what, Grade):
       return [np.zeros(max(n, 1), np.float32) for n in sizes]
@@ -178,7 +168,7 @@ def rehearse(
     tokenizer: Of all players.
     step: Which.
   """
-  notes = Rehearsed([], [], [], [])
+  notes = Rehearsed([], [], [])
   mesh = dist.make_mesh(devices=jax.devices()[:1])
   nothing: Any = None
   players: dict[str, Player] = {

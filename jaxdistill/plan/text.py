@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdistill.plan.chips import GIB
+from jaxdistill.dist.chips import GIB
 from jaxdistill.plan.estimate import Plan, Program
-
-_BOUND = {'flops': 'computing', 'bytes': 'reading', 'sent': 'sending'}
+from jaxdistill.plan.hlo import Cost
 
 
 def table(plan: Plan) -> str:
@@ -30,22 +29,31 @@ def table(plan: Plan) -> str:
   if axes:
     lines.append(f'Sent, GB a device: {axes}.')
   if chip:
-    draw, train = plan.phases['draw'], plan.phases['train']
+    draw = plan.phases['draw']
     rate = f', {plan.tokens / draw:,.0f} tokens/s' if draw else ''
+    parts = {
+      f'drawing{rate}': draw,
+      'scoring': plan.phases['score'],
+      'training': plan.phases['train'],
+    }
+    told = ', '.join(f'{k} {v:.3g} s' for k, v in parts.items() if v)
+    network = ''
+    if plan.mesh['slice'] > 1:
+      network = f', GB over `slice` / {chip.network_rate / 1e9:.3g}'
     lines += [
       '',
-      f'A step at best: {draw + train:.3g} s (drawing {draw:.3g}{rate}; '
-      f'training {train:.3g}).',
-      f'{plan.steps} steps and their evaluations: {plan.hours:.3g} h at best, '
+      f'A step whose answers are all of full length, at best: '
+      f'{plan.seconds:.3g} s ({told}).',
+      f'{plan.steps} such steps and their evaluations: {plan.hours:.3g} h, '
       f'{plan.hours * plan.chips:.3g} chip-hours.',
       '',
       f'At best is max(TFLOP / {chip.flops / 1e12:.0f}, '
       f'GB moved / {chip.memory_rate / 1e9:.0f}, '
-      f'GB sent / {chip.links_rate / 1e9:.0f}) s, by what is published of a '
-      f'{chip.name} ({chip.source}): a bound, not a promise.',
+      f'GB sent / {chip.links_rate / 1e9:.0f}{network}) s, by what is '
+      f'published of a {chip.name} ({chip.source}).',
     ]
   else:
-    lines.append('What these devices can do is not published here: no times.')
+    lines.append('What these devices can do is not known here: no times.')
   return '\n'.join(lines)
 
 
@@ -59,20 +67,10 @@ def _row(plan: Plan, p: Program) -> str:
     f'{sent / 1e9:9.3g}'
   )
   late = ''
-  if p.seconds is not None and plan.chip:
-    late = f'{p.seconds * 1e3:12.3g}  {_bound(plan, p, sent)}'
+  if p.times:
+    late = f'{p.seconds * 1e3:12.3g}  {p.bound}'
   over = plan.chip and p.peak > plan.chip.memory
   return f'{p.name:24}{figures}{late}{"  does not fit" if over else ""}'
-
-
-def _bound(plan: Plan, p: Program, sent: float) -> str:
-  assert plan.chip and p.cost
-  times = {
-    'flops': p.cost.flops / plan.chip.flops,
-    'bytes': p.cost.bytes / plan.chip.memory_rate,
-    'sent': sent / plan.chip.links_rate,
-  }
-  return _BOUND[max(times, key=lambda k: times[k])]
 
 
 def _axes(plan: Plan) -> str:
@@ -104,7 +102,8 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
         'flops': p.cost and p.cost.flops,
         'moved_bytes': p.cost and p.cost.bytes,
         'sent_bytes': p.cost and p.cost.traffic(),
-        'at_best_s': p.seconds,
+        'at_best_s': dict(p.times),
+        'collectives': p.cost and _collectives(p.cost),
         'compiled_s': p.compiled_s,
       }
       for p in plan.programs
@@ -115,3 +114,9 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
     'hours': plan.hours if chip else None,
     'chip_hours': plan.hours * plan.chips if chip else None,
   }
+
+
+def _collectives(cost: Cost) -> list[dict[str, Any]]:
+  """The ten that send most."""
+  most = sorted(cost.sent, key=lambda s: -s.bytes * s.times)[:10]
+  return [s._asdict() for s in most]

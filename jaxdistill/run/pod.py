@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from jaxdistill.run import rehearsal
+from jaxdistill.dist.chips import chip_of
+from jaxdistill.run import trial
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 LIBRARIES = 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy'
@@ -244,8 +245,8 @@ def clocks(meeting: Meeting) -> Check:
 
 def steps(meeting: Meeting) -> Check:
   """Whether the devices of each host take ten known steps as recorded."""
-  found = meeting.all(rehearsal.off())
-  bad = [i for i, (x, _) in enumerate(found) if not x <= rehearsal.TOLERANCE]
+  found = meeting.all(trial.off())
+  bad = [i for i, (x, _) in enumerate(found) if not x <= trial.TOLERANCE]
   if bad:
     said = '; '.join(
       f'{meeting.names[i]}: {found[i][1]} is off by {found[i][0]:.1e}'
@@ -260,8 +261,9 @@ def steps(meeting: Meeting) -> Check:
 def collectives(meeting: Meeting, mesh: jax.sharding.Mesh) -> Iterator[Check]:
   """Whether collectives along each axis of the mesh are right, and how fast."""
   kind = mesh.devices.flat[0].device_kind
-  known = rehearsal.published(kind)
-  found = meeting.all(rehearsal.rates(mesh))
+  chip = chip_of(kind)
+  known = chip and chip.links_rate / 1e9
+  found = meeting.all(trial.rates(mesh))
   for axis in found[0]:
     slowest = min(x[axis][0] for x in found)
     wrong = [

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # How a run is laid out, not what it does: a resumed run may change these.
 _MAY_CHANGE = (
   *('mesh', 'attention', 'keep_checkpoints', 'keep_anchors'),
-  'rollout.cache_gib',  # but not in how many bits, which changes what is drawn
+  # But not in how many bits, which changes what is drawn.
+  *('rollout.cache_gib', 'rollout.sharded'),
   'max_prompts',  # in its place, once
 )
 
@@ -113,7 +114,11 @@ class Workdir:
           )
       elif self.writes:
         names = storage.names(self.path)
-        foreign = [x for x in names if x not in _BEFORE_A_RUN]
+        foreign = [
+          x
+          for x in names
+          if x not in _BEFORE_A_RUN and not x.startswith('.pod-')  # of doctor
+        ]
         if foreign:
           raise RefusedError(
             f'{self.path} is not empty and holds no run (no config.json, but '

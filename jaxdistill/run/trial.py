@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,22 +15,8 @@ from jaxtyping import Array, Float
 from jaxdistill.models import Decoder, DecoderConfig
 from jaxdistill.models.linear import precise
 
-# GB/s out of one chip over all its links, in one direction, by a part of the
-# name of the device: half of the sum of both directions, where that is given.
-# https://cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; NVLink of SXM cards:
-# https://www.nvidia.com/en-us/data-center/h100, h200.
-# A mesh axis uses one or more of a TPU's two or three torus axes.
-PUBLISHED: Mapping[str, float] = {
-  'TPU v4': 300,
-  'TPU v5 lite': 200,
-  'TPU v5e': 200,
-  'TPU v5': 600,
-  'TPU v6': 400,
-  'H100': 450,
-  'H200': 450,
-}
-_BYTES = {'cpu': 2**20}  # of a device's part; an accelerator's is
-_MANY = 2**26
+_BYTES = {'cpu': 2**23}  # of the whole that is gathered; an accelerator's is
+_MANY = 2**28
 _TIMES = 5
 
 # Of the ten steps of `losses`, as a CPU took them with jax 0.10.2.
@@ -51,12 +37,6 @@ _TINY = DecoderConfig(
 )
 
 
-def published(kind: str) -> float | None:
-  """GB/s of a kind of device, one way, if known."""
-  known = [rate for name, rate in PUBLISHED.items() if name in kind]
-  return known[0] if known else None
-
-
 def rates(mesh: Mesh) -> dict[str, tuple[float, bool]]:
   """Measures a gather and a sum along each axis of a mesh with several devices.
 
@@ -73,7 +53,7 @@ def rates(mesh: Mesh) -> dict[str, tuple[float, bool]]:
 
 def _rate(mesh: Mesh, axis: str, n: int) -> tuple[float, bool]:
   platform = mesh.devices.flat[0].platform
-  size = _BYTES.get(platform, _MANY) // 4
+  size = _BYTES.get(platform, _MANY) // 4 // n
   parted = NamedSharding(mesh, PartitionSpec(axis))
   whole = NamedSharding(mesh, PartitionSpec())
 

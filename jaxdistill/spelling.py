@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-FEW = 10  # so many are all named
+FEW = 11
 
 
 def nearest(name: str, known: Iterable[str], least: float = 0) -> str:

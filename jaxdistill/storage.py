@@ -216,6 +216,10 @@ def check_store(path: epath.PathLike) -> None:
     ValueError: Of its scheme, a package, its bucket, or who asks.
   """
   if not is_remote(path):
+    scheme, colon, rest = os.fspath(path).partition(':')
+    if colon and scheme in STORES:
+      right = f'{scheme}://{rest.lstrip("/")}'
+      raise ValueError(f'{path} is no path of a store; {right} is')
     return
   scheme, _, rest = os.fspath(path).partition('://')
   if scheme not in STORES:

@@ -177,11 +177,13 @@ failed() { # WHAT
 }
 
 up() {
-  local installed='' failures=0
+  local installed='' failures=0 answered=''
   while :; do
     if ! ask_slice; then
+      # Waiting mends no project that is not set, and nobody who is not logged in.
+      [ -n "$answered" ] || failed 'the first call of gcloud'
       note "no answer from gcloud; again in $poll s"
-    elif [ "$found" = none ]; then
+    elif answered=1 && [ "$found" = none ]; then
       installed=''
       # Without the queue nobody waits for free TPUs but this.
       create || [ -n "$direct" ] || failed 'asking for the slice'

@@ -424,7 +424,7 @@ def pods(folder: str) -> list:
   found, said = [], io.StringIO()
 
   def checked(meeting, config, workdir):
-    checks = [*verb.look(meeting, config, workdir)]
+    checks = [*verb.look(meeting, (config, ()), workdir)]
     with contextlib.redirect_stdout(said):
       found.append(verb.report(iter(checks), meeting, as_json=True))
 

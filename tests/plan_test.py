@@ -223,7 +223,7 @@ def toys(planned, monkeypatch):
   train, *rest = found.programs
   room = 100.0 * 2**30
 
-  def toy(config, devices, name):
+  def toy(config, devices, name, tell=None):
     shards = config.mesh.fsdp * config.mesh.tensor
     needs = 4.5 * room / shards * (1 if config.remat == 'none' else 0.9)
     programs = (dataclasses.replace(train, held=0.0, needs=needs), *rest)
@@ -270,7 +270,7 @@ def test_a_search_ends_with_the_fastest_that_fits(toys, capsys):
 def test_times_are_bounds_by_what_is_published(planned):
   held = planned[1].held
   work = hlo.Cost(3e12, 2e9, (hlo.Sent('x', 'fsdp', '', 1e8, 5, ''),))
-  builder = estimate._Builder(None, CHIP, 'bfloat16', held)
+  builder = estimate._Builder(None, CHIP, 'bfloat16', held, print)
   assert builder.times(work) == {
     **{'computing': 3.0, 'memory': 2.0, 'links': 5.0, 'network': 0.0}
   }
@@ -278,7 +278,7 @@ def test_times_are_bounds_by_what_is_published(planned):
     work, sent=(hlo.Sent('x', 'slice+data', '', 1e8, 1, ''),)
   )
   assert builder.times(away)['network'] == 10.0
-  exact = estimate._Builder(None, CHIP, 'float32', held)
+  exact = estimate._Builder(None, CHIP, 'float32', held, print)
   assert exact.times(work)['computing'] == 18.0
 
 
@@ -294,8 +294,11 @@ def test_only_what_is_in_the_loop_is_done_again():
 @pytest.mark.parametrize(
   ('topology', 'said'),
   [
-    ('v5:4x8', 'as v5e:4x8'),
+    ('v5:4x8', 'of v5e there are 1x1, 2x2, 2x4'),
     ('v5e', "'v5e' is none that can be compiled for"),
+    ('v5e-32', 'v5e-32 is v5e:4x8'),
+    ('v5litepod-16', 'v5litepod-16 is v5e:4x4'),
+    ('v5p-128', 'v5p-128 is v5p:4x4x4'),
     ('h100:2x2', 'none that can be compiled for'),
   ],
 )

@@ -46,7 +46,7 @@ prints PASS, or the host that deviates and in what.
     --process_id 0 --config configs/sqlm_small.py --workdir gs://bucket/run
 
 Next: jaxdistill train --help"""
-CONFIG = False
+CONFIG = True
 
 OK, NOTE, PROBLEM = 'ok', 'note', 'PROBLEM'
 LIBRARIES = (

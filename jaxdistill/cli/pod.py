@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxdistill.cli import hosts, options
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
   state = distributed.global_state
   meeting = Meeting(state.client, state.process_id, state.num_processes)
-  return report(look(meeting, args.config, args.workdir), meeting, args.json)
+  asked = args.config, args.overrides
+  return report(look(meeting, asked, args.workdir), meeting, args.json)
 
 
 def report(checks: Iterator['Check'], meeting: 'Meeting', as_json: bool) -> int:
@@ -84,8 +85,15 @@ def report(checks: Iterator['Check'], meeting: 'Meeting', as_json: bool) -> int:
   return int(bool(bad))
 
 
-def look(meeting: 'Meeting', config: str, workdir: str) -> Iterator['Check']:
+def look(
+  meeting: 'Meeting', config: tuple[str, Sequence], workdir: str
+) -> Iterator['Check']:
   """One check after the other; all processes call it.
+
+  Args:
+    meeting: Of the hosts.
+    config: Its file, and what is set otherwise.
+    workdir: Of the run.
 
   What computes together is left out where programs would not be the same.
   """
@@ -93,12 +101,12 @@ def look(meeting: 'Meeting', config: str, workdir: str) -> Iterator['Check']:
   from jaxdistill.run import pod
 
   meeting.meet()
-  read, mesh = _read(config)
+  read, mesh = _read(*config)
   first = [
     pod.hosts(meeting),
     pod.compare(meeting, 'code', pod.code(), 'jaxdistill'),
     pod.compare(meeting, 'versions', pod.versions(), 'Python and libraries'),
-    pod.compare(meeting, 'config', read, config),
+    pod.compare(meeting, 'config', read, config[0]),
   ]
   yield from first
   yield pod.folder(meeting, workdir)
@@ -136,13 +144,15 @@ def _in_time(meeting: 'Meeting', name: str) -> Iterator[None]:
     timer.cancel()
 
 
-def _read(path: str) -> tuple[dict[str, Any], dict[str, int] | None]:
+def _read(
+  path: str, overrides: Sequence
+) -> tuple[dict[str, Any], dict[str, int] | None]:
   """A config by its keys, and its mesh; or what is wrong with it."""
   from jaxdistill.api import training
   from jaxdistill.config.keys import flat
 
   try:
-    config = training.configure(path, [])
+    config = training.configure(path, overrides)
   except Exception as e:  # it is told beside what the others read
     return {'it': f'refused: {e}'}, None
   return {k: repr(v) for k, v in flat(config).items()}, config.mesh.to_dict()

@@ -51,7 +51,16 @@ def start_hosts(
     ValueError: The three do not go together.
   """
   if coordinator == 'auto':
-    _join(then)
+    try:
+      _join(then)
+    except ValueError as e:
+      if 'coordinator_address' not in str(e):
+        raise
+      raise ValueError(
+        'coordinator auto finds no TPU pod, Slurm or GKE here; give --'
+        'coordinator HOST:PORT --num_processes N --process_id I, or none of '
+        'them for one process'
+      ) from None
     return
   if not coordinator and (num_processes > 1 or process_id >= 0):
     raise ValueError(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdistill.config import ConfigError
@@ -31,7 +31,11 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def nearest(
-  config: Any, devices: Sequence[Any], name: str, misfit: Plan
+  config: Any,
+  devices: Sequence[Any],
+  name: str,
+  misfit: Plan,
+  tell: Callable[[str], None] = lambda text: None,
 ) -> Tried | None:
   """The smallest change that was found to fit.
 
@@ -40,8 +44,10 @@ def nearest(
     devices: That it is to run on.
     name: Of these.
     misfit: Its plan.
+    tell: Is given what is tried.
   """
   for changes in _candidates(config, devices, misfit):
+    tell(' '.join(f'{k}={v}' for k, v in changes.items()))
     try:
       found = plan(changed(config, changes), devices, name)
     except ConfigError:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,13 +128,19 @@ class Plan:
     return (self.steps * self.seconds + self.evaluations) / 3600
 
 
-def plan(config: Any, devices: Sequence[Any], name: str) -> Plan:
+def plan(
+  config: Any,
+  devices: Sequence[Any],
+  name: str,
+  tell: Callable[[str], None] = lambda text: None,
+) -> Plan:
   """What a run takes.
 
   Args:
     config: Of the run, complete.
     devices: That it is to run on; they need not be here.
     name: What to call them.
+    tell: Is given the name of each program before it is compiled.
 
   Raises:
     ConfigError: The mesh does not fit the devices, or the model is not known.
@@ -156,7 +162,7 @@ def plan(config: Any, devices: Sequence[Any], name: str) -> Plan:
   held = _held(placed, method, config, teachers)
   asked = rehearsed(config, method, model)
   chip = chip_of(devices[0].device_kind)
-  builder = _Builder(mesh, chip, config.dtype, held)
+  builder = _Builder(mesh, chip, config.dtype, held, tell)
   models = {'policy': (model, placed.player)}
   models |= {name: (sizes[name], teachers[name]) for name in sizes}
   calls = [
@@ -250,8 +256,15 @@ def _held(
 class _Builder:
   """Compiles programs and notes what they take."""
 
-  def __init__(self, mesh: Mesh, chip: Chip | None, dtype: str, held: Held):
-    self.mesh, self.chip, self.held = mesh, chip, held
+  def __init__(
+    self,
+    mesh: Mesh,
+    chip: Chip | None,
+    dtype: str,
+    held: Held,
+    tell: Callable[[str], None],
+  ):
+    self.mesh, self.chip, self.held, self.tell = mesh, chip, held, tell
     # A product of float32 is made of six of bfloat16.
     self.passes = 6 if dtype == 'float32' else 1
     self.programs: list[Program] = []
@@ -264,6 +277,7 @@ class _Builder:
       lowered: It.
       held: Bytes on the device while it runs, its arguments included.
     """
+    self.tell(name)
     begin = time.perf_counter()
     try:
       compiled = lowered.compile()

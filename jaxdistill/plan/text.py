@@ -28,6 +28,12 @@ def table(plan: Plan) -> str:
   axes = _axes(plan)
   if axes:
     lines.append(f'Sent, GB a device: {axes}.')
+  if chip and plan.fits:
+    share = plan.worst.peak / chip.memory
+    little = ', little room' if share > 0.95 else ''
+    lines.append(
+      f'It fits{little}: {plan.worst.name} takes {share:.0%} of the memory.'
+    )
   if chip:
     draw = plan.phases['draw']
     rate = f', {plan.tokens / draw:,.0f} tokens/s' if draw else ''

@@ -39,7 +39,7 @@ class Lease:
     who = f'process {os.getpid()} on {socket.gethostname()}, {since}'
     self._mine = {'token': uuid.uuid4().hex, 'who': who, 'pid': os.getpid()}
     self._mine |= {'machine': _machine()}
-    self._beats, self._taken_by = 0, ''
+    self._beats, self._taken_by, self._written = 0, '', 0.0
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -63,6 +63,9 @@ class Lease:
     Raises:
       RefusedError: One has.
     """
+    if time.monotonic() - self._written > BEAT * PATIENCE:
+      with contextlib.suppress(Exception):  # it was stopped, or the store fails
+        self._look()
     if self._taken_by:
       raise RefusedError(
         f'{self._path.parent} has been taken over by {self._taken_by}, who had '
@@ -81,16 +84,22 @@ class Lease:
   def _beat(self) -> None:
     while not self._ended.wait(BEAT):
       with contextlib.suppress(Exception):  # a store that fails for a while
-        found = _read(self._path)
-        if found and found.get('token') != self._mine['token']:
-          self._taken_by = found.get('who', 'another process')
+        self._look()
+        if self._taken_by:
           return
         self._write()
+
+  def _look(self) -> None:
+    """Whether another's name stands in the place of this one's."""
+    found = _read(self._path)
+    if found and found.get('token') != self._mine['token']:
+      self._taken_by = found.get('who', 'another process')
 
   def _write(self) -> None:
     self._beats += 1
     text = json.dumps(self._mine | {'beats': self._beats})
     storage.write_atomically(self._path, text)
+    self._written = time.monotonic()
 
 
 def clear(path: epath.Path) -> None:

@@ -160,6 +160,16 @@ def test_a_model_answers_and_proposes(mesh):
   assert other.task.name == 'arithmetic:add:2,2' and model.task.name == 'small'
 
 
+def test_a_model_is_shared_out_over_devices_as_asked():
+  model = jd.load('small-late', mesh={'fsdp': 4, 'tensor': 2})
+  kernel = model.decoder.q.kernel[...]
+  layers, inputs, outputs = kernel.shape
+  held = kernel.sharding.shard_shape(kernel.shape)
+  assert held == (layers, inputs // 4, outputs // 2)
+  with pytest.raises(jd.ConfigError, match=r'needs 3 devices; there are 8'):
+    jd.load('small-late', mesh={'data': 1, 'fsdp': 3})
+
+
 def test_gap_says_whether_to_train(mesh):
   late = jd.load('small-late')
   found = jd.gap(late, problems=8, samples=4)

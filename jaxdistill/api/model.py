@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -292,6 +292,7 @@ def load(
   *,
   anchor: str | None = None,
   task: epath.PathLike | Task | None = None,
+  mesh: Mapping[str, int] | None = None,
 ) -> Model:
   """A model that can be asked.
 
@@ -303,18 +304,20 @@ def load(
       None.
     task: Whose problems it is asked; if None the run's own, or `small` for a
       model of our own format.
+    mesh: How devices share it, keys of `config.mesh`; whole on each if None.
 
   Raises:
-    ConfigError: There is no such model, version or task.
+    ConfigError: There is no such model, version or task, or the devices make
+      no such mesh.
   """
   named = None if task is None else find_task(task)
   name = os.fspath(model)
   if _is_run(name):
-    found = load_run(name, anchor)
+    found = load_run(name, anchor, **mesh or {})
   elif anchor:
     raise ConfigError(f'anchor {anchor!r} is of a run, and {name} is none')
   else:
-    found = load_base(name)
+    found = load_base(name, **mesh or {})
   return found if named is None else found.on(named)
 
 
@@ -328,9 +331,13 @@ def load_base(name: str, **mesh: int) -> Model:
   return Model(name, run, make_player(run, graphdef, params), own)
 
 
-def load_run(folder: epath.PathLike, anchor: str | None = None) -> Model:
-  """A version of a run's model; see `load`."""
-  run = _build(run_config(folder, anchor))
+def load_run(
+  folder: epath.PathLike, anchor: str | None = None, **mesh: int
+) -> Model:
+  """A version of a run's model; see `load_base`."""
+  config = run_config(folder, anchor)
+  config.mesh.update(mesh)
+  run = _build(config)
   graphdef, params = _placed(run)
   with run.computing(), in_one_line():
     like = Params(*params[:2])

@@ -33,6 +33,13 @@ def add_model(parser: Parser) -> None:
     metavar='NAME@STEP',
     help='with --workdir: a past version, such as base@0 (default: the newest)',
   )
+  parser.add_argument(
+    '--mesh',
+    type=mesh,
+    default={},
+    metavar='DATA,FSDP,TENSOR',
+    help='how devices share it, see config.mesh (default: whole on each)',
+  )
 
 
 def add_samples(parser: Parser) -> None:
@@ -78,9 +85,9 @@ def model(args: argparse.Namespace) -> Any:
   if args.anchor and not args.workdir:
     raise ConfigError('--anchor needs --workdir')
   if args.workdir:
-    found = models.load_run(args.workdir, args.anchor)
+    found = models.load_run(args.workdir, args.anchor, **args.mesh)
   else:
-    found = models.load_base(args.model)
+    found = models.load_base(args.model, **args.mesh)
   named = getattr(args, 'task', None)  # export has none
   return found.on(named) if named else found
 
@@ -124,6 +131,14 @@ def index(text: str) -> int:
 def positives(text: str) -> tuple[int, ...]:
   """Whole numbers with commas, each 1 or more."""
   return tuple(positive(part) for part in text.split(','))
+
+
+def mesh(text: str) -> dict[str, int]:
+  """Three whole numbers with commas, as keys of `config.mesh`."""
+  parts = [_number(int, part, 'a whole number') for part in text.split(',')]
+  if len(parts) != 3:
+    raise argparse.ArgumentTypeError(f'{text!r} must be DATA,FSDP,TENSOR')
+  return dict(zip(('data', 'fsdp', 'tensor'), parts, strict=True))
 
 
 def names(text: str) -> tuple[str, ...]:

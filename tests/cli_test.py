@@ -142,6 +142,10 @@ def test_verbs_on_a_finished_run(mesh, tmp_path, capsys, monkeypatch):
   assert "'hello' is not a problem" in said
   assert "'3+4+5' is not a problem of small: a problem, e.g. 47+85" in said
 
+  # As of a time when there was no such key.
+  older = json.loads((run / 'config.json').read_text())
+  del older['rollout']['sharded']
+  (run / 'config.json').write_text(json.dumps(older))
   monkeypatch.setattr('sys.stdin', io.StringIO('add\n'))
   ask = ['chat', '--workdir', str(run), '--role', 'proposer']
   assert main([*ask, '--anchor', 'base@0']) == 0

@@ -90,7 +90,7 @@ def test_memory_may_change_and_what_is_drawn_may_not(tmp_path):
   mine = {'seed': 1, 'rollout': {'cache_gib': 0.0, 'weights': '', 'cache': ''}}
   Workdir(tmp_path).claim(mine)
   Workdir(tmp_path).check(
-    mine | {'rollout': mine['rollout'] | {'cache_gib': 2}}
+    mine | {'rollout': mine['rollout'] | {'cache_gib': 2, 'sharded': True}}
   )
   for key in ('weights', 'cache'):
     other = mine | {'rollout': mine['rollout'] | {key: 'int8'}}

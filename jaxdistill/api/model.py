@@ -14,6 +14,7 @@ from jaxdistill import config as configs
 from jaxdistill import rewards
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.config import ConfigError
+from jaxdistill.config.keys import flat
 from jaxdistill.data.tasks import SmallTask, load_task
 from jaxdistill.data.text.symbols import SymbolTokenizer
 from jaxdistill.plots.files import read_json
@@ -374,10 +375,21 @@ def run_config(folder: epath.PathLike, anchor: str | None = None) -> Any:
     read = workdir.read_config(folder)
   config: Any = ConfigDict(read, convert_dict=True)
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+  _complete(config)
   configs.check(config)
   with in_one_line():
     stored.check_stored(folder, anchor)
   return config
+
+
+def _complete(config: Any) -> None:
+  """Gives a run's config what has come since and changes nothing it does."""
+  configs.check_frame(config)
+  there = flat(config)
+  for key, value in flat(configs.base_config(config.method.name)).items():
+    section, _, name = key.rpartition('.')
+    if key in workdir.MAY_CHANGE and key not in there and section in config:
+      config[section][name] = value
 
 
 def _is_run(name: str) -> bool:

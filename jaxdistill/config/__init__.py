@@ -5,7 +5,12 @@ nearest right one.
 """
 
 from jaxdistill.config.building import build, prepare
-from jaxdistill.config.checks import check, check_settings, check_training
+from jaxdistill.config.checks import (
+  check,
+  check_frame,
+  check_settings,
+  check_training,
+)
 from jaxdistill.config.comparison import Comparison
 from jaxdistill.config.keys import (
   ConfigError,
@@ -30,6 +35,7 @@ __all__ = [
   'base_config',
   'build',
   'check',
+  'check_frame',
   'check_settings',
   'check_training',
   'complete',

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
   from jaxdistill.run.board import Board
 
 # How a run is laid out, not what it does: a resumed run may change these.
-_MAY_CHANGE = (
+MAY_CHANGE = (
   *('mesh', 'attention', 'keep_checkpoints', 'keep_anchors'),
   # But not in how many bits, which changes what is drawn.
   *('rollout.cache_gib', 'rollout.sharded'),
@@ -360,7 +360,7 @@ def _difference(old: Any, new: Any, name: str = '') -> str | None:
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     for key in sorted({*old, *new}):
       inner = f'{name}.{key}' if name else key
-      if inner in _MAY_CHANGE:
+      if inner in MAY_CHANGE:
         continue
       if found := _difference(old.get(key), new.get(key), inner):
         return found

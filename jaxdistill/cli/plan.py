@@ -11,8 +11,8 @@ Compiles the programs of a run for a TPU slice, none of which need be here (it
 takes libtpu, see the extra [tpu]), or for the devices at hand: memory of each
 chip, work, traffic by axis of the mesh, and, by what is published of the chip,
 the shortest time that a step and the run can take. Nothing is trained, and no
-weights are read. What does not fit is said, with a change that does. A minute
-or two for a model of 0.5B, ten for one of 7B; --search plans dozens of meshes.
+weights are read. What does not fit is said, with a change that does. It takes
+one to three minutes on two cores; --search plans every mesh, one by one.
 
   jaxdistill plan --config configs/sqlm_small.py
   jaxdistill plan --config configs/grpo_small.py --topology v5e:2x2

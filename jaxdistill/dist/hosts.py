@@ -36,7 +36,7 @@ def start_hosts(
   """Joins the processes of a run; call before any other use of JAX.
 
   From then on a process that is gone (killed, stopped, cut off) ends the others
-  within two minutes: one line names it and its host, the exit code is 75. One
+  within two minutes: one line names it and its host, the exit code is 69. One
   that ends of an error is named with it, and its exit code is that of all.
 
   Args:

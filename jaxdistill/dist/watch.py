@@ -268,7 +268,7 @@ def ended(code: int, said: str) -> None:
   """Tells the other processes that this one is about to end, and of what.
 
   Does not return where another one is gone and this one has failed of it: then
-  that is told, and the exit code is 75.
+  that is told, and the exit code is `GONE`.
 
   Args:
     code: What this process exits with, and the others too.

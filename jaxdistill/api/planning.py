@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+
 from jaxdistill import config as configs
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.plan import published, slices
@@ -45,5 +47,5 @@ def devices(topology: str = '') -> tuple[Sequence[Any], str]:
   with in_one_line():
     if topology:
       return slices.devices(topology), topology
-    found = slices.here()
+    found = jax.devices()
     return found, f'{found[0].device_kind} here'

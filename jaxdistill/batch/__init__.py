@@ -3,6 +3,7 @@
 from jaxdistill.batch.arrays import (
   Batch,
   Reading,
+  dealt,
   make_batch,
   make_minibatches,
   stack,
@@ -18,6 +19,7 @@ __all__ = [
   'Shapes',
   'bucket',
   'common',
+  'dealt',
   'lay_out',
   'make_batch',
   'make_minibatches',

@@ -319,22 +319,27 @@ def take_rows(
   ]
 
 
-def make_minibatches(
-  row_set: RowSet, count: int, role: int, mesh: Mesh, shapes: Shapes
-) -> list[Batch | None]:
-  """A row set as `count` batches, rows (or pairs) dealt out in turn.
-
-  Each has the same denominator, a `count`-th of the set's: a row weighs the
-  same in whichever it falls. Each host deals its own, so which rows meet
-  depends on how many hosts there are. None stands for one without rows on any.
-  """
+def dealt(row_set: RowSet, count: int) -> list[RowSet]:
+  """A row set in `count` parts, rows (or pairs) dealt out in turn."""
   units = units_of(row_set.rows)
-  parts = [
+  return [
     dataclasses.replace(
       row_set, rows=[row_set.rows[i] for unit in units[k::count] for i in unit]
     )
     for k in range(count)
   ]
+
+
+def make_minibatches(
+  row_set: RowSet, count: int, role: int, mesh: Mesh, shapes: Shapes
+) -> list[Batch | None]:
+  """A row set as `count` batches of the rows that `dealt` gives each.
+
+  Each has the same denominator, a `count`-th of the set's: a row weighs the
+  same in whichever it falls. Each host deals its own, so which rows meet
+  depends on how many hosts there are. None stands for one without rows on any.
+  """
+  parts = dealt(row_set, count)
   batches = [
     fill(part, role, mesh, *laid)
     for part, laid in zip(parts, lay_out(parts, mesh, shapes), strict=True)

@@ -61,13 +61,13 @@ def _candidates(
   config: Any, devices: Sequence[Any], misfit: Plan
 ) -> Iterator[dict[str, Any]]:
   """What may help, what changes least of the science first."""
-  room = misfit.chip.memory if misfit.chip else 0
-  bad = {p.name for p in misfit.programs if not p.cost or p.peak > room}
-  trains = 'train' in bad
-  now = {k: int(v) for k, v in misfit.mesh.items()}
-  meshes = _more_shards(
-    Sizes(now['slice'] * now['data'], now['fsdp'], now['tensor']), devices
-  )
+  trains = 'train' in {p.name for p in misfit.misfits}
+  meshes = [
+    _keys(sizes)
+    for sizes in _more_shards(
+      misfit.mesh['fsdp'], misfit.mesh['tensor'], devices
+    )
+  ]
   if trains and config.remat != 'full':
     yield {'remat': 'full'}
   if trains and config.batch.sequences:
@@ -75,14 +75,11 @@ def _candidates(
     yield {'batch.sequences': smaller}
   elif trains and config.batch.tokens >= 256:
     yield {'batch.tokens': config.batch.tokens // 2}
-  for sizes in meshes:
-    yield {f'mesh.{k}': v for k, v in sizes._asdict().items()}
+  yield from meshes
   if not trains and not config.rollout.sharded:
     yield {'rollout.sharded': True}
-  best = (
-    {f'mesh.{k}': v for k, v in meshes[-1]._asdict().items()} if meshes else {}
-  )
-  both = best | ({'remat': 'full'} if config.remat != 'full' else {})
+  both = meshes[-1] if meshes else {}
+  both = both | ({'remat': 'full'} if config.remat != 'full' else {})
   yield both | {'rollout.sharded': True}
   if not config.optimizer.offload:
     yield both | {'rollout.sharded': True, 'optimizer.offload': True}
@@ -91,7 +88,12 @@ def _candidates(
     yield both | {'trainable': 'lora', 'rollout.sharded': True}
 
 
-def _more_shards(now: Sizes, devices: Sequence[Any]) -> list[Sizes]:
+def _keys(sizes: Sizes) -> dict[str, Any]:
+  """A mesh as keys of a config."""
+  return {f'mesh.{k}': v for k, v in sizes._asdict().items()}
+
+
+def _more_shards(fsdp: int, tensor: int, devices: Sequence[Any]) -> list[Sizes]:
   """Meshes with more shards of the parameters, the fewest first.
 
   Of those with as many, the one whose `tensor` is nearest to what it is.
@@ -99,10 +101,10 @@ def _more_shards(now: Sizes, devices: Sequence[Any]) -> list[Sizes]:
   best: dict[int, Sizes] = {}
   for sizes in fitting(machines(devices)):
     count = sizes.fsdp * sizes.tensor
-    away = abs(math.log2(sizes.tensor / now.tensor))
+    away = abs(math.log2(sizes.tensor / tensor))
     held = best.get(count)
-    if count > now.fsdp * now.tensor and (
-      held is None or away < abs(math.log2(held.tensor / now.tensor))
+    if count > fsdp * tensor and (
+      held is None or away < abs(math.log2(held.tensor / tensor))
     ):
       best[count] = sizes
   return [best[count] for count in sorted(best)]
@@ -118,8 +120,7 @@ def search(config: Any, devices: Sequence[Any], name: str) -> Iterator[Tried]:
   """
   for sizes in fitting(machines(devices)):
     for remat in ('none', 'full'):
-      changes = {f'mesh.{k}': v for k, v in sizes._asdict().items()}
-      changes |= {'remat': remat}
+      changes = _keys(sizes) | {'remat': remat}
       try:
         yield Tried(changes, plan(changed(config, changes), devices, name))
       except ConfigError:

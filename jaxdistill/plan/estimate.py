@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.anchors import External, parse_rule
-from jaxdistill.batch import Shapes
+from jaxdistill.batch import Shapes, dealt
 from jaxdistill.config import ConfigError
 from jaxdistill.config.parts import deltas_of, formats_of, method_of, refusing
 from jaxdistill.data.tasks import load_task
@@ -112,10 +112,15 @@ class Plan:
     return max(self.programs, key=lambda p: p.peak)
 
   @property
-  def fits(self) -> bool:
-    """Whether every program does; True where memory is not known."""
+  def misfits(self) -> tuple[Program, ...]:
+    """Programs that do not fit; none is known where memory is not."""
     room = self.chip.memory if self.chip else math.inf
-    return all(p.cost and p.peak <= room for p in self.programs)
+    return tuple(p for p in self.programs if not p.cost or p.peak > room)
+
+  @property
+  def fits(self) -> bool:
+    """Whether every program does."""
+    return not self.misfits
 
   @property
   def seconds(self) -> float:
@@ -335,24 +340,23 @@ class _Updates(NamedTuple):
     response = max((a.sampling.max_tokens for a in asked.asked), default=1)
     total, known = 0.0, {}
     for update in asked.updates:
-      made = [
-        programs.batch_of(long, self.builder.mesh, shapes)
-        for s in update.sets
-        for long in _parts(_long(s, prompt, response), update.minibatches)
-      ]
       # Of minibatches the first stands for all.
-      first = made[:: update.minibatches]
-      key = tuple((b.kind, layout._replace(used=0)) for b, layout in first)
-      rounds = sum(layout.used for _, layout in first) / len(first)
-      if (key, rounds) not in known:
-        batches = tuple(b for b, _ in first)
+      first = [
+        dealt(_long(s, prompt, response), update.minibatches)[0]
+        for s in update.sets
+      ]
+      made = [programs.batch_of(s, self.builder.mesh, shapes) for s in first]
+      key = tuple((batch.kind, layout) for batch, layout in made)
+      if key not in known:
+        batches = tuple(batch for batch, _ in made)
+        rounds = sum(layout.used for _, layout in made) / len(made)
         lowered = programs.train(
           *(self.placed, self.method, self.optimizer, batches, self.teachers)
         )
         held = sum(self.builder.held) + programs.bytes_of(batches)
         self.builder.compile('train', lowered, held)
-        known[key, rounds] = self.builder.seconds(rounds)
-      total += known[key, rounds] * update.epochs * update.minibatches
+        known[key] = self.builder.seconds(rounds)
+      total += known[key] * update.epochs * update.minibatches
     return total
 
 
@@ -362,14 +366,6 @@ def _long(row_set: RowSet, prompt: int, response: int) -> RowSet:
     prompt = max(len(r.prompt_T) for r in row_set.rows)
     response = max(len(r.response_R) for r in row_set.rows)
   return programs.longest_of(row_set, prompt, response)
-
-
-def _parts(row_set: RowSet, count: int) -> list[RowSet]:
-  """Minibatches of a set."""
-  return [
-    dataclasses.replace(row_set, rows=row_set.rows[k::count])
-    for k in range(count)
-  ]
 
 
 def _largest(calls: Sequence[Asked]) -> list[Asked]:

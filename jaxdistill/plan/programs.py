@@ -13,8 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdistill import dist
-from jaxdistill.batch import Batch, Shapes, lay_out
-from jaxdistill.batch.arrays import Reading
+from jaxdistill.batch import Batch, Reading, Shapes, lay_out
 from jaxdistill.batch.layout import Layout, power
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import DecoderConfig, Deltas
@@ -276,7 +275,7 @@ def generation(
   if turn.admitted:
     tokens = _rows(mesh, turn.admitted[0][0].shape, 'int32')
     read = engine._prefill.lower(*model, tokens, None, size=desk.size)
-  pages = _Pages(config, mesh, formats)
+  pages = functools.partial(_pages, config, mesh, formats.cache)
   j, rows = desk.samples.row.shape[1], desk.rooms[-1]
   each = -(-asked.sampling.max_tokens // desk.page)
   levels = []
@@ -316,23 +315,17 @@ def generation(
   )
 
 
-class _Pages:
-  """Describes pages of keys and values."""
+def _pages(
+  config: DecoderConfig, mesh: Mesh, cache: str, count: int, size: int
+) -> Pages:
+  """Pages of keys and values, described."""
+  empty = jax.eval_shape(lambda: engine._empty(config, count, size, cache))
 
-  def __init__(self, config: DecoderConfig, mesh: Mesh, formats: Formats):
-    self.config, self.mesh, self.cache = config, mesh, formats.cache
+  def one(x):
+    where = dist.sharding(mesh, ('batch', 'kv_heads', None, None), x.shape)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
-  def __call__(self, count: int, size: int) -> Pages:
-    empty = jax.eval_shape(
-      lambda: engine._empty(self.config, count, size, self.cache)
-    )
-
-    def one(x):
-      axes = 'batch', 'kv_heads', None, None
-      where = dist.sharding(self.mesh, axes, x.shape)
-      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-    return jax.tree.map(one, empty)
+  return jax.tree.map(one, empty)
 
 
 def weights_of(lay_out: Any, ends: Any, config: DecoderConfig) -> Unrolled:

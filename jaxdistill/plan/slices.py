@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from jax.experimental import topologies
 
 from jaxdistill.spelling import among
@@ -94,8 +93,3 @@ def _no_lookup() -> Iterator[None]:
   finally:
     for name in new:
       del os.environ[name]
-
-
-def here() -> Sequence[Any]:
-  """The devices at hand."""
-  return jax.devices()

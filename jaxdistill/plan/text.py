@@ -75,8 +75,8 @@ def _row(plan: Plan, p: Program) -> str:
   late = ''
   if p.times:
     late = f'{p.seconds * 1e3:12.3g}  {p.bound}'
-  over = plan.chip and p.peak > plan.chip.memory
-  return f'{p.name:24}{figures}{late}{"  does not fit" if over else ""}'
+  over = '  does not fit' * (p in plan.misfits)
+  return f'{p.name:24}{figures}{late}{over}'
 
 
 def _axes(plan: Plan) -> str:

@@ -18,7 +18,7 @@ from jaxdistill import dist
 from jaxdistill.cli import main as command
 from jaxdistill.dist.chips import Chip
 from jaxdistill.models import Decoder, store
-from jaxdistill.plan import estimate, hlo, published, slices
+from jaxdistill.plan import estimate, hlo, measured, published, slices
 from jaxdistill.plan.estimate import plan
 from jaxdistill.plan.groups import groups
 from jaxdistill.run.step import Step
@@ -415,3 +415,47 @@ def test_a_collective_in_parts_is_one():
   assert scatter.kind == 'reduce-scatter'
   assert scatter.bytes == 64 * 64 * 4 * 7 / 8
   assert gather.axes == scatter.axes == 'data+fsdp+tensor'
+
+
+def test_what_was_planned_stands_beside_what_was_measured():
+  planned = {
+    'chips': 8,
+    'programs': [{'peak_bytes': 3 * 2**30}, {'peak_bytes': 5 * 2**30}],
+    'tokens_a_step': 4000,
+    'step_s': {'draw': 2.0, 'score': 0.5, 'train': 1.5},
+  }
+  lines = [
+    {'step': i, 'time/step_s': s, 'time/collect_s': s - 1, 'time/update_s': 1}
+    | {'rollout/tokens_per_s': 1000 * s}
+    for i, s in enumerate((90.0, 5.0, 9.0, 6.0))  # the first compiles
+  ]
+  lines.append({'step': 4})  # of an evaluation
+  said = measured.beside(planned, lines, 6 * 2**30, 4).splitlines()
+  assert [line.split()[-2:] for line in said[1:6]] == [
+    ['5', '6'],
+    ['4', '6'],
+    ['2.5', '5'],
+    ['1.5', '1'],
+    ['2,000', '6,000'],
+  ]
+  assert 'planned for 8 chips and ran on 4' in said[-1]
+  unknown = measured.beside(planned | {'step_s': None}, [], None, 8)
+  assert unknown.count('not known') == 9
+  assert '8 chips' not in unknown
+
+
+def test_a_plan_is_read_before_anything_else(tmp_path, capsys):
+  path = tmp_path / 'plan.json'
+  train = ['train', '--config', SMALL, '--workdir', str(tmp_path / 'run')]
+  for text, said in (
+    ('planned', 'is no plan: Expecting value'),
+    ('{"chips": 8}', "is no plan, it has no 'programs'"),
+    (None, 'is no plan: '),
+  ):
+    if text:
+      path.write_text(text)
+    else:
+      path.unlink()
+    assert command.main([*train, '--plan', str(path)]) == 2
+    assert said in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()

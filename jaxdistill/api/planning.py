@@ -10,15 +10,18 @@ from jaxdistill.api.refusing import in_one_line
 from jaxdistill.plan import published, slices
 from jaxdistill.plan.changes import nearest, search
 from jaxdistill.plan.estimate import Plan, plan
+from jaxdistill.plan.measured import beside, read
 from jaxdistill.plan.text import as_json, table
 
 __all__ = [
   'Plan',
   'as_json',
+  'beside',
   'configure',
   'devices',
   'nearest',
   'plan',
+  'read',
   'search',
   'table',
 ]

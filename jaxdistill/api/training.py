@@ -16,6 +16,7 @@ from jaxdistill.api.refusing import in_one_line
 from jaxdistill.api.result import Result
 from jaxdistill.run import caches
 from jaxdistill.run.loop import Loop
+from jaxdistill.run.memory import peak as peak
 from jaxdistill.run.workdir import Workdir
 
 

@@ -39,12 +39,20 @@ def add_options(parser: Parser) -> None:
     help='where the run lives, local, gs://... or s3://...; made if '
     'needed; required',
   )
+  parser.add_argument(
+    '--plan',
+    type=options.text,
+    metavar='PLAN.json',
+    help='what jaxdistill plan --json printed: shown at the end beside what '
+    'was measured',
+  )
   hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-  from jaxdistill.api import training
+  from jaxdistill.api import planning, training
 
+  planned = planning.read(args.plan) if args.plan else None
   hosts.start(args)  # before anything that takes long, such as a download
   config = training.configure(args.config, args.overrides)
   hosts.meet('the config is read')
@@ -62,8 +70,12 @@ def run(args: argparse.Namespace) -> None:
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     steps.finish()
+    peak = training.peak()
     if first:
       print(account(loop.summary, args.workdir))
+    if first and planned:
+      lines, chips = steps.result.metrics, jax.device_count()
+      print(f'\n{planning.beside(planned, lines, peak, chips)}')
 
 
 def account(summary: Mapping[str, Any], workdir: str) -> str:

@@ -5,16 +5,26 @@ Mesh axes are *auto*: the compiler propagates shardings, and activations are
 pinned by logical name where it needs help.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 BATCH_AXES = ('slice', 'data', 'fsdp')
+SUMMED = 'summed'  # what remat calls a result of `summed`
 
 # Above each the arrays that it splits: L layers, D embed, N heads, K key heads,
 # H of a head, F mlp, V vocabulary, A rank, B sequences, T tokens of each.
@@ -99,6 +109,78 @@ def constrain(x: Array, *axes: str | None, rules: dict = RULES) -> Array:
     return x
   spec = sharding(mesh, axes, x.shape, rules).spec
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
+  """A weight whole along `embed`, for all who read it; of its gradient each
+  device has its part only.
+
+  Args:
+    x: In the dtype that is sent.
+    axes: Its logical names.
+  """
+  return constrain(constrain(x, *axes), *axes, rules=DECODE_RULES)
+
+
+def _gathered_fwd(x, axes):
+  return gathered.fun(x, axes), None  # in the open, for remat
+
+
+def _gathered_bwd(axes, _, grad):
+  return (constrain(grad, *axes),)
+
+
+gathered.defvjp(_gathered_fwd, _gathered_bwd)
+
+
+def parts(axis: str, size: int) -> int:
+  """Into how many the mesh in force splits a dimension of a logical name.
+
+  1 where it does not divide it, and where each device is already by itself.
+  """
+  mesh, name = jax.sharding.get_abstract_mesh(), RULES[axis]
+  if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+    return 1
+  names = (name,) if isinstance(name, str) else name or ()
+  n = math.prod(mesh.shape.get(n, 1) for n in names)
+  return 1 if size % n else n
+
+
+def summed(
+  fn: Callable[..., Array], axis: str, args: tuple, dims: tuple
+) -> Array:
+  """`fn(*args)` where it sums over a dimension that the mesh splits.
+
+  Each device calls it with its parts, and their results are added, once and in
+  their dtype. Left to itself the compiler adds after every product, in the
+  dtype in which that was summed.
+
+  Args:
+    fn: Sums over the dimension of its arguments that is split; of rows.
+    axis: Its logical name.
+    args: Trees of arrays.
+    dims: Of the same structure: which dimension of each is split; -1 is none.
+  """
+  pairs = zip(jax.tree.leaves(args), jax.tree.leaves(dims), strict=True)
+  counts = {parts(axis, x.shape[d]) for x, d in pairs if d >= 0}
+  n = min(counts)
+  if n == 1:
+    return fn(*args)
+
+  def split(x, d):
+    if d < 0:
+      return x
+    x = x.reshape(*x.shape[:d], n, -1, *x.shape[d + 1 :])
+    return jnp.moveaxis(x, d, 0)
+
+  each = jax.tree.map(split, args, dims)
+  over = jax.tree.map(lambda d: 0 if d >= 0 else None, dims)
+  made = jax.vmap(fn, in_axes=over)(*each)
+  made = constrain(made, axis, 'batch', *[None] * (made.ndim - 2))
+  # As a sum it would be made in float32.
+  added = jax.lax.reduce(made, made.dtype.type(0), jax.lax.add, (0,))
+  return checkpoint_name(added, SUMMED)
 
 
 def put_local(mesh: Mesh, x: np.ndarray, axis: int = 0) -> Array:

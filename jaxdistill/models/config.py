@@ -100,6 +100,17 @@ class DecoderConfig:
     if self.window:
       raise ValueError('a model with sliding windows cannot read both ways')
 
+  def over(self, devices: int) -> 'DecoderConfig':
+    """As its heads are split over so many devices.
+
+    Where there are fewer key heads than devices, each is there several times,
+    so that every device has one and nobody's queries need another's keys.
+    """
+    fewer = devices > self.num_kv_heads and not devices % self.num_kv_heads
+    if not fewer or self.num_heads % devices:
+      return self
+    return dataclasses.replace(self, num_kv_heads=devices)
+
   @property
   def outputs(self) -> int:
     """Numbers that the output projection gives of each token."""

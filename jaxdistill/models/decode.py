@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import DECODE_RULES, RULES, constrain
+from jaxdistill.dist import DECODE_RULES, constrain
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.int8 import Formats, Int8, to_int8
+from jaxdistill.models.int8 import Formats, to_int8
 from jaxdistill.models.layers import (
   MAPS,
   Resolved,
@@ -24,7 +24,7 @@ from jaxdistill.models.layers import (
   rms_norm,
   unembed,
 )
-from jaxdistill.models.linear import Weights, apply, dense
+from jaxdistill.models.linear import Weights, apply, dense, gathered, on_axes
 from jaxdistill.models.paged import (
   Level,
   Pages,
@@ -105,8 +105,10 @@ def unroll_layer(
     shards: Over how many devices heads and hidden units are split.
     formats: How they are kept.
   """
-  shards = _split_over(config, shards)
+  c, copies = config, _copies(config, shards)
+  shards = _split_over(config.over(shards), shards)
   layer = jax.tree.map(lambda x: x[i], weights.layers)
+  layer |= {n: _repeated(layer[n], c.num_kv_heads, copies) for n in 'kv'}
   by_name = {
     n: KERNELS[formats.weights](w, config.dtype)
     for n, w in layer.items()
@@ -118,7 +120,7 @@ def unroll_layer(
     'gate_up': _beside([by_name.pop(n) for n in ('gate', 'up')], shards),
     **by_name,
   }
-  lie = _sharded if formats.sharded else _gathered
+  lie = _sharded if formats.sharded else gathered
   return norms | {n: lie(w, *_AXES[n]) for n, w in joined.items()}
 
 
@@ -135,32 +137,29 @@ def unroll_ends(
   if not formats.sharded:
     embed = constrain(embed, 'vocab', 'embed', rules=DECODE_RULES)
   head = KERNELS[formats.weights](weights.head, config.dtype)
-  return embed, weights.norm, _gathered(head, *MAPS['head'])
+  return embed, weights.norm, gathered(head, *MAPS['head'])
 
 
-def _sharded(w: Weights, i: str, o: str, rules: dict = RULES) -> Weights:
+def _sharded(w: Weights, i: str, o: str) -> Weights:
   """A map from axis `i` to axis `o`, pinned to where it lies."""
-
-  def pin(x, *axes):
-    return constrain(x, *axes, rules=rules)
-
-  kernel, delta = w.kernel, w.delta
-  if isinstance(kernel, Int8):
-    kernel = Int8(pin(kernel.values, i, o), pin(kernel.scale, None, o))
-  else:
-    kernel = pin(kernel, i, o)
-  if delta is not None:
-    a, b = delta
-    delta = pin(a, i, 'rank'), pin(b, 'rank', o)
-  return Weights(kernel, delta, w.bias)
+  return on_axes(lambda x, axes: constrain(x, *axes), w, i, o)
 
 
-def _gathered(w: Weights, i: str, o: str) -> Weights:
-  """The same, whole along what training shards.
+def _copies(config: DecoderConfig, shards: int) -> int:
+  return config.over(shards).num_kv_heads // config.num_kv_heads
 
-  What is gathered is what is kept: conversions come before it.
-  """
-  return _sharded(_sharded(w, i, o), i, o, DECODE_RULES)
+
+def _repeated(w: Weights, heads: int, copies: int) -> Weights:
+  """A map to `heads` heads, each so many times."""
+  if copies == 1:
+    return w
+
+  def of(x):
+    by_head = x.reshape(*x.shape[:-1], heads, -1)
+    return jnp.repeat(by_head, copies, -2).reshape(*x.shape[:-1], -1)
+
+  delta = w.delta and (w.delta[0], of(w.delta[1]))
+  return Weights(of(w.kernel), delta, None if w.bias is None else of(w.bias))
 
 
 def _beside(maps: Sequence[Weights], shards: int) -> Weights:
@@ -222,7 +221,8 @@ def decode(
   Returns:
     Logits, float32, and the newest pages with these tokens.
   """
-  c, shards = config, _split_over(config, shards)
+  c = config.over(shards)
+  shards = _split_over(c, shards)
   s, group = tokens.shape[0], c.num_heads // c.num_kv_heads
   places = jnp.arange(newest.size)
   here = (places >= begin[:, None]) & (places <= slot)
@@ -279,7 +279,7 @@ def _gathered_after(x: Array, layer: dict[str, Any]) -> dict[str, Any]:
   and not once for all tokens."""
   held = {n: layer[n] for n in _AXES}
   held, _ = jax.lax.optimization_barrier((held, x))
-  return layer | {n: _gathered(w, *_AXES[n]) for n, w in held.items()}
+  return layer | {n: gathered(w, *_AXES[n]) for n, w in held.items()}
 
 
 def _split_over(config: DecoderConfig, shards: int) -> int:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import constrain
+from jaxdistill.dist import constrain, parts
 from jaxdistill.models.attention import attend
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import (
@@ -19,8 +19,10 @@ from jaxdistill.models.layers import (
   embed,
   finish_block,
   project,
+  repeated,
   rms_norm,
   unembed,
+  whole,
 )
 from jaxdistill.models.linear import Deltas, Linear
 from jaxdistill.models.paged import Pages
@@ -209,7 +211,8 @@ class Decoder(nnx.Module):
     Returns:
       Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
     """
-    c = self.config
+    c = self.config.over(parts('heads', self.config.num_heads))
+    copies = c.num_kv_heads // self.config.num_kv_heads
     nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
     past = past or (jnp.zeros(nothing, c.dtype),) * 2
     spans = spans_after(past[0].shape[2], until, positions)
@@ -221,7 +224,9 @@ class Decoder(nnx.Module):
 
     def block(x, scanned):
       layer, kind, (pk, pv) = scanned
-      q, k, v = project(x, layer, turned[kind], c)
+      layer = layer | {n: whole(layer[n], n, c.dtype) for n in LINEARS}
+      q, *kv = project(x, layer, turned[kind], c)
+      k, v = (repeated(x, copies) for x in kv)
       seen = spans._replace(window=windows[kind])
       attended = attend(q, _after(pk, k), _after(pv, v), seen, c)
       x = finish_block(x, attended, layer, c)

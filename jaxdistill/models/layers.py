@@ -9,7 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxdistill.dist import constrain
 from jaxdistill.models.config import DecoderConfig
-from jaxdistill.models.linear import Weights, apply
+from jaxdistill.models.linear import (
+  Weights,
+  apply,
+  column_parallel,
+  gathered,
+  row_parallel,
+)
 from jaxdistill.models.rope import rotate
 from jaxdistill.models.softmax import soft_cap
 
@@ -65,6 +71,15 @@ def rms_norm(
   return (y * scale).astype(x.dtype)
 
 
+def whole(weights: Weights, name: str, dtype: str) -> Weights:
+  """A layer's map of that name, gathered from the shards that are trained.
+
+  Once for all that reads it, forwards, and once backwards.
+  """
+  cast = jax.tree.map(lambda x: x.astype(dtype), weights._replace(bias=None))
+  return gathered(cast, *MAPS[name])._replace(bias=weights.bias)
+
+
 def project(
   x: Float[Array, 'B T D'],
   layer: dict,
@@ -75,9 +90,18 @@ def project(
 ]:
   """Queries, scaled, and keys, both rotated; and values."""
   c, h = config, rms_norm(x, layer['attention_norm'], config.norm_eps)
-  q, k, v = (apply(h, layer[name]) for name in 'qkv')
+  q, k, v = column_parallel(h, tuple(layer[name] for name in 'qkv'))
   q, k = normed_heads(q, k, layer, turned, c)
   return q, k, v.reshape(k.shape)
+
+
+def repeated(
+  x: Float[Array, 'B T K H'], copies: int
+) -> Float[Array, 'B T M H']:
+  """Each head so many times, side by side; see `DecoderConfig.over`."""
+  if copies == 1:
+    return x
+  return constrain(jnp.repeat(x, copies, 2), 'batch', None, 'kv_heads', None)
 
 
 def normed_heads(
@@ -101,7 +125,7 @@ def gate_and_up(
   h: Float[Array, 'B T D'], layer: dict
 ) -> tuple[Float[Array, 'B T F'], Float[Array, 'B T F']]:
   """Both inner projections of a gated MLP, by themselves."""
-  return apply(h, layer['gate']), apply(h, layer['up'])
+  return column_parallel(h, (layer['gate'], layer['up']))
 
 
 def finish_block(
@@ -127,9 +151,9 @@ def finish_block(
       y = rms_norm(y, layer[post_norm], c.norm_eps)
     return x + y
 
-  y = apply(attended.reshape(*x.shape[:-1], -1), layer['o'])
+  y = row_parallel(attended.reshape(*x.shape[:-1], -1), layer['o'])
   x = add(x, y, 'post_attention_norm')
   h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
   gate, up = inner(h, layer)
-  y = apply(_ACTIVATIONS[c.activation](gate) * up, layer['down'])
+  y = row_parallel(_ACTIVATIONS[c.activation](gate) * up, layer['down'])
   return add(x, y, 'post_mlp_norm')

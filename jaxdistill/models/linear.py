@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxdistill import dist
 from jaxdistill.models.int8 import Int8, factors
 from jaxdistill.spelling import among
 
@@ -271,7 +272,10 @@ def apply(
     weights: Kernel, delta and bias.
     dtype: Of the result; default that of `x`.
   """
+  return _applied(x, weights, product).astype(dtype or x.dtype)
 
+
+def _applied(x, weights, product):
   def times(x, w):
     return product(x, w.astype(x.dtype))
 
@@ -285,7 +289,104 @@ def apply(
     y = y + times(times(x, a).astype(x.dtype), b)
   if weights.bias is not None:
     y = y + weights.bias
-  return y.astype(dtype or x.dtype)
+  return y
+
+
+@jax.custom_vjp
+def column_parallel(
+  x: Float[Array, '*B I'], maps: tuple[Weights, ...]
+) -> tuple[Float[Array, '*B O'], ...]:
+  """What several maps make of one input, their outputs split over devices.
+
+  As `apply` of each; but the gradient of `x` is summed over maps and then over
+  devices, once (Megatron-LM, arXiv 1909.08053, section 3).
+  """
+  return tuple(apply(x, w) for w in maps)
+
+
+def _column_fwd(x, maps):
+  made = tuple(_applied(x, w, _matmul).astype(x.dtype) for w in maps)
+  return made, (x, maps)
+
+
+def _column_bwd(given, grads):
+  x, maps = given
+  _, pull = jax.vjp(lambda maps: tuple(apply(x, w) for w in maps), maps)
+  return _contracted(grads, tuple(map(_transposed, maps))), *pull(grads)
+
+
+@jax.custom_vjp
+def row_parallel(
+  x: Float[Array, '*B I'], weights: Weights
+) -> Float[Array, '*B O']:
+  """`apply` of a map whose inputs are split over devices.
+
+  What each makes of its part, the delta's share included, is rounded to the
+  dtype of `x` and then added, as the same paper does.
+  """
+  return _row_fwd(x, weights)[0]
+
+
+def _row_fwd(x, weights):
+  y = _contracted((x,), (weights._replace(bias=None),))
+  if weights.bias is not None:
+    y = (y + weights.bias).astype(x.dtype)
+  return y, (x, weights)
+
+
+def _row_bwd(given, grad):
+  _, pull = jax.vjp(apply, *given)
+  return pull(grad)
+
+
+column_parallel.defvjp(_column_fwd, _column_bwd)
+row_parallel.defvjp(_row_fwd, _row_bwd)
+
+
+def _transposed(weights: Weights) -> Weights:
+  """From outputs to inputs; without the bias."""
+  delta = weights.delta and tuple(x.T for x in weights.delta[::-1])
+  return Weights(weights.kernel.T, delta)
+
+
+def _contracted(xs: Sequence[Array], maps: Sequence[Weights]) -> Array:
+  """The sum of what maps make of inputs that are split over devices."""
+
+  def sum_of(xs, maps):
+    made = [_applied(x, w, _matmul) for x, w in zip(xs, maps, strict=True)]
+    return sum(made[1:], made[0]).astype(xs[0].dtype)
+
+  def split(w):
+    kernel = Int8(0, -1) if isinstance(w.kernel, Int8) else 0  # pyright: ignore
+    return Weights(kernel, w.delta and (0, -1))
+
+  dims = tuple(x.ndim - 1 for x in xs), tuple(map(split, maps))
+  return dist.summed(sum_of, 'mlp', (tuple(xs), tuple(maps)), dims)
+
+
+def on_axes(
+  fn: Callable[[Array, tuple[str | None, ...]], Array],
+  weights: Weights,
+  i: str,
+  o: str,
+) -> Weights:
+  """`fn` of each array of a map from axis `i` to axis `o`, and its axes."""
+  kernel, delta, bias = weights
+  if isinstance(kernel, Int8):
+    kernel = Int8(fn(kernel.values, (i, o)), fn(kernel.scale, (None, o)))
+  else:
+    kernel = fn(kernel, (i, o))
+  if delta is not None:
+    delta = fn(delta[0], (i, 'rank')), fn(delta[1], ('rank', o))
+  return Weights(kernel, delta, bias)
+
+
+def gathered(weights: Weights, i: str, o: str) -> Weights:
+  """A map from axis `i` to axis `o`, whole along what training shards.
+
+  What is gathered is what is kept: conversions come before it.
+  """
+  return on_axes(dist.gathered, weights, i, o)
 
 
 def dense(weights: Weights) -> Float[Array, '*L I O']:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import batch_shards
+from jaxdistill.dist import constrain, parts
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import unembed
 from jaxdistill.models.linear import Weights
@@ -43,7 +43,8 @@ class Hidden:
     """Any function of logits, a chunk of the tokens at a time, under remat.
 
     No array of `[B, R, V]` is made, forwards or backwards, unless it is no
-    larger than a chunk: then nothing is computed again.
+    larger than a chunk: then nothing is computed again. The shards of a head
+    are gathered once for all chunks, and so is its gradient summed over them.
 
     Args:
       fn: `(logits, *others_logits, *arrays) -> values`: [B, C, V] and [B, C,
@@ -53,9 +54,9 @@ class Hidden:
     """
     all_of = (self, *others)
     b, r = self.states.shape[:2]
-    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
-    size = 4 * here * sum(h.config.outputs for h in all_of)
-    wanted = max(1, _CHUNK_BYTES // size)
+    w = parts('batch', b)
+    size = sum(h.config.outputs // h._vocab_parts for h in all_of)
+    wanted = max(1, _CHUNK_BYTES // (4 * size * b // w))
     chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
 
     if chunk == r:
@@ -67,13 +68,58 @@ class Hidden:
     def joined(x):
       return x.swapaxes(0, 1).reshape(b, r, *x.shape[3:])
 
+    spread = [h._spread(w) for h in all_of]
+
     def of_chunk(chunks):
       states, arrays = chunks
-      logits = [h.logits(s) for h, s in zip(all_of, states, strict=True)]
+      logits = [
+        h._by_shard(s, *heads)
+        for h, s, heads in zip(all_of, states, spread, strict=True)
+      ]
       return fn(*logits, *arrays)
 
     chunks = jax.tree.map(split, ([h.states for h in all_of], list(arrays)))
     return jax.tree.map(joined, jax.lax.map(jax.checkpoint(of_chunk), chunks))
+
+  @property
+  def _vocab_parts(self) -> int:
+    return parts('vocab', self.config.outputs)
+
+  def _spread(self, w: int) -> tuple[Weights, Weights]:
+    """The head once for each shard of the batch, `[W, ...]`.
+
+    Returns:
+      As it is kept, which only takes the gradient; and in the compute dtype,
+      which is what is gathered.
+    """
+
+    head = self.head
+    names = Weights(
+      *((None, 'vocab'), head.delta and ((None, None), (None, 'vocab'))),
+      None if head.bias is None else ('vocab',),
+    )
+
+    def to_all(x, axes):
+      x = jnp.broadcast_to(x, (w, *x.shape))
+      return constrain(x, 'batch', *axes)
+
+    def near(x, axes):
+      return to_all(jax.lax.stop_gradient(x).astype(self.states.dtype), axes)
+
+    return jax.tree.map(to_all, head, names), jax.tree.map(near, head, names)
+
+  def _by_shard(
+    self, states: Float[Array, 'B C D'], kept: Weights, near: Weights
+  ) -> Float[Array, 'B C V']:
+    """Logits by the head that each shard of the batch has for itself."""
+    head = jax.tree.map(_standing_for, kept, near)
+    w = len(jax.tree.leaves(near)[0])
+    by_shard = states.reshape(w, -1, *states.shape[1:])
+    logits = jax.vmap(lambda s, head: unembed(s, head, self.config))(
+      by_shard, head
+    )
+    logits = logits.reshape(*states.shape[:2], -1)
+    return constrain(logits, 'batch', None, 'vocab')
 
   def logprobs(
     self,
@@ -93,3 +139,26 @@ class Hidden:
       return picked - jax.nn.logsumexp(logits, -1)
 
     return self.over(score, arrays=(targets,))
+
+
+@jax.custom_vjp
+def _standing_for(
+  kept: Float[Array, '*Z'], near: Float[Array, '*Z']
+) -> Float[Array, '*Z']:
+  """`near`, with its gradient given to `kept`, which is not read.
+
+  So that gradients of many chunks are summed in the dtype that is kept.
+  """
+  del kept
+  return near
+
+
+def _standing_fwd(kept, near):
+  return near, jnp.zeros((), kept.dtype)
+
+
+def _standing_bwd(like, grad):
+  return grad.astype(like.dtype), None
+
+
+_standing_for.defvjp(_standing_fwd, _standing_bwd)

@@ -208,6 +208,15 @@ class _Reader:
   def __init__(self, parts: dict[str, Part], mesh: Mapping[str, int]):
     self.parts, self.mesh = parts, mesh
     self.known: dict[str, Cost] = {}
+    # Where those begin that a TPU's compiler spreads over other work: parts of
+    # one may stand in loops that run beside it.
+    self.begun = {
+      _channel(op): part
+      for part in parts.values()
+      if any('"AsyncCollectiveStart"' in op.said for op in part.values())
+      for op in part.values()
+      if _channel(op)
+    }
 
   def of(self, name: str) -> Cost:
     """The cost of a computation that is not inside a fusion."""
@@ -229,11 +238,11 @@ class _Reader:
         elif inner.looped:
           looped = looped.plus(inner.looped, times)
       for inside, within in self._inside(op, part):
-        sent = self._sent(inside, within)
-        channel = re.search(r'channel_id=(\d+)', inside.said)
-        if sent and channel:
-          sent = [] if channel[1] in channels else sent
-          channels.add(channel[1])
+        sent, channel = self._sent(inside, within), _channel(inside)
+        if sent and channel and inside is not op:  # those of JAX have all one
+          again = self.begun.get(channel, within) is not within
+          sent = [] if again or channel in channels else sent
+          channels.add(channel)
         total = total.plus(Cost(_flops(inside, within), 0.0, tuple(sent)))
       total = total.plus(Cost(0.0, self._moved(op, part)))
     return dataclasses.replace(total, looped=looped)
@@ -277,8 +286,27 @@ class _Reader:
     )
     if 'direction=LT' not in root.said or last is None:
       return 0
-    # Loops of the compiler's own making count by 1, and mostly from 0.
-    return max(last - (first or 0), 1)
+    # Loops of the compiler's own making mostly count from 0.
+    by = self._stride(root.operands[0], inside, self.parts[op.named('body')[0]])
+    return max(math.ceil((last - (first or 0)) / by), 1)
+
+  def _stride(self, counter: str, inside: Part, body: Part) -> float:
+    """By how much a loop counts: 1, if its body does not say."""
+    index = _index(inside.get(counter))
+    root = body['ROOT']
+    if index is None or root.code != 'tuple':
+      return 1
+    op = body.get(root.operands[index])
+    while op is not None and op.code in ('copy', 'bitcast'):
+      op = body.get(op.operands[0])
+    if op is None or op.code != 'add':
+      return 1
+    by = 0.0
+    for x in op.operands:
+      found = body.get(x)
+      if found is not None and found.code == 'constant':
+        by += float(found.given)
+    return by or 1
 
   def _resolved(self, op: Op, part: Part) -> Op | None:
     """The comparison that a condition ends in, fused or not."""
@@ -306,11 +334,9 @@ class _Reader:
       return None
     if op.code == 'constant':
       return float(op.given) if op.given.lstrip('-').isdigit() else None
-    if op.code == 'get-tuple-element':
-      index = re.search(r'index=(\d+)', op.said)
-      if not index or int(index[1]) >= len(begin.operands):
-        return None
-      outer = part.get(begin.operands[int(index[1])])
+    index = _index(op)
+    if index is not None and index < len(begin.operands):
+      outer = part.get(begin.operands[index])
       while outer is not None and outer.code in ('copy', 'bitcast'):
         outer = part.get(outer.operands[0])
       if outer is not None and outer.code == 'constant':
@@ -397,6 +423,20 @@ class _Reader:
       ]
       return total + sum(parts) + max(_held(op.shape) - into, 0)
     return total + _held(op.shape)
+
+
+def _channel(op: Op) -> str:
+  """What parts of one collective have in common; empty for others."""
+  found = re.search(r'channel_id=(\d+)', op.said)
+  return found[1] if found else ''
+
+
+def _index(op: Op | None) -> int | None:
+  """Which element of a tuple it takes."""
+  if op is None or op.code != 'get-tuple-element':
+    return None
+  found = re.search(r'index=(\d+)', op.said)
+  return int(found[1]) if found else None
 
 
 def _updates(op: Op, name: str) -> bool:

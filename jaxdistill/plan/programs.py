@@ -275,7 +275,7 @@ def generation(
   if turn.admitted:
     tokens = _rows(mesh, turn.admitted[0][0].shape, 'int32')
     read = engine._prefill.lower(*model, tokens, None, size=desk.size)
-  pages = functools.partial(_pages, config, mesh, formats.cache)
+  pages = functools.partial(_pages, config.over(tensor), mesh, formats.cache)
   j, rows = desk.samples.row.shape[1], desk.rooms[-1]
   each = -(-asked.sampling.max_tokens // desk.page)
   levels = []

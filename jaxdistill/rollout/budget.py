@@ -81,7 +81,7 @@ def sample_bytes(
 
 def _token_bytes(config: DecoderConfig, tensor: int, cache: str) -> int:
   """Of a token's keys and values in all layers, on a device."""
-  c = config
+  c = config.over(tensor)
   heads = c.num_kv_heads // (1 if c.num_kv_heads % tensor else tensor)
   shapes = (1, heads, c.head_dim, 1), (1, heads, 1, c.head_dim)
   layer = (jax.ShapeDtypeStruct(shape, jnp.dtype(c.dtype)) for shape in shapes)

@@ -156,7 +156,8 @@ def generate(
   newest, pages, tables = None, {}, {}
   while (turn := desk.turn()).rows:
     if newest is None:
-      newest = _empty(config, desk.shards * turn.rows, desk.page, cache)
+      rows = desk.shards * turn.rows
+      newest = _empty(config.over(tensor), rows, desk.page, cache)
     elif turn.parents is not None:
       newest = _moved(newest, put(turn.parents))
     if turn.closed:

@@ -7,11 +7,14 @@ compares full with full; mixing the two biases it.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxdistill import dist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +81,7 @@ class Draw(NamedTuple):
 
 def keep_top_k(logp: Float[Array, '... V'], k: int) -> Bool[Array, '... V']:
   """The k likeliest tokens; ties at the edge are all kept."""
-  edge = jax.lax.top_k(logp, min(k, logp.shape[-1]))[0][..., -1:]
-  return logp >= edge
+  return _highest(logp, lambda kept: kept.sum(-1) >= k)
 
 
 def keep_top_p(
@@ -90,14 +92,36 @@ def keep_top_p(
   What an earlier filter removed (-inf) has no mass, and the rest is
   renormalised.
   """
-  # Compared are the logits themselves: of log-probs the compiler may make two
-  # that differ in the last bit, and then the likeliest is below its own edge.
-  logits = jax.lax.optimization_barrier(logits)
-  falling = -jnp.sort(-logits, axis=-1)
-  mass = jax.nn.softmax(falling)
-  before = jnp.cumsum(mass, -1) - mass
-  edge = jnp.min(jnp.where(before < p, falling, jnp.inf), -1, keepdims=True)
-  return logits >= edge
+  mass = jax.nn.softmax(logits)
+  return _highest(logits, lambda kept: jnp.where(kept, mass, 0).sum(-1) >= p)
+
+
+def _highest(
+  values: Float[Array, '... V'],
+  enough: Callable[[Bool[Array, '... V']], Bool[Array, '...']],
+) -> Bool[Array, '... V']:
+  """The fewest highest values that are enough; ties are all kept.
+
+  Their edge is found bit by bit, by sums alone: where the vocabulary is split
+  over devices, a sort or a top-k would gather it.
+  """
+  # Held: the compiler may make values twice that differ in the last bit, and
+  # then the highest is below its own edge. Without -0, which is the same as 0.
+  values = jax.lax.optimization_barrier(values.astype(jnp.float32) + 0.0)
+  bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+  top = jnp.uint32(2**31)
+  # In the order of the values.
+  bits = jnp.where(bits < top, bits | top, ~bits)
+
+  def step(i, edge):
+    higher = edge | (top >> i)
+    return jnp.where(enough(bits >= higher[..., None]), higher, edge)
+
+  edge = jnp.zeros(values.shape[:-1], jnp.uint32)
+  edge = jax.lax.fori_loop(
+    0, 32, lambda i, e: step(i.astype('uint32'), e), edge
+  )
+  return bits >= edge[..., None]
 
 
 def withhold(
@@ -185,11 +209,17 @@ def _invert(
   Returns:
     The token, and the total.
   """
-  size = mass.shape[-1]
+  # No block is spread over two devices.
+  parts = dist.parts('vocab', mass.shape[-1])
+  size = mass.shape[-1] // parts
   block = 1 << (max(size - 1, 1).bit_length() + 1) // 2  # about its root
-  pad = [(0, 0), (0, 0), (0, -size % block)]
-  blocks = jnp.pad(mass, pad).reshape(*mass.shape[:-1], -1, block)
+  blocks = jnp.pad(
+    mass.reshape(*mass.shape[:-1], parts, size),
+    [(0, 0)] * 3 + [(0, -size % block)],
+  ).reshape(*mass.shape[:-1], -1, block)
+  blocks = dist.constrain(blocks, 'batch', None, 'vocab', None)
   sums = _pick(blocks.sum(-1), rows)
+  sums = dist.constrain(sums, 'batch', None, None)  # few: a root of all
   ends = _rising(sums)
   total = ends[..., -1]
   wanted = uniform * total
@@ -198,7 +228,9 @@ def _invert(
   before = jnp.concatenate([jnp.zeros_like(ends[..., :1]), ends], -1)
   before = jnp.take_along_axis(before, b[..., None], -1)
   rising = _rising(inside) + before
-  return b * block + _first_beyond(rising, wanted, inside), total
+  each = blocks.shape[2] // parts
+  token = b // each * size + b % each * block
+  return token + _first_beyond(rising, wanted, inside), total
 
 
 def _rising(mass):

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxdistill import dist
 from jaxdistill.models import DecoderConfig, Deltas
 from jaxdistill.models.encoder import make
 from jaxdistill.run.host import host_memory
@@ -104,6 +105,16 @@ def needed(
 
 def _count(tree: Any) -> int:
   return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def peak() -> int | None:
+  """Most bytes that were in use on a device of any host; None: not known.
+
+  All hosts ask together.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  (most,) = dist.agree_max(max(x.get('peak_bytes_in_use', 0) for x in stats))
+  return most or None
 
 
 def available(mesh: Mesh) -> int | None:

@@ -92,7 +92,7 @@ def lay_out(
   sizes = np.array(dist.agree_max(*np.ravel(found).tolist()))
   # By trial, set, and whether it is sequences or the scored tokens of one.
   sizes = sizes.reshape(len(trials), len(sets), 2)
-  shards = dist.batch_shards(mesh)
+  shards = dist.shards_of(mesh, 'batch')
   here = shards // jax.process_count()
   needed = -(-sizes[..., 0] // here)  # on each shard
   costs = [

@@ -118,7 +118,7 @@ def look(
     yield pod.Check('collectives', False, f'not measured: mend {names} first')
     return
   try:
-    made = dist.make_mesh(mesh['data'], mesh['fsdp'], mesh['tensor'])
+    made = dist.make_mesh(**mesh)
   except ValueError as e:
     yield pod.Check('collectives', False, str(e))
     return

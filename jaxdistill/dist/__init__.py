@@ -12,26 +12,27 @@ from jaxdistill.dist.hosts import (
 )
 from jaxdistill.dist.mesh import make_mesh
 from jaxdistill.dist.axes import (
-  BATCH_AXES,
   DECODE_RULES,
+  DRAWN,
+  READ,
   RULES,
-  batch_shards,
   constrain,
   local_part,
   pinned,
   put_local,
   replicated,
   sharding,
+  shards_of,
 )
 from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
-  'BATCH_AXES',
   'DECODE_RULES',
+  'DRAWN',
+  'READ',
   'RULES',
   'agree_max',
   'barrier',
-  'batch_shards',
   'by_first',
   'closing',
   'constrain',
@@ -44,6 +45,7 @@ __all__ = [
   'put_local',
   'replicated',
   'sharding',
+  'shards_of',
   'start_hosts',
   'sum_over_hosts',
   'together',

@@ -14,15 +14,18 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-BATCH_AXES = ('slice', 'data', 'fsdp')
+_BATCH_AXES = ('slice', 'data', 'fsdp')
 
 # Above each the arrays that it splits: L layers, D embed, N heads, K key heads,
 # H of a head, F mlp, V vocabulary, A rank, B sequences, T tokens of each.
 RULES: dict[str, str | tuple[str, ...] | None] = {
-  # activations [B T D], tokens [M B T], pages [B K H T]
-  'batch': BATCH_AXES,
+  # activations [B T D], tokens [M B T]: of what is read to learn or to score
+  'batch': _BATCH_AXES,
+  'tokens': 'context',
+  # pages [B K H T], activations [B T D]: of what is read to go on from, and drawn
+  'rows': (*_BATCH_AXES, 'context'),
   # embed [V D], q [L D N*H], o [L N*H D], gate [L D F], down [L F D], head [D V]
-  'embed': 'fsdp',
+  'embed': ('fsdp', 'context'),
   # q [L D N*H], o [L N*H D]
   'heads': 'tensor',
   # k, v [L D K*H], pages [B K H T]
@@ -42,6 +45,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 # every token.
 DECODE_RULES = RULES | {'embed': None}
 
+# Logical axes of sequences [B T]. Those that are learned or scored are split
+# along their tokens too; those that are drawn are many and go on by a token.
+READ = ('batch', 'tokens')
+DRAWN = ('rows', None)
+
 
 def sharding(
   mesh: Mesh | AbstractMesh,
@@ -56,16 +64,19 @@ def sharding(
   """
   entries = [rules[a] if a else None for a in axes]
   if shape is not None:
-    for i, entry in enumerate(entries):
-      names = (entry,) if isinstance(entry, str) else entry or ()
-      if shape[i] % int(np.prod([mesh.shape[n] for n in names])):
+    for i, axis in enumerate(axes):
+      if axis and shape[i] % shards_of(mesh, axis, rules):
         entries[i] = None
   return NamedSharding(mesh, PartitionSpec(*entries))
 
 
-def batch_shards(mesh: Mesh | AbstractMesh) -> int:
-  """Into how many parts a mesh splits the batch; 1 if it has no batch axis."""
-  return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+def shards_of(
+  mesh: Mesh | AbstractMesh, axis: str, rules: dict = RULES
+) -> int:
+  """Into how many parts a mesh splits a logical axis; 1 if it has none of it."""
+  entry = rules[axis]
+  names = (entry,) if isinstance(entry, str) else entry or ()
+  return math.prod(mesh.shape.get(name, 1) for name in names)
 
 
 def pinned(where: NamedSharding) -> NamedSharding:
@@ -101,18 +112,15 @@ def constrain(x: Array, *axes: str | None, rules: dict = RULES) -> Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
-def put_local(mesh: Mesh, x: np.ndarray, axis: int = 0) -> Array:
-  """A global array from each process's part of the batch axis.
+def put_local(mesh: Mesh, x: np.ndarray, *axes: str | None) -> Array:
+  """A global array from each process's part of the sequences.
 
   Args:
     mesh: Where to.
     x: This process's part; the same shape on every process.
-    axis: The batch axis.
+    *axes: Logical names of its first dimensions; the rest is whole.
   """
-  spec: list[Any] = [None] * x.ndim
-  spec[axis] = BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
-  return jax.make_array_from_process_local_data(where, x)
+  return jax.make_array_from_process_local_data(sharding(mesh, axes), x)
 
 
 def local_part(x: Array, axis: int = 0) -> np.ndarray:

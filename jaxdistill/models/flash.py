@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxdistill.dist import BATCH_AXES, batch_shards
+from jaxdistill.dist import shards_of
 from jaxdistill.models import chunked, flash_gpu, flash_tpu
 from jaxdistill.models.spans import Spans
 
@@ -109,8 +109,8 @@ def _on_shards(fn: Callable, arrays: tuple, spans: Spans) -> Any:
   if not auto or set(mesh.axis_types) != {AxisType.Auto}:
     return fn(*arrays, spans)
   b, kv = arrays[1].shape[:2]
-  rows = tuple(a for a in BATCH_AXES if a in auto)
-  batch = rows if rows and b % batch_shards(mesh) == 0 else None
+  rows = tuple(a for a in ('slice','data','fsdp') if a in auto)
+  batch = rows if rows and b % shards_of(mesh, 'batch') == 0 else None
   heads = 'tensor' if 'tensor' in auto else None
   if heads and kv % mesh.shape[heads]:
     heads = None

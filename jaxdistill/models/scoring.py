@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import batch_shards
+from jaxdistill.dist import shards_of
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import unembed
 from jaxdistill.models.linear import Weights
@@ -53,7 +53,8 @@ class Hidden:
     """
     all_of = (self, *others)
     b, r = self.states.shape[:2]
-    here = -(-b // batch_shards(jax.sharding.get_abstract_mesh()))
+    mesh = jax.sharding.get_abstract_mesh()
+    here = -(-b // shards_of(mesh, 'batch'))
     size = 4 * here * sum(h.config.outputs for h in all_of)
     wanted = max(1, _CHUNK_BYTES // size)
     chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)

@@ -56,9 +56,7 @@ def forward(
       jax.ShapeDtypeStruct(q.shape[:3], jnp.float32),
     ),
     grid=(order.shape[1], *q.shape[1::-1]),
-    in_specs=[
-      specs[x] for x in ('q', 'k', 'k', *_PLACES, 'order', 'count')
-    ],
+    in_specs=[specs[x] for x in ('q', 'k', 'k', *_PLACES, 'order', 'count')],
     out_specs=[specs['q'], specs['row']],
     compiler_params=_PARAMS,
     interpret=interpret,

@@ -235,7 +235,7 @@ def _step(lists, order, count, axis):
 
 
 def _mask(query, key, window, turned=False):
-  """Of a block of queries and one of keys: `[C C]`, the queries down, or turned.
+  """Of a block of queries, which go down, and one of keys: `[C C]`, or turned.
 
   Args:
     query: Positions of the queries, above their rows, `[2 C]`.

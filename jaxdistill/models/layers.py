@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import constrain
+from jaxdistill.dist import READ, constrain
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.rope import rotate
@@ -38,12 +38,15 @@ class Resolved(NamedTuple):
 
 
 def embed(
-  tokens: Int[Array, 'B T'], table: Float[Array, 'V D'], config: DecoderConfig
+  tokens: Int[Array, 'B T'],
+  table: Float[Array, 'V D'],
+  config: DecoderConfig,
+  axes: tuple[str, str | None] = READ,
 ) -> Float[Array, 'B T D']:
   """Embeddings, scaled as the config says, in the compute dtype."""
   x = table.astype(config.dtype)[tokens]
   x = x * jnp.asarray(config.embed_scale, config.dtype)
-  return constrain(x, 'batch', None, None)
+  return constrain(x, *axes, None)
 
 
 def unembed(

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import shards_of
+from jaxdistill.dist import READ, constrain, shards_of
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import unembed
 from jaxdistill.models.linear import Weights
+from jaxdistill.models.token_shards import shards
 
 _CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
 
@@ -57,16 +58,23 @@ class Hidden:
     here = -(-b // shards_of(mesh, 'batch'))
     size = 4 * here * sum(h.config.outputs for h in all_of)
     wanted = max(1, _CHUNK_BYTES // size)
-    chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
+    n = shards(r)  # of the tokens; each has a part of every chunk
+    chunk = next(
+      c for c in range(min(r // n, wanted), 0, -1) if r // n % c == 0
+    )
+    turns = r // n // chunk
 
-    if chunk == r:
+    if turns == 1:
       return fn(*[h.logits(h.states) for h in all_of], *arrays)
 
     def split(x):
-      return x.reshape(b, r // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)
+      x = jnp.moveaxis(x.reshape(b, n, turns, chunk, *x.shape[2:]), 2, 0)
+      x = x.reshape(turns, b, n * chunk, *x.shape[4:])
+      return constrain(x, None, *READ, *[None] * (x.ndim - 3)) if n > 1 else x
 
     def joined(x):
-      return x.swapaxes(0, 1).reshape(b, r, *x.shape[3:])
+      x = x.reshape(turns, b, n, chunk, *x.shape[3:])
+      return jnp.moveaxis(x, 0, 2).reshape(b, r, *x.shape[4:])
 
     def of_chunk(chunks):
       states, arrays = chunks

@@ -391,6 +391,17 @@ ASYNC = """HloModule m
   ROOT %g = bf16[64,64] all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8]
 }
 
+%on (p: bf16[8,64]) -> bf16[8,64] {
+  %p = bf16[8,64] parameter(0)
+  %y = bf16[64,64] fusion(%p), kind=kCustom, calls=%end
+  %q = s8[8,8] collective-permute(%p), channel_id=1, source_target_pairs={{0,1}}
+  ROOT %r = bf16[8,64] copy(%p)
+}
+
+%m (p: bf16[8,64]) -> pred[] {
+  ROOT %t = pred[] constant(true)
+}
+
 %scattered (p: f32[64,64]) -> f32[8,64] {
   %p = f32[64,64] parameter(0)
   %i = s32[] constant(0)
@@ -402,6 +413,7 @@ ENTRY %main (a: bf16[8,64], b: f32[64,64]) -> f32[8,64] {
   %a = bf16[8,64] parameter(0)
   %b = f32[64,64] parameter(1)
   %x = bf16[64,64] fusion(%a), kind=kCustom, calls=%begin
+  %n = bf16[8,64] while(%a), condition=%m, body=%on, known_trip_count={"n":"5"}
   %y = bf16[64,64] fusion(%a), kind=kCustom, calls=%end
   ROOT %z = f32[8,64] fusion(%b), kind=kCustom, calls=%scattered
 }
@@ -409,8 +421,10 @@ ENTRY %main (a: bf16[8,64], b: f32[64,64]) -> f32[8,64] {
 
 
 def test_a_collective_in_parts_is_one():
-  """As a TPU's compiler begins and ends one in fusions of their own."""
-  gather, scatter = hlo.cost(ASYNC, AXES).sent
+  """As a TPU's compiler begins and ends one in fusions of their own, with loops
+  between; what is whole in a loop is sent as often as that runs."""
+  gather, around, scatter = hlo.cost(ASYNC, AXES).sent
+  assert (around.kind, around.times) == ('collective-permute', 5)
   assert (gather.kind, gather.bytes) == ('all-gather', 8 * 64 * 2 * 7)
   assert scatter.kind == 'reduce-scatter'
   assert scatter.bytes == 64 * 64 * 4 * 7 / 8

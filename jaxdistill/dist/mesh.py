@@ -154,7 +154,8 @@ def _misfit(asked: Sizes, there: Machines) -> str:
 
 def _apart(one: Sizes, other: Sizes) -> float:
   """How far two meshes are apart; what shards parameters counts most."""
-  weights = 1, 2, 3, 3
+  weights = 1, 2, 3, 1
+  one, other = (x._replace(fsdp=x.fsdp * x.context) for x in (one, other))
   return sum(
     w * abs(math.log2(a / b))
     for w, a, b in zip(weights, one, other, strict=True)

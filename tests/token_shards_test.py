@@ -65,7 +65,8 @@ def learned(sizes, **changes):
 
     value, grads = value_and_grad(params, batch)
     logp = score(graphdef, (params,), batch, np.float32(0.8), what=Own())
-  return value, jax.tree.leaves(grads), take_rows(logp, places, ROWS.rows)
+  grads = jax.tree.leaves(grads)
+  return float(value), grads, take_rows(logp, places, ROWS.rows)
 
 
 @functools.cache

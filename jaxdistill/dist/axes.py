@@ -11,7 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 from jaxtyping import Array
 
 _BATCH_AXES = ('slice', 'data', 'fsdp')
@@ -77,6 +83,18 @@ def shards_of(
   entry = rules[axis]
   names = (entry,) if isinstance(entry, str) else entry or ()
   return math.prod(mesh.shape.get(name, 1) for name in names)
+
+
+def parts(axis: str, size: int) -> int:
+  """Into how many the mesh in force splits a dimension of a logical name.
+
+  1 where it does not divide it, and where each device is already by itself.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+    return 1
+  n = shards_of(mesh, axis)
+  return 1 if size % n else n
 
 
 def pinned(where: NamedSharding) -> NamedSharding:

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxdistill.dist import READ, constrain
+from jaxdistill.dist import READ, constrain, parts
 from jaxdistill.models import flash
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.softmax import soft_cap
 from jaxdistill.models.spans import Spans, dense, spans_after
-from jaxdistill.models.token_shards import shards
 
 _NEG = -1e30
 SHORT = 256  # up to so many keys, all logits at once are small and as fast
@@ -61,7 +60,7 @@ def attend(
   cap = config.attention_cap
   if not _all_at_once(config, k.shape[1]):
     return flash.attention(q, k, v, spans, cap, _kernels(config), axes)
-  if axes == READ and shards(q.shape[1]) > 1:
+  if axes == READ and parts('tokens', q.shape[1]) > 1:
     k, v = (constrain(x, axes[0], None, 'kv_heads', None) for x in (k, v))
   return _at_once(q, k, v, dense(spans), cap)
 

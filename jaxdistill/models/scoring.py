@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import READ, constrain, shards_of
+from jaxdistill.dist import READ, constrain, parts, shards_of
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import unembed
 from jaxdistill.models.linear import Weights
-from jaxdistill.models.token_shards import shards
 
 _CHUNK_BYTES = 256 * 2**20  # of logits, on each shard of the batch
 
@@ -58,7 +57,7 @@ class Hidden:
     here = -(-b // shards_of(mesh, 'batch'))
     size = 4 * here * sum(h.config.outputs for h in all_of)
     wanted = max(1, _CHUNK_BYTES // size)
-    n = shards(r)  # of the tokens; each has a part of every chunk
+    n = parts('tokens', r)  # of the tokens; each has a part of every chunk
     chunk = next(
       c for c in range(min(r // n, wanted), 0, -1) if r // n % c == 0
     )

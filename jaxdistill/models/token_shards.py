@@ -6,24 +6,16 @@ values, and each device asks them with its own queries (Llama 3, arXiv
 has and how those that predict are brought to where their logits are made.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import READ, sharding, shards_of
+from jaxdistill.dist import READ, parts, sharding
 
 _AXIS = 'context'
-
-
-def shards(*lengths: int) -> int:
-  """Into how many parts axes of tokens are split here, all of them alike."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
-    return 1
-  n = shards_of(mesh, 'tokens')
-  return 1 if any(length % n for length in lengths) else n
 
 
 def evenly(length: int) -> Int[np.ndarray, 'T'] | None:
@@ -38,11 +30,11 @@ def evenly(length: int) -> Int[np.ndarray, 'T'] | None:
   Returns:
     The place of each token; None where they are not split.
   """
-  n = shards(length)
+  n = parts('tokens', length)
   if n == 1 or length % (2 * n):
     return None
-  parts = np.arange(length, dtype=np.int32).reshape(2 * n, -1)
-  return np.stack([parts[:n], parts[: n - 1 : -1]], 1).reshape(-1)
+  order = np.arange(length, dtype=np.int32).reshape(2 * n, -1)
+  return np.stack([order[:n], order[: n - 1 : -1]], 1).reshape(-1)
 
 
 def picked(
@@ -52,7 +44,7 @@ def picked(
 
   What a device is asked for goes round: each adds what it has of it.
   """
-  n = shards(states.shape[1], places.shape[1])
+  n = parts('tokens', math.gcd(states.shape[1], places.shape[1]))
   if n == 1:
     return jnp.take_along_axis(states, places[..., None], axis=1)
   mesh = jax.sharding.get_abstract_mesh()

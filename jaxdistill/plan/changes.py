@@ -136,11 +136,11 @@ def search(config: Any, devices: Sequence[Any], name: str) -> Iterator[Tried]:
     devices: That it is to run on.
     name: Of these.
   """
-  now, of_use = Sizes(**config.mesh), set()
+  now, too_long = Sizes(**config.mesh), set()
   for sizes in sorted(fitting(machines(devices)), key=lambda s: s.context):
-    whole = sizes._replace(fsdp=sizes.fsdp * sizes.context, context=1)
     for remat in ('none', 'full'):
-      if sizes.context > 1 and (whole, remat) not in of_use:
+      alike = sizes.data, sizes.fsdp * sizes.context, sizes.tensor, remat
+      if sizes.context > 1 and alike not in too_long:
         continue
       changes = _keys(sizes, now) | {'remat': remat}
       try:
@@ -148,5 +148,7 @@ def search(config: Any, devices: Sequence[Any], name: str) -> Iterator[Tried]:
       except ConfigError:
         found = None
       if found and found.alone and 'train' in {p.name for p in found.misfits}:
-        of_use.add((sizes, remat))
+        too_long.add(alike)
+      else:
+        too_long.discard(alike)
       yield Tried(changes, found)

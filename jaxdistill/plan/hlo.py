@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +73,6 @@ class Sent(NamedTuple):
       scattered over `n` devices, twice that of what is reduced for all.
     times: How often.
     source: Where in the model, as traced.
-    channel: Its number in the program, of one that is begun in one fusion and
-      ended in another; perhaps gone on with in loops between them.
   """
 
   kind: str
@@ -83,7 +81,6 @@ class Sent(NamedTuple):
   bytes: float
   times: float
   source: str
-  channel: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +109,6 @@ class Cost:
       bytes=self.bytes + times * other.bytes,
       sent=self.sent + more,
     )
-
-  def without(self, channels: Container[str]) -> 'Cost':
-    """But for collectives that are counted elsewhere."""
-    left = tuple(s for s in self.sent if s.channel not in channels)
-    looped = self.looped and self.looped.without(channels)
-    return dataclasses.replace(self, sent=left, looped=looped)
 
   def rounds(self, n: float) -> 'Cost':
     """With `n` rounds of its loops of unknown length, where it had one."""
@@ -226,12 +217,12 @@ class _Reader:
 
   def _of(self, part: Part) -> Cost:
     total, looped = Cost(), Cost()
-    channels: set[str] = set()  # of those begun
+    channels: set[str] = set()  # a collective may be begun and ended in fusions
     for key, op in part.items():
       if key == 'ROOT':
         continue
       for called, times in self._calls(op, part):
-        inner = self.of(called).without(channels)
+        inner = self.of(called)
         total = total.plus(inner, times or 1)
         if not times:
           looped = looped.plus(inner)
@@ -239,11 +230,11 @@ class _Reader:
           looped = looped.plus(inner.looped, times)
       for inside, within in self._inside(op, part):
         sent = self._sent(inside, within)
-        if inside is op:  # whole; channels of several may be one
-          sent = tuple(s._replace(channel='') for s in sent)
-        new = Cost(_flops(inside, within), 0.0, sent).without(channels)
-        channels |= {s.channel for s in sent if s.channel}
-        total = total.plus(new)
+        channel = re.search(r'channel_id=(\d+)', inside.said)
+        if sent and channel and inside is not op:  # those of JAX have all one
+          sent = [] if channel[1] in channels else sent
+          channels.add(channel[1])
+        total = total.plus(Cost(_flops(inside, within), 0.0, tuple(sent)))
       total = total.plus(Cost(0.0, self._moved(op, part)))
     return dataclasses.replace(total, looped=looped)
 
@@ -326,14 +317,14 @@ class _Reader:
         return float(outer.given) if outer.given.lstrip('-').isdigit() else None
     return None
 
-  def _sent(self, op: Op, part: Part) -> tuple[Sent, ...]:
+  def _sent(self, op: Op, part: Part) -> list[Sent]:
     kind = op.code.removesuffix('-start')
     if kind not in COLLECTIVES:
-      return ()
+      return []
     taken = sum(nbytes(part[x].shape) for x in op.operands if x in part)
     axes, n = self._axes(op)
     if n < 2:
-      return ()
+      return []
     share = (n - 1) / n
     users = [x for x in part.values() if op.name in x.operands]
     if kind == 'all-reduce' and {x.code for x in users} == {'dynamic-slice'}:
@@ -344,11 +335,9 @@ class _Reader:
       'reduce-scatter': taken * share,
       'collective-permute': taken,
     }.get(kind, taken * share)
-    source, channel = (
-      found[1] if (found := re.search(said, op.said)) else ''
-      for said in (r'op_name="([^"]*)"', r'channel_id=(\d+)')
-    )
-    return (Sent(kind, axes, _bare(op.shape), moved, 1, source, channel),)
+    source = re.search(r'op_name="([^"]*)"', op.said)
+    shape = _bare(op.shape)
+    return [Sent(kind, axes, shape, moved, 1, source[1] if source else '')]
 
   def _axes(self, op: Op) -> tuple[str, int]:
     """Over which axes of the mesh, and how many devices a group has."""

@@ -34,12 +34,12 @@ def forward(
   (b, n, t, h), kv = q.shape, k.shape[1]
   q, k, v = (pad_to(x, 2, block) for x in (q, k, v))
   q = q.reshape(b, kv, n // kv, -1, h)
-  spans = pad_spans(spans, block)
+  padded = pad_spans(spans, block)
 
   def add(i, j, carry):
     own, left = _cut(block, i, q, *carry), _cut(block, j, k, v)
     (q_i, sums, top, total), (k_j, v_j) = own, left
-    mask = _mask(spans, i, j, block)
+    mask = _mask(padded, i, j, block)
     logits = soft_cap(jnp.einsum('bkgth,bksh->bkgts', q_i, k_j, **_F32), cap)
     p, old, top, total = softmax_step(logits, mask, top, total)
     new = jnp.einsum('bkgts,bksh->bkgth', p.astype(v.dtype), v_j, **_F32)
@@ -47,7 +47,7 @@ def forward(
 
   column = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
   begin = jnp.zeros(q.shape, jnp.float32), column - 1e30, column
-  sums, top, total = _over_pairs(add, begin, spans, block)
+  sums, top, total = _over_pairs(add, begin, padded, block)
   out = (sums / jnp.where(total > 0, total, 1)).astype(q.dtype)
   logs = log_sum(top, total)
   shape = (b, n, -1)
@@ -74,7 +74,7 @@ def backward(
     for x in (q, grad, logs[..., None], delta[..., None])
   )
   k, v = (pad_to(x, 2, block) for x in (k, v))
-  spans = pad_spans(spans, block)
+  padded = pad_spans(spans, block)
 
   def add(i, j, carry):
     dq, dk, dv = carry
@@ -82,7 +82,7 @@ def backward(
       block, i, q, grad, logs, delta, dq
     )
     k_j, v_j, dk_j, dv_j = _cut(block, j, k, v, dk, dv)
-    mask = _mask(spans, i, j, block)
+    mask = _mask(padded, i, j, block)
     logits = soft_cap(jnp.einsum('bkgth,bksh->bkgts', q_i, k_j, **_F32), cap)
     pulled = jnp.einsum('bkgth,bksh->bkgts', grad_i, v_j, **_F32)
     p, ds = softmax_pull(logits, mask, logs_i, pulled, delta_i, cap)
@@ -94,7 +94,7 @@ def backward(
     return dq, *_put(block, j, (dk, dv), (dk_j, dv_j))
 
   begin = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-  grads = _over_pairs(add, begin, spans, block)
+  grads = _over_pairs(add, begin, padded, block)
   dq, dk, dv = (x.astype(dtype) for x in grads)
   return dq.reshape(b, n, -1, h)[:, :, :t], dk[:, :, :s], dv[:, :, :s]
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxdistill.dist import READ, sharding
+from jaxdistill.dist import READ, parts, sharding
 from jaxdistill.models import chunked, flash_gpu, flash_tpu
 from jaxdistill.models.spans import Spans, explicit
 
@@ -117,19 +117,21 @@ def _on_shards(
     of_keys: How many of its results, the last, are of keys: each shard of
       queries has a part of their sum, and keeps the sum for its own tokens.
   """
-  mesh, spans = jax.sharding.get_abstract_mesh(), explicit(spans)
+  mesh, said = jax.sharding.get_abstract_mesh(), explicit(spans)
   many = any(mesh.shape[a] > 1 for a in mesh.axis_names)
   if not many or set(mesh.axis_types) != {AxisType.Auto}:
-    return fn(*arrays, spans)
+    return fn(*arrays, said)
   (b, kv, s), t = arrays[1].shape[:3], arrays[0].shape[2]
-  # Queries of which only some keys are theirs are not split.
-  names, sizes = (axes[0], 'kv_heads', axes[1] if s == t else None), (b, kv, t)
-  batch, heads, tokens = sharding(mesh, names, sizes).spec
+  # Of several shards, and not where only some of the keys are the queries' own.
+  split = axes[1] if s == t and axes[1] and parts(axes[1], t) > 1 else None
+  names = axes[0], 'kv_heads', split
+  batch, heads, tokens = sharding(mesh, names, (b, kv, t)).spec
   queries, keys = (
     PartitionSpec(batch, heads, tokens),
     PartitionSpec(batch, heads),
   )
   own, whole = PartitionSpec(batch, tokens), PartitionSpec(batch)
+  places = whole, own, whole, PartitionSpec(), whole, own
 
   def on_shard(*args):
     out = fn(*args)
@@ -144,9 +146,9 @@ def _on_shards(
     on_shard,
     in_specs=(
       *(queries, keys, keys, *(queries,) * (len(arrays) - 3)),
-      Spans(whole, own, whole, PartitionSpec(), whole, own),
+      jax.tree.unflatten(jax.tree.structure(said), places),
     ),
     out_specs=queries,
     axis_names=set(mesh.axis_names),
     check_vma=False,
-  )(*arrays, spans)
+  )(*arrays, said)

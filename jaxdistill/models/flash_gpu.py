@@ -45,10 +45,10 @@ def forward(
   t, h = q.shape[2:]
   c = _block(block, h)
   q, k, v = (_whole(x, c) for x in (q, k, v))
-  spans = pad_spans(spans, c)
-  order, count = listed(blocks(spans, c))
+  padded = pad_spans(spans, c)
+  order, count = listed(blocks(padded, c))
   specs = _by_query(q, k, order, c)
-  arrays = (q, k, v, *_places(spans), order, count)
+  arrays = (q, k, v, *_places(padded), order, count)
   out, logs = pl.pallas_call(
     functools.partial(_forward, c, cap),
     out_shape=(
@@ -84,9 +84,9 @@ def backward(
   c = _block(block, h)
   q, k, v, grad = (_whole(x, c) for x in (q, k, v, grad))
   logs, delta = (pad_to(x, 2, c) for x in (logs, delta))
-  spans = pad_spans(spans, c)
-  some = blocks(spans, c)
-  arrays = (q, k, v, *_places(spans), grad, logs, delta)
+  padded = pad_spans(spans, c)
+  some = blocks(padded, c)
+  arrays = (q, k, v, *_places(padded), grad, logs, delta)
   names = (
     *('q', 'k', 'k', *_PLACES, 'q', 'row', 'row'),
     *('order', 'count'),

@@ -43,8 +43,8 @@ def forward(
   """Output, and the log of the sum of each query's exponentials."""
   t, c = q.shape[2], _block(block, k.shape[2])
   q, k, v = (pad_to(x, 2, c) for x in (q, k, v))
-  spans = pad_spans(spans, c)
-  order, count = listed(blocks(spans, c))
+  padded = pad_spans(spans, c)
+  order, count = listed(blocks(padded, c))
   specs = _by_query(q, k, order, c)
   (b, n, _, h), places = q.shape, (*q.shape[:2], 1, q.shape[2])
   call = pl.pallas_call(
@@ -68,7 +68,9 @@ def forward(
     interpret=interpret,
     name='attention_forward',
   )
-  out, logs = call(*_scalars(order, count, spans), q, *_places(spans, q, k, v))
+  out, logs = call(
+    *_scalars(order, count, padded), q, *_places(padded, q, k, v)
+  )
   return out[:, :, :t], logs[:, :, 0, :t]
 
 
@@ -104,10 +106,10 @@ def backward(
   c = _block(block, s)
   q, k, v, grad = (pad_to(x, 2, c) for x in (q, k, v, grad))
   logs, delta = (pad_to(x, 2, c)[:, :, None] for x in (logs, delta))
-  spans = pad_spans(spans, c)
-  some = blocks(spans, c)
+  padded = pad_spans(spans, c)
+  some = blocks(padded, c)
   (b, n, _, h), kv = q.shape, k.shape[1]
-  arrays = (q, *_places(spans, q, k, v), grad, logs, delta)
+  arrays = (q, *_places(padded, q, k, v), grad, logs, delta)
   names = ('q', 'query', 'k', 'k', 'key', 'q', 'row', 'row')
 
   order, count = listed(some)
@@ -125,7 +127,7 @@ def backward(
     compiler_params=_PARAMS,
     interpret=interpret,
     name='attention_query_gradient',
-  )(*_scalars(order, count, spans), *arrays)
+  )(*_scalars(order, count, padded), *arrays)
 
   order, count = listed(some.swapaxes(1, 2))
   specs = _by_key(q, k, order, c)
@@ -145,7 +147,7 @@ def backward(
     compiler_params=_KEY_PARAMS,
     interpret=interpret,
     name='attention_key_gradient',
-  )(*_scalars(order, count, spans), *arrays)
+  )(*_scalars(order, count, padded), *arrays)
   return dq[:, :, :t], dk[:, :, :s], dv[:, :, :s]
 
 

@@ -38,14 +38,26 @@ class Spans(NamedTuple):
   rows: Int[Array, 'B T'] | None = None
 
 
-def explicit(spans: Spans) -> Spans:
-  """The same with nothing left to be understood."""
+class Explicit(NamedTuple):
+  """`Spans` with nothing left to be understood."""
+
+  until: Int[Array, 'B S']
+  queries: Int[Array, 'B T']
+  keys: Int[Array, 'B S']
+  window: Int[Array, '']
+  since: Int[Array, 'B S']
+  rows: Int[Array, 'B T']
+
+
+def explicit(spans: Spans) -> Explicit:
+  """The same, all of it said."""
   (b, t), s = spans.queries.shape, spans.keys.shape[1]
   places = jnp.broadcast_to(jnp.arange(s, dtype=jnp.int32), (b, s))
-  return spans._replace(
-    window=jnp.asarray(spans.window, jnp.int32),
-    since=places if spans.since is None else spans.since,
-    rows=places[:, s - t :] if spans.rows is None else spans.rows,
+  return Explicit(
+    *spans[:3],
+    jnp.asarray(spans.window, jnp.int32),
+    places if spans.since is None else spans.since,
+    places[:, s - t :] if spans.rows is None else spans.rows,
   )
 
 
@@ -71,8 +83,7 @@ def both_ways(spans: Spans) -> Spans:
 
   For texts that stand side by side and share nothing.
   """
-  spans = explicit(spans)
-  return spans._replace(since=spans.since - spans.keys)
+  return spans._replace(since=explicit(spans).since - spans.keys)
 
 
 def until_of(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
@@ -99,12 +110,12 @@ def seen(
 
 def dense(spans: Spans) -> Bool[Array, 'B T S']:
   """The whole mask, where it is small."""
-  spans = explicit(spans)
-  rows, own = spans.rows[:, :, None], spans.queries[:, :, None]
+  said = explicit(spans)
+  rows, own = said.rows[:, :, None], said.queries[:, :, None]
   since, until, others = (
-    x[:, None] for x in (spans.since, spans.until, spans.keys)
+    x[:, None] for x in (said.since, said.until, said.keys)
   )
-  return seen(rows, since, until, own, others, spans.window)
+  return seen(rows, since, until, own, others, said.window)
 
 
 def pad_to(
@@ -116,20 +127,20 @@ def pad_to(
   return jnp.pad(x, widths, constant_values=value)
 
 
-def pad_spans(spans: Spans, c: int) -> Spans:
+def pad_spans(spans: Spans, c: int) -> Explicit:
   """Whole blocks of `c`; what is added sees nothing and is not seen."""
-  spans = explicit(spans)
-  return Spans(
-    pad_to(spans.until, 1, c),
-    pad_to(spans.queries, 1, c, _FAR),
-    pad_to(spans.keys, 1, c, -_FAR),
-    spans.window,
-    pad_to(spans.since, 1, c, _NOWHERE),
-    pad_to(spans.rows, 1, c, _NOWHERE),
+  until, queries, keys, window, since, rows = explicit(spans)
+  return Explicit(
+    pad_to(until, 1, c),
+    pad_to(queries, 1, c, _FAR),
+    pad_to(keys, 1, c, -_FAR),
+    window,
+    pad_to(since, 1, c, _NOWHERE),
+    pad_to(rows, 1, c, _NOWHERE),
   )
 
 
-def blocks(spans: Spans, c: int) -> Bool[Array, 'B Q Y']:
+def blocks(spans: Explicit, c: int) -> Bool[Array, 'B Q Y']:
   """Which blocks of c queries may see something of which blocks of c keys.
 
   Args:

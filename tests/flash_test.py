@@ -301,7 +301,7 @@ def test_no_block_that_is_seen_is_left_out(window):
   np.testing.assert_array_equal(dense(spans), mask)
   mask = np.pad(mask, ((0, 0), (0, -61 % c), (0, -66 % c)))
   exact = mask.reshape(6, -1, c, mask.shape[2] // c, c).any((2, 4))
-  some = np.asarray(blocks(pad_spans(spans, c), c, 5))
+  some = np.asarray(blocks(pad_spans(spans, c), c))
   assert (some >= exact).all()
   assert exact.sum() <= some.sum() < 0.8 * some.size
   order, count = listed(jnp.asarray(some))
@@ -315,7 +315,7 @@ def test_packed_rows_have_as_many_blocks_as_rows():
   places = np.arange(256, dtype=np.int32)[None]
   until = jnp.asarray((places // 16 + 1) * 16)
   spans = pad_spans(spans_after(0, until, jnp.asarray(places % 16)), 16)
-  np.testing.assert_array_equal(blocks(spans, 16, 0)[0], np.eye(16))
+  np.testing.assert_array_equal(blocks(spans, 16)[0], np.eye(16))
 
 
 def test_where_segments_end():

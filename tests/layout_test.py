@@ -145,3 +145,20 @@ def test_one_microbatch_is_not_added_to_anything(one_device):
 def test_sizes_by_hand():
   assert [power(n, 128) for n in (1, 128, 129, 600)] == [128, 128, 256, 1024]
   assert [power(n, 32, 8) for n in (2, 32, 33)] == [32, 32, 256]
+
+
+@pytest.mark.parametrize('length', [0, 100])
+def test_tokens_and_scored_ones_are_split_evenly(length):
+  """Over devices that hold as much as one would of a sequence of its own."""
+  draw = np.random.default_rng(4)
+  rows = [
+    make_row(draw, draw.integers(1, 100, 20), np.ones(n)) for n in (5, 70)
+  ]
+  shapes = Shapes(length, tokens=128)
+  one, split = (
+    layout_of(rows, dist.make_mesh(data=data, context=8 // data), shapes)
+    for data in (8, 1)
+  )
+  assert (one.length, split.length) == ((100, 112) if length else (128, 128))
+  assert split.length % 16 == split.scored % 8 == 0
+  assert one.sequences == 8 and split.sequences == 1

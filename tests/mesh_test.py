@@ -43,9 +43,10 @@ PLACES = {
 def counted(n, per_host, slices):
   """By trial: all sizes that multiply to n, less those that may not be."""
   return {
-    Sizes(d, f, t)
+    Sizes(d, f, t, c)
     for d, f, t in itertools.product(range(1, n + 1), repeat=3)
-    if d * f * t == n and per_host % t == 0 and d % slices == 0
+    for c in range(1, per_host + 1)
+    if d * f * t * c == n and per_host % (c * t) == 0 and d % slices == 0
   }
 
 
@@ -59,17 +60,20 @@ def test_every_shape_that_fits_is_made(place):
   assert {*shapes} == counted(len(devices), len(devices) // hosts, slices)
   for sizes in shapes:
     mesh = dist.make_mesh(*sizes, devices=devices[::-1])
-    assert mesh.axis_names == ('slice', 'data', 'fsdp', 'tensor')
+    assert mesh.axis_names == ('slice', 'data', 'fsdp', 'context', 'tensor')
     grid = mesh.devices
-    assert grid.shape == (slices, sizes.data // slices, *sizes[1:])
+    assert dict(mesh.shape) == sizes._asdict() | {
+      'slice': slices,
+      'data': sizes.data // slices,
+    }
     assert {*grid.flat} == {*devices}
-    for row in grid.reshape(-1, sizes.tensor):
+    for row in grid.reshape(-1, sizes.context * sizes.tensor):
       assert len({d.process_index for d in row}) == 1
     if slices > 1:
       for number, part in enumerate(grid):
         assert {d.slice_index for d in part.flat} == {number}
     # Each host feeds as many batch rows, side by side.
-    owners = [d.process_index for d in grid[..., 0].flat]
+    owners = [d.process_index for d in grid[..., 0, 0].flat]
     assert owners == sorted(owners)
     assert {owners.count(h) for h in owners} == {len(owners) // hosts}
 
@@ -80,27 +84,35 @@ def test_every_shape_that_fits_is_made(place):
     (
       'v5e:4x4',
       {'tensor': 8},
-      'mesh data=2 fsdp=1 tensor=8 spreads a batch row over several processes: '
-      'they have 4 devices each; the nearest that fits is data=4 fsdp=1 '
-      'tensor=4',
+      'mesh data=2 fsdp=1 tensor=8 context=1 spreads a batch row over several '
+      'processes: they have 4 devices each; the nearest that fits is data=4 '
+      'fsdp=1 tensor=4 context=1',
+    ),
+    (
+      'v5e:4x8',
+      {'fsdp': 4, 'tensor': 2, 'context': 4},
+      'mesh data=1 fsdp=4 tensor=2 context=4 spreads a batch row over several '
+      'processes: they have 4 devices each; the nearest that fits is data=1 '
+      'fsdp=8 tensor=2 context=2',
     ),
     (
       'v5e:2x4',
       {'data': 3},
-      'mesh data=3 fsdp=1 tensor=1 needs 3 devices; there are 8; the nearest '
-      'that fits is data=8 fsdp=1 tensor=1',
+      'mesh data=3 fsdp=1 tensor=1 context=1 needs 3 devices; there are 8; the '
+      'nearest that fits is data=8 fsdp=1 tensor=1 context=1',
     ),
     (
       'two slices of v5e:4x4',
       {'fsdp': 32},
-      'mesh data=1 fsdp=32 tensor=1 spreads a parameter over several of the 2 '
-      'slices; the nearest that fits is data=2 fsdp=16 tensor=1',
+      'mesh data=1 fsdp=32 tensor=1 context=1 spreads a parameter over several '
+      'of the 2 slices; the nearest that fits is data=2 fsdp=16 tensor=1 '
+      'context=1',
     ),
     (
       '4 nodes of 8 GPUs',
       {'fsdp': 8, 'tensor': 3},
-      'mesh data=1 fsdp=8 tensor=3 needs 24 devices; there are 32; the nearest '
-      'that fits is data=1 fsdp=8 tensor=4',
+      'mesh data=1 fsdp=8 tensor=3 context=1 needs 24 devices; there are 32; '
+      'the nearest that fits is data=1 fsdp=8 tensor=4 context=1',
     ),
   ],
 )

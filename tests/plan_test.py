@@ -18,7 +18,14 @@ from jaxdistill import dist
 from jaxdistill.cli import main as command
 from jaxdistill.dist.chips import Chip
 from jaxdistill.models import Decoder, store
-from jaxdistill.plan import estimate, hlo, measured, published, slices
+from jaxdistill.plan import (
+  changes,
+  estimate,
+  hlo,
+  measured,
+  published,
+  slices,
+)
 from jaxdistill.plan.estimate import plan
 from jaxdistill.plan.groups import groups
 from jaxdistill.run.step import Step
@@ -265,6 +272,45 @@ def test_a_search_ends_with_the_fastest_that_fits(toys, capsys):
   # 8 shards with and without remat, on four meshes; 4 with it would not do.
   assert last.startswith('8 of 20 fit') and len(lines) == 8
   assert all('mesh.data=1 ' in line for line in lines)
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_tokens_are_split_where_that_alone_helps(planned, monkeypatch, alone):
+  """Of a chip with room for half of a sequence."""
+  config, found = planned
+  train, *rest = found.programs
+
+  def toy(config, devices, name):
+    train_now = dataclasses.replace(
+      train, held=0.0, needs=100.0 / config.mesh.context
+    )
+    return dataclasses.replace(
+      found,
+      chip=dataclasses.replace(CHIP, memory=50.0),
+      mesh={'slice': 1, **config.mesh},
+      programs=(
+        train_now,
+        *(dataclasses.replace(p, held=0, needs=0) for p in rest),
+      ),
+      alone=alone,
+    )
+
+  monkeypatch.setattr('jaxdistill.plan.changes.plan', toy)
+  tried = [*changes.search(config, jax.devices(), 'here')]
+  contexts = [t.changes.get('mesh.context', 1) for t in tried]
+  # 10 meshes of 8 devices in three axes; 6 of them have fsdp to give.
+  assert contexts == [1] * 20 + [2] * 12 * alone
+  assert [t.plan.fits for t in tried] == [False] * 20 + [True] * 12 * alone
+  misfit = toy(config, jax.devices(), 'here')
+  near = changes.nearest(config, jax.devices(), 'here', misfit)
+  assert bool(near) == alone
+  if near:
+    assert near.changes == {
+      'mesh.data': 2,
+      'mesh.fsdp': 2,
+      'mesh.tensor': 1,
+      'mesh.context': 2,
+    }
 
 
 def test_times_are_bounds_by_what_is_published(planned):

@@ -186,7 +186,7 @@ def test_other_meshes_share_what_prompts_begin_with(one_device):
   player = make_player(one_device)
   assert len(_prefix([player.encode(p) for p in prompts])) == 8
   expected = player.generate(prompts, BASE, KEY)
-  mesh = dist.make_mesh(data=2, fsdp=2, tensor=2)
+  mesh = dist.make_mesh(fsdp=2, tensor=2, context=2)
   with jax.set_mesh(mesh):
     sharded = make_player(mesh).generate(prompts, BASE, KEY)
   assert_same(flat(sharded), flat(expected))

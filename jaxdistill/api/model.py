@@ -374,7 +374,7 @@ def run_config(folder: epath.PathLike, anchor: str | None = None) -> Any:
   with in_one_line():
     read = workdir.read_config(folder)
   config: Any = ConfigDict(read, convert_dict=True)
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'context': 1}
   _complete(config)
   configs.check(config)
   with in_one_line():

@@ -208,7 +208,7 @@ def fill(
 
   def put(x):
     x = x.reshape(layout.room, layout.sequences, *x.shape[1:])
-    return dist.put_local(mesh, x, axis=1)
+    return dist.put_local(mesh, x, None, 'batch')
 
   def number(x, dtype: type = np.float32) -> Any:
     return np.asarray(x, dtype)  # replicated by whoever compiles with it

@@ -32,7 +32,8 @@ class Shapes:
     length: Tokens in a packed sequence; more where a row is longer.
     sequences: Packed sequences in a microbatch, over all hosts.
     tokens: Most tokens in a microbatch where `sequences` is 0, on each shard of
-      the batch: a limit on memory. A single sequence may be longer.
+      the batch and, with `mesh.context`, of its tokens: a limit on memory. A
+      single sequence may be longer.
   """
 
   length: int = 0
@@ -80,7 +81,9 @@ def lay_out(
     if row_sets[0].taught
     else 0,
   )
-  lengths = lengths_of(longest, taught, shapes)
+  context = dist.shards_of(mesh, 'tokens')
+  shapes = dataclasses.replace(shapes, tokens=shapes.tokens * context)
+  lengths = lengths_of(longest, taught, shapes, context)
   trials = [
     [pack(s.rows, *both, s.apart) for s in row_sets] for both in lengths
   ]
@@ -92,7 +95,7 @@ def lay_out(
   sizes = np.array(dist.agree_max(*np.ravel(found).tolist()))
   # By trial, set, and whether it is sequences or the scored tokens of one.
   sizes = sizes.reshape(len(trials), len(sets), 2)
-  shards = dist.batch_shards(mesh)
+  shards = dist.shards_of(mesh, 'batch')
   here = shards // jax.process_count()
   needed = -(-sizes[..., 0] // here)  # on each shard
   costs = [
@@ -126,7 +129,7 @@ def _scored(row_set: RowSet, places: list[Place]) -> int:
 
 
 def lengths_of(
-  longest: int, taught: int, shapes: Shapes
+  longest: int, taught: int, shapes: Shapes, context: int = 1
 ) -> list[tuple[int, int]]:
   """Tokens that a packed sequence may have, shortest first.
 
@@ -136,15 +139,18 @@ def lengths_of(
     longest: Tokens of the longest row, or pair.
     taught: As a teacher reads it; 0 where none does.
     shapes: What is asked for.
+    context: Into how many parts they are split; divides half of each.
 
   Returns:
     As the policy reads them, and as a teacher does.
   """
+  least = shapes.length or _LEAST
+  if context > 1:
+    least += -least % (2 * context)
   if shapes.length:
-    size = shapes.length
-    return [(bucket(longest, size), bucket(taught, size) if taught else 0)]
-  shortest = power(longest, _LEAST)
-  other = power(taught, _LEAST) if taught else 0
+    return [(bucket(longest, least), bucket(taught, least) if taught else 0)]
+  shortest = power(longest, least)
+  other = power(taught, least) if taught else 0
   longer = [(2 * shortest, 2 * other)] * (2 * shortest <= shapes.tokens)
   return [(shortest, other), *longer]
 

@@ -37,7 +37,7 @@ def add_model(parser: Parser) -> None:
     '--mesh',
     type=mesh,
     default={},
-    metavar='DATA,FSDP,TENSOR',
+    metavar='DATA,FSDP,TENSOR[,CONTEXT]',
     help='how devices share it, see config.mesh (default: whole on each)',
   )
 
@@ -134,11 +134,13 @@ def positives(text: str) -> tuple[int, ...]:
 
 
 def mesh(text: str) -> dict[str, int]:
-  """Three whole numbers with commas, as keys of `config.mesh`."""
+  """Whole numbers with commas, as keys of `config.mesh`."""
   parts = [_number(int, part, 'a whole number') for part in text.split(',')]
-  if len(parts) != 3:
-    raise argparse.ArgumentTypeError(f'{text!r} must be DATA,FSDP,TENSOR')
-  return dict(zip(('data', 'fsdp', 'tensor'), parts, strict=True))
+  if len(parts) not in (3, 4):
+    raise argparse.ArgumentTypeError(
+      f'{text!r} must be DATA,FSDP,TENSOR or DATA,FSDP,TENSOR,CONTEXT'
+    )
+  return dict(zip(('data', 'fsdp', 'tensor', 'context'), parts, strict=False))
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -98,6 +98,7 @@ def look(
   What computes together is left out where programs would not be the same.
   """
   from jaxdistill import dist
+  from jaxdistill.dist.mesh import Sizes
   from jaxdistill.run import pod
 
   meeting.meet()
@@ -118,7 +119,7 @@ def look(
     yield pod.Check('collectives', False, f'not measured: mend {names} first')
     return
   try:
-    made = dist.make_mesh(mesh['data'], mesh['fsdp'], mesh['tensor'])
+    made = dist.make_mesh(*Sizes(**mesh))
   except ValueError as e:
     yield pod.Check('collectives', False, str(e))
     return

@@ -142,7 +142,7 @@ def base_config(method: str) -> ConfigDict:
   config.eval = fields_of(EvalConfig())
   config.batch = fields_of(Shapes())
   config.rollout = {'cache_gib': 0.0} | Formats()._asdict()
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'context': 1}
   return config
 
 

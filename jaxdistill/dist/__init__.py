@@ -12,11 +12,11 @@ from jaxdistill.dist.hosts import (
 )
 from jaxdistill.dist.mesh import make_mesh
 from jaxdistill.dist.axes import (
-  BATCH_AXES,
   DECODE_RULES,
+  DRAWN,
+  READ,
   RULES,
   SUMMED,
-  batch_shards,
   constrain,
   gathered,
   local_part,
@@ -25,18 +25,20 @@ from jaxdistill.dist.axes import (
   put_local,
   replicated,
   sharding,
+  shards_of,
+  split_along,
   summed,
 )
 from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
-  'BATCH_AXES',
   'DECODE_RULES',
+  'DRAWN',
+  'READ',
   'RULES',
   'SUMMED',
   'agree_max',
   'barrier',
-  'batch_shards',
   'by_first',
   'closing',
   'constrain',
@@ -51,6 +53,8 @@ __all__ = [
   'put_local',
   'replicated',
   'sharding',
+  'shards_of',
+  'split_along',
   'start_hosts',
   'sum_over_hosts',
   'summed',

@@ -23,16 +23,19 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
-BATCH_AXES = ('slice', 'data', 'fsdp')
+_BATCH_AXES = ('slice', 'data', 'fsdp')
 SUMMED = 'summed'  # what remat calls a result of `summed`
 
 # Above each the arrays that it splits: L layers, D embed, N heads, K key heads,
 # H of a head, F mlp, V vocabulary, A rank, B sequences, T tokens of each.
 RULES: dict[str, str | tuple[str, ...] | None] = {
-  # activations [B T D], tokens [M B T], pages [B K H T]
-  'batch': BATCH_AXES,
+  # activations [B T D], tokens [M B T]: of what is read to learn or to score
+  'batch': _BATCH_AXES,
+  'tokens': 'context',
+  # pages [B K H T], activations [B T D]: of what is read to go on from, and drawn
+  'rows': (*_BATCH_AXES, 'context'),
   # embed [V D], q [L D N*H], o [L N*H D], gate [L D F], down [L F D], head [D V]
-  'embed': 'fsdp',
+  'embed': ('fsdp', 'context'),
   # q [L D N*H], o [L N*H D]
   'heads': 'tensor',
   # k, v [L D K*H], pages [B K H T]
@@ -52,6 +55,11 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 # every token.
 DECODE_RULES = RULES | {'embed': None}
 
+# Logical axes of sequences [B T]. Those that are learned or scored are split
+# along their tokens too; those that are drawn are many and go on by a token.
+READ = ('batch', 'tokens')
+DRAWN = ('rows', None)
+
 
 def sharding(
   mesh: Mesh | AbstractMesh,
@@ -66,16 +74,31 @@ def sharding(
   """
   entries = [rules[a] if a else None for a in axes]
   if shape is not None:
-    for i, entry in enumerate(entries):
-      names = (entry,) if isinstance(entry, str) else entry or ()
-      if shape[i] % int(np.prod([mesh.shape[n] for n in names])):
+    for i, axis in enumerate(axes):
+      if axis and shape[i] % shards_of(mesh, axis, rules):
         entries[i] = None
   return NamedSharding(mesh, PartitionSpec(*entries))
 
 
-def batch_shards(mesh: Mesh | AbstractMesh) -> int:
-  """Into how many parts a mesh splits the batch; 1 if it has no batch axis."""
-  return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+def shards_of(
+  mesh: Mesh | AbstractMesh, axis: str, rules: dict = RULES
+) -> int:
+  """Into how many parts a mesh splits a logical axis; 1 if it has none of it."""
+  entry = rules[axis]
+  names = (entry,) if isinstance(entry, str) else entry or ()
+  return math.prod(mesh.shape.get(name, 1) for name in names)
+
+
+def parts(axis: str, size: int) -> int:
+  """Into how many the mesh in force splits a dimension of a logical name.
+
+  1 where it does not divide it, and where each device is already by itself.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
+    return 1
+  n = shards_of(mesh, axis)
+  return 1 if size % n else n
 
 
 def pinned(where: NamedSharding) -> NamedSharding:
@@ -111,6 +134,16 @@ def constrain(x: Array, *axes: str | None, rules: dict = RULES) -> Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def split_along(x: Array, axis: str, dim: int) -> Array:
+  """Pins one dimension of a traced array by its logical name, if that splits
+  it; where the others lie is left open."""
+  if parts(axis, x.shape[dim]) == 1:
+    return x
+  spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+  spec[dim] = RULES[axis]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
   """A weight whole along `embed`, for all who read it; of its gradient each
@@ -132,19 +165,6 @@ def _gathered_bwd(axes, _, grad):
 
 
 gathered.defvjp(_gathered_fwd, _gathered_bwd)
-
-
-def parts(axis: str, size: int) -> int:
-  """Into how many the mesh in force splits a dimension of a logical name.
-
-  1 where it does not divide it, and where each device is already by itself.
-  """
-  mesh, name = jax.sharding.get_abstract_mesh(), RULES[axis]
-  if mesh.empty or set(mesh.axis_types) != {AxisType.Auto}:
-    return 1
-  names = (name,) if isinstance(name, str) else name or ()
-  n = math.prod(mesh.shape.get(n, 1) for n in names)
-  return 1 if size % n else n
 
 
 def summed(
@@ -177,24 +197,21 @@ def summed(
   each = jax.tree.map(split, args, dims)
   over = jax.tree.map(lambda d: 0 if d >= 0 else None, dims)
   made = jax.vmap(fn, in_axes=over)(*each)
-  made = constrain(made, axis, 'batch', *[None] * (made.ndim - 2))
+  made = split_along(made, axis, 0)
   # As a sum it would be made in float32.
   added = jax.lax.reduce(made, made.dtype.type(0), jax.lax.add, (0,))
   return checkpoint_name(added, SUMMED)
 
 
-def put_local(mesh: Mesh, x: np.ndarray, axis: int = 0) -> Array:
-  """A global array from each process's part of the batch axis.
+def put_local(mesh: Mesh, x: np.ndarray, *axes: str | None) -> Array:
+  """A global array from each process's part of the sequences.
 
   Args:
     mesh: Where to.
     x: This process's part; the same shape on every process.
-    axis: The batch axis.
+    *axes: Logical names of its first dimensions; the rest is whole.
   """
-  spec: list[Any] = [None] * x.ndim
-  spec[axis] = BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
-  return jax.make_array_from_process_local_data(where, x)
+  return jax.make_array_from_process_local_data(sharding(mesh, axes), x)
 
 
 def local_part(x: Array, axis: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 # From the slowest links to the fastest: between slices, between hosts, inside.
-AXES = ('slice', 'data', 'fsdp', 'tensor')
+AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
 
 
 class Sizes(NamedTuple):
@@ -19,6 +19,7 @@ class Sizes(NamedTuple):
   data: int
   fsdp: int
   tensor: int
+  context: int = 1
 
   def __str__(self):
     return ' '.join(f'{k}={v}' for k, v in self._asdict().items())
@@ -74,9 +75,10 @@ def fitting(there: Machines) -> Iterator[Sizes]:
   a parameter are in one slice: between slices go gradients only.
   """
   n = len(there.devices)
-  for tensor in _divisors(there.per_host):
-    for fsdp in _divisors(n // there.slices // tensor):
-      yield Sizes(n // fsdp // tensor, fsdp, tensor)
+  for row in _divisors(there.per_host):
+    for fsdp in _divisors(n // there.slices // row):
+      for context in _divisors(row):
+        yield Sizes(n // fsdp // row, fsdp, row // context, context)
 
 
 def _divisors(n: int) -> list[int]:
@@ -87,6 +89,7 @@ def make_mesh(
   data: int = -1,
   fsdp: int = 1,
   tensor: int = 1,
+  context: int = 1,
   devices: Sequence[Any] | None = None,
 ) -> Mesh:
   """A mesh over all devices, or over those given.
@@ -96,11 +99,13 @@ def make_mesh(
       has as many.
     fsdp: Shards of parameters that also split the batch.
     tensor: Shards of heads, hidden units and vocabulary.
+    context: Shards of the tokens of each sequence that is read to learn or to
+      score it, and of parameters; where answers are drawn, of the batch.
     devices: Default all.
 
   Returns:
-    Of axes `slice`, `data`, `fsdp`, `tensor`; `slice` is 1 but for TPU slices
-    that are joined over the data centre's network.
+    Of axes `slice`, `data`, `fsdp`, `context`, `tensor`; `slice` is 1 but for
+    TPU slices that are joined over the data centre's network.
 
   Raises:
     ValueError: The sizes do not multiply to the number of devices, a batch row
@@ -108,7 +113,8 @@ def make_mesh(
       fits is named.
   """
   devices = jax.devices() if devices is None else devices
-  for name, size in (('data', data), ('fsdp', fsdp), ('tensor', tensor)):
+  asked = Sizes(data, fsdp, tensor, context)
+  for name, size in asked._asdict().items():
     if size < 1 and (name, size) != ('data', -1):
       raise ValueError(f'mesh.{name} is {size}; it must be at least 1')
   there = machines(devices)
@@ -119,14 +125,14 @@ def make_mesh(
       'processes; each needs its share'
     )
   if data == -1:
-    data = max(len(devices) // (fsdp * tensor), 1)
-  asked = Sizes(data, fsdp, tensor)
+    data = max(len(devices) // (fsdp * tensor * context), 1)
+    asked = asked._replace(data=data)
   why = _misfit(asked, there)
   if why:
     near = min(fitting(there), key=lambda sizes: _apart(sizes, asked))
     raise ValueError(f'mesh {asked} {why}; the nearest that fits is {near}')
   grid = np.array(there.devices).reshape(
-    there.slices, data // there.slices, fsdp, tensor
+    there.slices, data // there.slices, fsdp, context, tensor
   )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -136,7 +142,7 @@ def _misfit(asked: Sizes, there: Machines) -> str:
   n, needs = len(there.devices), math.prod(asked)
   if needs != n:
     return f'needs {needs} devices; there are {n}'
-  if there.per_host % asked.tensor:
+  if there.per_host % (asked.context * asked.tensor):
     each = f'{there.per_host} devices each'
     if there.per_host == 1:
       each = '1 device each (one process may drive all those of its machine)'
@@ -148,7 +154,8 @@ def _misfit(asked: Sizes, there: Machines) -> str:
 
 def _apart(one: Sizes, other: Sizes) -> float:
   """How far two meshes are apart; what shards parameters counts most."""
-  weights = 1, 2, 3
+  weights = 1, 2, 3, 1
+  one, other = (x._replace(fsdp=x.fsdp * x.context) for x in (one, other))
   return sum(
     w * abs(math.log2(a / b))
     for w, a, b in zip(weights, one, other, strict=True)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxdistill.dist import READ, constrain, parts
 from jaxdistill.models import flash
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.softmax import soft_cap
@@ -49,15 +50,19 @@ def attend(
   v: Float[Array, 'B S K H'],
   spans: Spans,
   config: DecoderConfig,
+  axes: tuple[str, str | None] = READ,
 ) -> Float[Array, 'B T N H']:
   """Attention with grouped queries, softmax in float32.
 
-  Queries that see nothing get 0, and no gradient.
+  Queries that see nothing get 0, and no gradient. Where tokens are split over
+  devices, each asks the keys of all with the queries that it has.
   """
   cap = config.attention_cap
-  if _all_at_once(config, k.shape[1]):
-    return _at_once(q, k, v, dense(spans), cap)
-  return flash.attention(q, k, v, spans, cap, _kernels(config))
+  if not _all_at_once(config, k.shape[1]):
+    return flash.attention(q, k, v, spans, cap, _kernels(config), axes)
+  if axes == READ and parts('tokens', q.shape[1]) > 1:
+    k, v = (constrain(x, axes[0], None, 'kv_heads', None) for x in (k, v))
+  return _at_once(q, k, v, dense(spans), cap)
 
 
 def _at_once(

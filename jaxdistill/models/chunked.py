@@ -31,15 +31,15 @@ def forward(
   block: int = BLOCK,
 ) -> tuple[Float[Array, 'B N T H'], Float[Array, 'B N T']]:
   """Output, and the log of the sum of each query's exponentials."""
-  (b, n, t, h), (kv, s) = q.shape, k.shape[1:3]
+  (b, n, t, h), kv = q.shape, k.shape[1]
   q, k, v = (pad_to(x, 2, block) for x in (q, k, v))
   q = q.reshape(b, kv, n // kv, -1, h)
-  spans = pad_spans(spans, block)
+  padded = pad_spans(spans, block)
 
   def add(i, j, carry):
     own, left = _cut(block, i, q, *carry), _cut(block, j, k, v)
     (q_i, sums, top, total), (k_j, v_j) = own, left
-    mask = _mask(spans, i, j, block, s - t)
+    mask = _mask(padded, i, j, block)
     logits = soft_cap(jnp.einsum('bkgth,bksh->bkgts', q_i, k_j, **_F32), cap)
     p, old, top, total = softmax_step(logits, mask, top, total)
     new = jnp.einsum('bkgts,bksh->bkgth', p.astype(v.dtype), v_j, **_F32)
@@ -47,7 +47,7 @@ def forward(
 
   column = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
   begin = jnp.zeros(q.shape, jnp.float32), column - 1e30, column
-  sums, top, total = _over_pairs(add, begin, spans, block, s - t)
+  sums, top, total = _over_pairs(add, begin, padded, block)
   out = (sums / jnp.where(total > 0, total, 1)).astype(q.dtype)
   logs = log_sum(top, total)
   shape = (b, n, -1)
@@ -74,7 +74,7 @@ def backward(
     for x in (q, grad, logs[..., None], delta[..., None])
   )
   k, v = (pad_to(x, 2, block) for x in (k, v))
-  spans = pad_spans(spans, block)
+  padded = pad_spans(spans, block)
 
   def add(i, j, carry):
     dq, dk, dv = carry
@@ -82,7 +82,7 @@ def backward(
       block, i, q, grad, logs, delta, dq
     )
     k_j, v_j, dk_j, dv_j = _cut(block, j, k, v, dk, dv)
-    mask = _mask(spans, i, j, block, s - t)
+    mask = _mask(padded, i, j, block)
     logits = soft_cap(jnp.einsum('bkgth,bksh->bkgts', q_i, k_j, **_F32), cap)
     pulled = jnp.einsum('bkgth,bksh->bkgts', grad_i, v_j, **_F32)
     p, ds = softmax_pull(logits, mask, logs_i, pulled, delta_i, cap)
@@ -94,34 +94,31 @@ def backward(
     return dq, *_put(block, j, (dk, dv), (dk_j, dv_j))
 
   begin = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-  grads = _over_pairs(add, begin, spans, block, s - t)
+  grads = _over_pairs(add, begin, padded, block)
   dq, dk, dv = (x.astype(dtype) for x in grads)
   return dq.reshape(b, n, -1, h)[:, :, :t], dk[:, :, :s], dv[:, :, :s]
 
 
-def _over_pairs(fn, carry, spans, block, past):
+def _over_pairs(fn, carry, spans, block):
   """`carry = fn(i, j, carry)` for each pair of blocks that has something."""
-  some = blocks(spans, block, past).any(0)
+  some = blocks(spans, block).any(0)
   i, j = jnp.nonzero(some, size=some.size, fill_value=0)
   return jax.lax.fori_loop(
     0, some.sum(), lambda x, carry: fn(i[x], j[x], carry), carry
   )
 
 
-def _mask(spans, i, j, block, past):
+def _mask(spans, i, j, block):
   """Of query block i and key block j, `[B 1 1 C C]`."""
-  (queries,) = _cut(block, i, spans.queries, axis=1)
-  until, keys = _cut(block, j, spans.until, spans.keys, axis=1)
-  place = jnp.arange(block)
-  since = j * block + place
-  if spans.since is not None:
-    (since,) = _cut(block, j, spans.since, axis=1)
-    since = since[:, None, None, None]
-  return seen(
-    *((past + i * block + place)[:, None], since),
-    *(until[:, None, None, None], queries[:, None, None, :, None]),
-    *(keys[:, None, None, None], spans.window),
+  queries, rows = (
+    x[:, None, None, :, None]
+    for x in _cut(block, i, spans.queries, spans.rows, axis=1)
   )
+  since, until, keys = (
+    x[:, None, None, None]
+    for x in _cut(block, j, spans.since, spans.until, spans.keys, axis=1)
+  )
+  return seen(rows, since, until, queries, keys, spans.window)
 
 
 def _cut(block, i, *arrays, axis=-2):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import DECODE_RULES, constrain
+from jaxdistill.dist import DECODE_RULES, DRAWN, constrain
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.int8 import Formats, to_int8
 from jaxdistill.models.layers import (
@@ -240,7 +240,7 @@ def decode(
   def inner(h, layer):
     return _apart(apply(h, layer['gate_up']), (c.mlp_dim,) * 2, shards)
 
-  x = embed(tokens[:, None], weights.embed, c)
+  x = embed(tokens[:, None], weights.embed, c, DRAWN)
   ks, vs, before_last = [], [], x
   for i, (layer, of) in enumerate(zip(weights.layers, c.kind_of, strict=True)):
     if sharded:

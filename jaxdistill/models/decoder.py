@@ -7,10 +7,11 @@ scanned, so depth costs no compile time; see `decode` for how tokens are drawn.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import constrain, parts
+from jaxdistill.dist import DRAWN, READ, constrain, parts
 from jaxdistill.models.attention import attend
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import (
@@ -35,6 +36,7 @@ from jaxdistill.models.spans import (
   spans_after,
   until_of,
 )
+from jaxdistill.models.token_shards import evenly, picked
 
 LINEARS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
 
@@ -167,10 +169,13 @@ class Decoder(nnx.Module):
       sources: Places of the tokens that predict.
       role: Whose deltas are in force; None turns them off.
     """
-    weights = self.resolve(role)
-    hidden, _ = self._trunk(weights, tokens, positions, until)
-    hidden = jnp.take_along_axis(hidden, sources[..., None], axis=1)
-    return Hidden(hidden, weights.head, self.config)
+    weights, order = self.resolve(role), evenly(tokens.shape[1])
+    read = tokens, positions, until
+    if order is not None:
+      read = (x[:, order] for x in read)
+      sources = jnp.asarray(np.argsort(order), jnp.int32)[sources]
+    hidden, _ = self._trunk(weights, *read, rows=order)
+    return Hidden(picked(hidden, sources), weights.head, self.config)
 
   def logprobs(
     self,
@@ -197,7 +202,17 @@ class Decoder(nnx.Module):
     hidden = self.read(tokens, positions, until, sources, role=role)
     return hidden.logprobs(targets, temperature)
 
-  def _trunk(self, weights, tokens, positions, until, past=None):
+  def _trunk(
+    self,
+    weights,
+    tokens,
+    positions,
+    until,
+    past=None,
+    *,
+    rows=None,
+    axes=READ,
+  ):
     """Scans the layers over tokens that come after `past`.
 
     Args:
@@ -207,6 +222,8 @@ class Decoder(nnx.Module):
       until: Which of its own tokens no more sees each token, `[B T]`.
       past: Keys and values `[L 1 P K H]` that all tokens see, at positions
         0 to P - 1.
+      rows: Place of each token in its sequence, `[T]`; None: as they stand.
+      axes: Logical, of the tokens.
 
     Returns:
       Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
@@ -215,7 +232,11 @@ class Decoder(nnx.Module):
     copies = c.num_kv_heads // self.config.num_kv_heads
     nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
     past = past or (jnp.zeros(nothing, c.dtype),) * 2
+    tokens, positions = (constrain(x, *axes) for x in (tokens, positions))
     spans = spans_after(past[0].shape[2], until, positions)
+    if rows is not None:
+      rows = jnp.broadcast_to(rows, tokens.shape)
+      spans = spans._replace(since=rows, rows=rows)
     spans = spans if c.causal else both_ways(spans)
     windows = jnp.array([kind.window or EVERYTHING for kind in c.kinds])
     turned = jnp.stack(
@@ -228,13 +249,13 @@ class Decoder(nnx.Module):
       q, *kv = project(x, layer, turned[kind], c)
       k, v = (repeated(x, copies) for x in kv)
       seen = spans._replace(window=windows[kind])
-      attended = attend(q, _after(pk, k), _after(pv, v), seen, c)
+      attended = attend(q, _after(pk, k), _after(pv, v), seen, c, axes)
       x = finish_block(x, attended, layer, c)
-      return constrain(x, 'batch', None, None), (k, v)
+      return constrain(x, *axes, None), (k, v)
 
     block = REMAT[c.remat](block)
     kinds = jnp.array(c.kind_of)
-    x = embed(tokens, weights.embed, c)
+    x = embed(tokens, weights.embed, c, axes)
     x, cache = jax.lax.scan(block, x, (weights.layers, kinds, past))
     return rms_norm(x, weights.norm, c.norm_eps), cache
 
@@ -263,11 +284,11 @@ class Decoder(nnx.Module):
       past, before = (k, jnp.stack(prefix.v).swapaxes(2, 3)), prefix.size
     until = jnp.full((b, s), s)
     positions = jnp.broadcast_to(before + jnp.arange(s), (b, s))
-    _, (k, v) = self._trunk(weights, tokens, positions, until, past)
+    _, (k, v) = self._trunk(weights, tokens, positions, until, past, axes=DRAWN)
 
     def paged(x, *order):
       x = x.reshape(-1, size, *x.shape[2:]).transpose(0, *order)
-      return constrain(x, 'batch', 'kv_heads', None, None)
+      return constrain(x, 'rows', 'kv_heads', None, None)
 
     return Pages(
       tuple(paged(x, 2, 3, 1) for x in k), tuple(paged(x, 2, 1, 3) for x in v)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import constrain
+from jaxdistill.dist import READ, constrain
 from jaxdistill.models.attention import attend
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decoder import Decoder
@@ -22,6 +22,7 @@ from jaxdistill.models.linear import Deltas, Linear, apply
 from jaxdistill.models.remat import REMAT
 from jaxdistill.models.scoring import Hidden
 from jaxdistill.models.spans import both_ways, spans_after
+from jaxdistill.models.token_shards import picked
 
 STACKED = ('q', 'k', 'v', 'o', 'up', 'down')  # linear maps of a layer
 NORMS = ('attention_norm', 'mlp_norm')  # each after what it is called by
@@ -113,7 +114,7 @@ class Encoder(nnx.Module):
     """
     states = self.states(tokens, positions, until, role=role)
     first = sources - jnp.take_along_axis(positions, sources, 1)
-    pooled = jnp.take_along_axis(states, first[..., None], 1)
+    pooled = picked(states, first)
     pooled = jnp.tanh(apply(pooled, self.pool.weights(role)))
     return Hidden(pooled, self.head.weights(role), self.config)
 
@@ -142,7 +143,7 @@ class Encoder(nnx.Module):
       x = layer_norm(x + apply(y, w['o']), norm['attention_norm'], c.norm_eps)
       y = apply(jax.nn.gelu(apply(x, w['up']), approximate=False), w['down'])
       x = layer_norm(x + y, norm['mlp_norm'], c.norm_eps)
-      return constrain(x, 'batch', None, None), None
+      return constrain(x, *READ, None), None
 
     types = types_of(tokens == c.sep_id, positions, c.types)
     x = self.embed[...][tokens] + self.places[...][positions]
@@ -150,7 +151,7 @@ class Encoder(nnx.Module):
       (x + self.types[...][types]).astype(c.dtype),
       *(_values(self.embed_norm), c.norm_eps),
     )
-    x = constrain(x, 'batch', None, None)
+    x = constrain(x, *READ, None)
     return jax.lax.scan(REMAT[c.remat](block), x, (layers, norms))[0]
 
 

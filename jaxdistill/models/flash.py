@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxdistill.dist import BATCH_AXES, batch_shards
+from jaxdistill.dist import READ, parts, sharding
 from jaxdistill.models import chunked, flash_gpu, flash_tpu
-from jaxdistill.models.spans import Spans
+from jaxdistill.models.spans import Spans, explicit
 
 # Platforms and the modules whose kernels run there; elsewhere XLA's form runs.
 CHUNKED: tuple = ()
@@ -27,7 +27,7 @@ TPU = (('tpu', flash_tpu),)
 KERNELS = (*TPU, ('cuda', flash_gpu))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def attention(
   q: Float[Array, 'B T N H'],
   k: Float[Array, 'B S K H'],
@@ -35,6 +35,7 @@ def attention(
   spans: Spans,
   cap: float,
   kernels: tuple,
+  axes: tuple[str, str | None] = READ,
 ) -> Float[Array, 'B T N H']:
   """Attention with grouped queries; 0 for queries that see nothing.
 
@@ -45,20 +46,23 @@ def attention(
     spans: Which keys each query sees.
     cap: Soft cap of the logits; 0 is none.
     kernels: Platforms and the modules whose kernels run there.
+    axes: Logical, of sequences and of their tokens; what splits these splits
+      queries, and keys are gathered.
   """
-  return _forward(q, k, v, spans, cap, kernels)[0]
+  return _forward(q, k, v, spans, cap, kernels, axes)[0]
 
 
-def _forward(q, k, v, spans, cap, kernels):
+def _forward(q, k, v, spans, cap, kernels, axes):
   def forward(module):
     return lambda q, k, v, spans: module.forward(q, k, v, Spans(*spans), cap)
 
   q, k, v = (_by_head(x) for x in (q, k, v))
-  out, logs = _on_shards(_by_platform(forward, kernels), (q, k, v), spans)
+  fn = _by_platform(forward, kernels)
+  out, logs = _on_shards(fn, (q, k, v), spans, axes)
   return _by_head(out), (q, k, v, spans, out, logs)
 
 
-def _backward(cap, kernels, kept, grad):
+def _backward(cap, kernels, axes, kept, grad):
   def backward(module):
     return lambda q, k, v, logs, delta, grad, spans: module.backward(
       q, k, v, Spans(*spans), logs, delta, grad, cap
@@ -68,7 +72,8 @@ def _backward(cap, kernels, kept, grad):
   grad = _by_head(grad)
   delta = (out.astype(jnp.float32) * grad.astype(jnp.float32)).sum(-1)
   arrays = q, k, v, logs, delta, grad
-  grads = _on_shards(_by_platform(backward, kernels), arrays, spans)
+  fn = _by_platform(backward, kernels)
+  grads = _on_shards(fn, arrays, spans, axes, of_keys=2)
   return *map(_by_head, grads), None
 
 
@@ -92,34 +97,58 @@ def _by_platform(
   return call if forms else make(chunked)
 
 
-def _on_shards(fn: Callable, arrays: tuple, spans: Spans) -> Any:
-  """Calls `fn` on each shard of batch and heads, which need no others.
+def _on_shards(
+  fn: Callable,
+  arrays: tuple,
+  spans: Spans,
+  axes: tuple[str, str | None],
+  of_keys: int = 0,
+) -> Any:
+  """Calls `fn` on each shard of batch, heads and queries; each has all keys.
 
   Kernels are not split by the compiler, and each shard skips the blocks that
-  its own sequences leave empty. What does not divide stays whole.
+  its own queries leave empty. What does not divide stays whole.
 
   Args:
     fn: Of arrays and spans.
-    arrays: `[B N T ...]` or `[B K S ...]`; the second is of keys.
+    arrays: `[B N T ...]`, but the second and the third `[B K S ...]`.
     spans: Of `[B ...]`, and the window.
+    axes: Logical, of the sequences and of their tokens.
+    of_keys: How many of its results, the last, are of keys: each shard of
+      queries has a part of their sum, and keeps the sum for its own tokens.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  spans = spans._replace(window=jnp.asarray(spans.window, jnp.int32))
-  auto = [a for a in mesh.axis_names if mesh.shape[a] > 1]
-  if not auto or set(mesh.axis_types) != {AxisType.Auto}:
-    return fn(*arrays, spans)
-  b, kv = arrays[1].shape[:2]
-  rows = tuple(a for a in BATCH_AXES if a in auto)
-  batch = rows if rows and b % batch_shards(mesh) == 0 else None
-  heads = 'tensor' if 'tensor' in auto else None
-  if heads and kv % mesh.shape[heads]:
-    heads = None
-  each, places = PartitionSpec(batch, heads), PartitionSpec(batch)
-  where = jax.tree.map(lambda x: places if x.ndim else PartitionSpec(), spans)
+  mesh, said = jax.sharding.get_abstract_mesh(), explicit(spans)
+  many = any(mesh.shape[a] > 1 for a in mesh.axis_names)
+  if not many or set(mesh.axis_types) != {AxisType.Auto}:
+    return fn(*arrays, said)
+  (b, kv, s), t = arrays[1].shape[:3], arrays[0].shape[2]
+  # Of several shards, and not where only some of the keys are the queries' own.
+  split = axes[1] if s == t and axes[1] and parts(axes[1], t) > 1 else None
+  names = axes[0], 'kv_heads', split
+  batch, heads, tokens = sharding(mesh, names, (b, kv, t)).spec
+  queries, keys = (
+    PartitionSpec(batch, heads, tokens),
+    PartitionSpec(batch, heads),
+  )
+  own, whole = PartitionSpec(batch, tokens), PartitionSpec(batch)
+  places = whole, own, whole, PartitionSpec(), whole, own
+
+  def on_shard(*args):
+    out = fn(*args)
+    if not (tokens and of_keys):
+      return out
+    scatter = functools.partial(
+      jax.lax.psum_scatter, axis_name=tokens, scatter_dimension=2, tiled=True
+    )
+    return *out[:-of_keys], *map(scatter, out[-of_keys:])
+
   return jax.shard_map(
-    fn,
-    in_specs=((each,) * len(arrays) + (where,)),
-    out_specs=each,
+    on_shard,
+    in_specs=(
+      *(queries, keys, keys, *(queries,) * (len(arrays) - 3)),
+      jax.tree.unflatten(jax.tree.structure(said), places),
+    ),
+    out_specs=queries,
     axis_names=set(mesh.axis_names),
     check_vma=False,
-  )(*arrays, spans)
+  )(*arrays, said)

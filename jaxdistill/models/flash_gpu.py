@@ -28,6 +28,7 @@ from jaxdistill.models.spans import (
 )
 
 BLOCK = 64
+_PLACES = 'query', 'query', 'key', 'key', 'key', 'one'
 _PARAMS = plgpu.CompilerParams(num_warps=4, num_stages=2)
 
 
@@ -41,24 +42,21 @@ def forward(
   interpret: bool = False,
 ) -> tuple[Float[Array, 'B N T H'], Float[Array, 'B N T']]:
   """Output, and the log of the sum of each query's exponentials."""
-  t, h, past = *q.shape[2:], k.shape[2] - q.shape[2]
+  t, h = q.shape[2:]
   c = _block(block, h)
   q, k, v = (_whole(x, c) for x in (q, k, v))
-  spans = pad_spans(spans, c)
-  order, count = listed(blocks(spans, c, past))
+  padded = pad_spans(spans, c)
+  order, count = listed(blocks(padded, c))
   specs = _by_query(q, k, order, c)
-  arrays = (q, k, v, *spans[:3], _one(spans.window), order, count)
+  arrays = (q, k, v, *_places(padded), order, count)
   out, logs = pl.pallas_call(
-    functools.partial(_forward, c, past, cap),
+    functools.partial(_forward, c, cap),
     out_shape=(
       jax.ShapeDtypeStruct(q.shape, q.dtype),
       jax.ShapeDtypeStruct(q.shape[:3], jnp.float32),
     ),
     grid=(order.shape[1], *q.shape[1::-1]),
-    in_specs=[
-      specs[x]
-      for x in ('q', 'k', 'k', 'key', 'query', 'key', 'one', 'order', 'count')
-    ],
+    in_specs=[specs[x] for x in ('q', 'k', 'k', *_PLACES, 'order', 'count')],
     out_specs=[specs['q'], specs['row']],
     compiler_params=_PARAMS,
     interpret=interpret,
@@ -82,21 +80,21 @@ def backward(
   Float[Array, 'B N T H'], Float[Array, 'B K S H'], Float[Array, 'B K S H']
 ]:
   """Gradients of queries, keys and values; arguments as of `flash_tpu`'s."""
-  t, h, s, past = *q.shape[2:], k.shape[2], k.shape[2] - q.shape[2]
+  t, h, s = *q.shape[2:], k.shape[2]
   c = _block(block, h)
   q, k, v, grad = (_whole(x, c) for x in (q, k, v, grad))
   logs, delta = (pad_to(x, 2, c) for x in (logs, delta))
-  spans = pad_spans(spans, c)
-  some = blocks(spans, c, past)
-  arrays = (q, k, v, *spans[:3], _one(spans.window), grad, logs, delta)
+  padded = pad_spans(spans, c)
+  some = blocks(padded, c)
+  arrays = (q, k, v, *_places(padded), grad, logs, delta)
   names = (
-    *('q', 'k', 'k', 'key', 'query', 'key', 'one', 'q', 'row', 'row'),
+    *('q', 'k', 'k', *_PLACES, 'q', 'row', 'row'),
     *('order', 'count'),
   )
   order, count = listed(some)
   specs = _by_query(q, k, order, c)
   dq = pl.pallas_call(
-    functools.partial(_query_gradient, c, past, cap),
+    functools.partial(_query_gradient, c, cap),
     out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
     grid=(order.shape[1], *q.shape[1::-1]),
     in_specs=[specs[x] for x in names],
@@ -109,7 +107,7 @@ def backward(
   order, count = listed(some.swapaxes(1, 2))
   specs = _by_key(q, k, order, c)
   dk, dv = pl.pallas_call(
-    functools.partial(_key_gradient, c, past, cap),
+    functools.partial(_key_gradient, c, cap),
     out_shape=(
       jax.ShapeDtypeStruct(k.shape, k.dtype),
       jax.ShapeDtypeStruct(v.shape, v.dtype),
@@ -124,17 +122,18 @@ def backward(
   return dq[:, :, :t, :h], dk[:, :, :s, :h], dv[:, :, :s, :h]
 
 
-def _forward(c, past, cap, *refs):
-  q, k, v, until, query, key, window, order, count, out, logs = refs
-  i, window = pl.program_id(0), window[0]
-  q, query = q[...], query[...]
+def _forward(c, cap, *refs):
+  (q, k, v), places, refs = refs[:3], refs[3:9], refs[9:]
+  order, count, out, logs = refs
+  (query, key, window), q = _cut(places), q[...]
+  query = query()
 
   def add(t, carry):
     sums, top, total = carry
     j = order[t]
     at = pl.ds(j * c, c)
     logits = soft_cap(_dot(q, k[at, :].T), cap)
-    mask = _mask(i, j, c, past, until[at], query, key[at], window)
+    mask = _mask(query, key(at), window)
     p, old, top, total = softmax_step(logits, mask, top, total)
     return sums * old + _dot(p.astype(v.dtype), v[at, :]), top, total
 
@@ -145,11 +144,11 @@ def _forward(c, past, cap, *refs):
   logs[...] = log_sum(top, total).reshape(c)
 
 
-def _query_gradient(c, past, cap, *refs):
-  (q, k, v, until, query, key, window), refs = refs[:7], refs[7:]
+def _query_gradient(c, cap, *refs):
+  (q, k, v), places, refs = refs[:3], refs[3:9], refs[9:]
   grad, logs, delta, order, count, dq = refs
-  i, window = pl.program_id(0), window[0]
-  q, query, grad = q[...], query[...], grad[...]
+  (query, key, window), q, grad = _cut(places), q[...], grad[...]
+  query = query()
   logs, delta = logs[...][:, None], delta[...][:, None]
 
   def add(t, sums):
@@ -157,7 +156,7 @@ def _query_gradient(c, past, cap, *refs):
     at = pl.ds(j * c, c)
     keys = k[at, :]
     logits = soft_cap(_dot(q, keys.T), cap)
-    mask = _mask(i, j, c, past, until[at], query, key[at], window)
+    mask = _mask(query, key(at), window)
     pulled = _dot(grad, v[at, :].T)
     _, ds = softmax_pull(logits, mask, logs, pulled, delta, cap)
     return sums + _dot(ds.astype(keys.dtype), keys)
@@ -167,11 +166,11 @@ def _query_gradient(c, past, cap, *refs):
   dq[...] = sums.astype(dq.dtype)
 
 
-def _key_gradient(c, past, cap, *refs):
-  (q, k, v, until, query, key, window), refs = refs[:7], refs[7:]
+def _key_gradient(c, cap, *refs):
+  (q, k, v), places, refs = refs[:3], refs[3:9], refs[9:]
   grad, logs, delta, order, count, dk, dv = refs
-  j, window = pl.program_id(0), window[0]
-  keys, values, until, key = k[...], v[...], until[...], key[...]
+  (query, key, window), keys, values = _cut(places), k[...], v[...]
+  key = key()
 
   def add(g):
     def add_block(t, carry):
@@ -180,7 +179,7 @@ def _key_gradient(c, past, cap, *refs):
       at = pl.ds(i * c, c)
       own, pulling = q[g, at, :], grad[g, at, :]
       logits = soft_cap(_dot(own, keys.T), cap)
-      mask = _mask(i, j, c, past, until, query[at], key, window)
+      mask = _mask(query(at), key, window)
       pulled = _dot(pulling, values.T)
       log, inner = logs[g, at][:, None], delta[g, at][:, None]
       p, ds = softmax_pull(logits, mask, log, pulled, inner, cap)
@@ -196,13 +195,29 @@ def _key_gradient(c, past, cap, *refs):
   dv[...] = sums[1].astype(dv.dtype)
 
 
-def _mask(i, j, c, past, until, query, key, window):
-  """Of query block i and key block j, `[C C]`."""
-  row = past + i * c + jnp.arange(c, dtype=jnp.int32)
-  column = j * c + jnp.arange(c, dtype=jnp.int32)
+def _places(spans):
+  """What a program is given of a mask, each as in `_PLACES`."""
+  queries, keys = spans.queries, spans.keys
+  window = jnp.reshape(spans.window, (1,))
+  return queries, spans.rows, keys, spans.since, spans.until, window
+
+
+def _cut(places):
+  """What gives those of queries and those of keys, at a slice; the window."""
+  queries, rows, keys, since, until, window = places
+
+  def of(*refs):
+    return lambda at=...: [ref[at] for ref in refs]
+
+  return of(queries, rows), of(keys, since, until), window[0]
+
+
+def _mask(query, key, window):
+  """Of a block of queries and one of keys, `[C C]`."""
+  (own, row), (others, since, until) = query, key
   return seen(
-    *(row[:, None], column[None], until[None]),
-    *(query[:, None], key[None], window),
+    *(row[:, None], since[None], until[None]),
+    *(own[:, None], others[None], window),
   )
 
 
@@ -219,10 +234,6 @@ def _whole(x, c):
   """Whole blocks, and heads of a power of two, as Triton wants them."""
   h = max(16, 1 << (x.shape[-1] - 1).bit_length())
   return pad_to(pad_to(x, 2, c), 3, h)
-
-
-def _one(window):
-  return jnp.reshape(window, (1,))
 
 
 def _by_query(q, k, order, c):

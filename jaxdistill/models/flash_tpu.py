@@ -41,15 +41,14 @@ def forward(
   interpret: bool = False,
 ) -> tuple[Float[Array, 'B N T H'], Float[Array, 'B N T']]:
   """Output, and the log of the sum of each query's exponentials."""
-  t, past = q.shape[2], k.shape[2] - q.shape[2]
-  c = _block(block, k.shape[2])
+  t, c = q.shape[2], _block(block, k.shape[2])
   q, k, v = (pad_to(x, 2, c) for x in (q, k, v))
-  spans = pad_spans(spans, c)
-  order, count = listed(blocks(spans, c, past))
+  padded = pad_spans(spans, c)
+  order, count = listed(blocks(padded, c))
   specs = _by_query(q, k, order, c)
   (b, n, _, h), places = q.shape, (*q.shape[:2], 1, q.shape[2])
   call = pl.pallas_call(
-    functools.partial(_forward, order.shape[1:], past, cap),
+    functools.partial(_forward, order.shape[1:], cap),
     out_shape=(
       jax.ShapeDtypeStruct(q.shape, q.dtype),
       jax.ShapeDtypeStruct(places, jnp.float32),
@@ -69,7 +68,9 @@ def forward(
     interpret=interpret,
     name='attention_forward',
   )
-  out, logs = call(*_scalars(order, count, spans), q, *_places(spans, q, k, v))
+  out, logs = call(
+    *_scalars(order, count, padded), q, *_places(padded, q, k, v)
+  )
   return out[:, :, :t], logs[:, :, 0, :t]
 
 
@@ -101,20 +102,20 @@ def backward(
     block: Tokens of a block at most.
     interpret: Without a TPU, slowly.
   """
-  (t, s), past = (q.shape[2], k.shape[2]), k.shape[2] - q.shape[2]
+  t, s = q.shape[2], k.shape[2]
   c = _block(block, s)
   q, k, v, grad = (pad_to(x, 2, c) for x in (q, k, v, grad))
   logs, delta = (pad_to(x, 2, c)[:, :, None] for x in (logs, delta))
-  spans = pad_spans(spans, c)
-  some = blocks(spans, c, past)
+  padded = pad_spans(spans, c)
+  some = blocks(padded, c)
   (b, n, _, h), kv = q.shape, k.shape[1]
-  arrays = (q, *_places(spans, q, k, v), grad, logs, delta)
+  arrays = (q, *_places(padded, q, k, v), grad, logs, delta)
   names = ('q', 'query', 'k', 'k', 'key', 'q', 'row', 'row')
 
   order, count = listed(some)
   specs = _by_query(q, k, order, c)
   dq = pl.pallas_call(
-    functools.partial(_query_gradient, order.shape[1:], past, cap),
+    functools.partial(_query_gradient, order.shape[1:], cap),
     out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
@@ -126,12 +127,12 @@ def backward(
     compiler_params=_PARAMS,
     interpret=interpret,
     name='attention_query_gradient',
-  )(*_scalars(order, count, spans), *arrays)
+  )(*_scalars(order, count, padded), *arrays)
 
   order, count = listed(some.swapaxes(1, 2))
   specs = _by_key(q, k, order, c)
   dk, dv = pl.pallas_call(
-    functools.partial(_key_gradient, order.shape[1:], past, cap),
+    functools.partial(_key_gradient, order.shape[1:], cap),
     out_shape=(
       jax.ShapeDtypeStruct(k.shape, k.dtype),
       jax.ShapeDtypeStruct(v.shape, v.dtype),
@@ -146,13 +147,13 @@ def backward(
     compiler_params=_KEY_PARAMS,
     interpret=interpret,
     name='attention_key_gradient',
-  )(*_scalars(order, count, spans), *arrays)
+  )(*_scalars(order, count, padded), *arrays)
   return dq[:, :, :t], dk[:, :, :s], dv[:, :, :s]
 
 
-def _forward(lists, past, cap, order, count, window, *refs):
+def _forward(lists, cap, order, count, window, *refs):
   q, query, k, v, key, out, logs, sums, top, total = refs
-  at, j, t, some = _step(lists, order, count, 3)
+  t, some = _step(lists, order, count, 3)
 
   @pl.when(t == 0)
   def begin():
@@ -162,7 +163,7 @@ def _forward(lists, past, cap, order, count, window, *refs):
 
   @pl.when(some)
   def add():
-    mask = _mask(at, j, past, query, key, window[0])
+    mask = _mask(query, key, window[0])
     logits = soft_cap(_dot(q[...], k[...], 1, 1), cap)
     p, old, top[...], total[...] = softmax_step(
       logits, mask, top[...], total[...]
@@ -176,9 +177,9 @@ def _forward(lists, past, cap, order, count, window, *refs):
     logs[...] = log_sum(top[...], total[...]).reshape(logs.shape)
 
 
-def _query_gradient(lists, past, cap, order, count, window, *refs):
+def _query_gradient(lists, cap, order, count, window, *refs):
   q, query, k, v, key, grad, logs, delta, dq, sums = refs
-  at, j, t, some = _step(lists, order, count, 3)
+  t, some = _step(lists, order, count, 3)
 
   @pl.when(t == 0)
   def begin():
@@ -186,7 +187,7 @@ def _query_gradient(lists, past, cap, order, count, window, *refs):
 
   @pl.when(some)
   def add():
-    mask = _mask(at, j, past, query, key, window[0])
+    mask = _mask(query, key, window[0])
     logits = soft_cap(_dot(q[...], k[...], 1, 1), cap)
     pulled = _dot(grad[...], v[...], 1, 1)
     _, ds = softmax_pull(
@@ -199,10 +200,10 @@ def _query_gradient(lists, past, cap, order, count, window, *refs):
     dq[...] = sums[...].astype(dq.dtype)
 
 
-def _key_gradient(lists, past, cap, order, count, window, *refs):
+def _key_gradient(lists, cap, order, count, window, *refs):
   """The same the other way round: keys are rows, queries are columns."""
   q, query, k, v, key, grad, logs, delta, dk, dv, k_sums, v_sums = refs
-  at, i, t, some = _step(lists, order, count, 4)
+  t, some = _step(lists, order, count, 4)
   g = pl.program_id(3)
 
   @pl.when((g == 0) & (t == 0))
@@ -212,7 +213,7 @@ def _key_gradient(lists, past, cap, order, count, window, *refs):
 
   @pl.when(some)
   def add():
-    mask = _mask(i, at, past, query, key, window[0], turned=True)
+    mask = _mask(query, key, window[0], turned=True)
     logits = soft_cap(_dot(k[...], q[...], 1, 1), cap)
     pulled = _dot(v[...], grad[...], 1, 1)
     p, ds = softmax_pull(logits, mask, logs[...], pulled, delta[...], cap)
@@ -228,38 +229,32 @@ def _key_gradient(lists, past, cap, order, count, window, *refs):
 
 
 def _step(lists, order, count, axis):
-  """Own block, the other one, which of the list it is, and whether it is."""
-  b, at, t = pl.program_id(0), pl.program_id(2), pl.program_id(axis)
-  row = b * lists[0] + at
-  return at, order[row * lists[1] + t], t, t < count[row]
+  """Which of its list the other block is, and whether it is."""
+  del order  # which block: the specs have read it
+  row = pl.program_id(0) * lists[0] + pl.program_id(2)
+  t = pl.program_id(axis)
+  return t, t < count[row]
 
 
-def _mask(i, j, past, query, key, window, turned=False):
-  """Of query block i and key block j: `[C C]`, rows the queries unless turned.
+def _mask(query, key, window, turned=False):
+  """Of a block of queries, which go down, and one of keys: `[C C]`, or turned.
 
   Args:
-    i: Of queries.
-    j: Of keys.
-    past: Keys before the first query's own.
-    query: Positions of the queries, `[1 C]`.
-    key: Of the keys, above what each is seen until, `[2 C]`.
+    query: Positions of the queries, above their rows, `[2 C]`.
+    key: Of the keys, above the rows that see them, since and until, `[3 C]`.
     window: How many positions are seen.
-    turned: Whether keys are rows.
+    turned: Whether keys go down.
   """
-  c, down = query.shape[-1], int(turned)
-  row = past + i * c + jax.lax.broadcasted_iota(jnp.int32, (c, c), down)
-  column = j * c + jax.lax.broadcasted_iota(jnp.int32, (c, c), 1 - down)
-  keys, until, queries = key[0:1], key[1:2], query[...]
-  if turned:
-    keys, until = (jnp.expand_dims(x[0], -1) for x in (keys, until))
-  else:
-    queries = _column(query)
-  return seen(row, column, until, queries, keys, window)
+  (own, row), (others, since, until) = (
+    [_column(x, i) if down else x[i : i + 1] for i in range(x.shape[0])]
+    for x, down in ((query, not turned), (key, turned))
+  )
+  return seen(row, since, until, own, others, window)
 
 
-def _column(ref):
-  """`[1 C]` as `[C 1]`."""
-  return jnp.expand_dims(ref[0], -1)
+def _column(ref, i=0):
+  """Line `i` of `[I C]` as `[C 1]`."""
+  return jnp.expand_dims(ref[i], -1)
 
 
 def _dot(x, y, i, j):
@@ -280,9 +275,10 @@ def _scalars(order, count, spans):
 
 
 def _places(spans, q, k, v):
-  """What follows the queries: their positions, keys, values, and theirs."""
-  key = jnp.stack([spans.keys, spans.until], 1)
-  return spans.queries[:, None], k, v, key
+  """What follows the queries: their places, keys, values, and theirs."""
+  query = jnp.stack([spans.queries, spans.rows], 1)
+  key = jnp.stack([spans.keys, spans.since, spans.until], 1)
+  return query, k, v, key
 
 
 def _by_query(q, k, order, c):
@@ -301,7 +297,7 @@ def _by_query(q, k, order, c):
     'row': pl.BlockSpec(
       (None, None, 1, c), lambda b, n, i, t, *_: (b, n, 0, i)
     ),
-    'query': pl.BlockSpec((None, 1, c), lambda b, n, i, t, *_: (b, 0, i)),
+    'query': pl.BlockSpec((None, 2, c), lambda b, n, i, t, *_: (b, 0, i)),
     'k': pl.BlockSpec(
       (None, None, c, h),
       lambda b, n, i, t, o, *_: (
@@ -312,7 +308,7 @@ def _by_query(q, k, order, c):
       ),
     ),
     'key': pl.BlockSpec(
-      (None, 2, c), lambda b, n, i, t, o, *_: (b, 0, other(b, i, t, o))
+      (None, 3, c), lambda b, n, i, t, o, *_: (b, 0, other(b, i, t, o))
     ),
   }
 
@@ -335,12 +331,12 @@ def _by_key(q, k, order, c):
       lambda b, n, j, g, t, o, *_: (b, n * group + g, 0, other(b, j, t, o)),
     ),
     'query': pl.BlockSpec(
-      (None, 1, c), lambda b, n, j, g, t, o, *_: (b, 0, other(b, j, t, o))
+      (None, 2, c), lambda b, n, j, g, t, o, *_: (b, 0, other(b, j, t, o))
     ),
     'k': pl.BlockSpec(
       (None, None, c, h), lambda b, n, j, g, t, *_: (b, n, j, 0)
     ),
-    'key': pl.BlockSpec((None, 2, c), lambda b, n, j, g, t, *_: (b, 0, j)),
+    'key': pl.BlockSpec((None, 3, c), lambda b, n, j, g, t, *_: (b, 0, j)),
   }
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import constrain
+from jaxdistill.dist import READ, constrain, split_along
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import (
   Weights,
@@ -44,12 +44,15 @@ class Resolved(NamedTuple):
 
 
 def embed(
-  tokens: Int[Array, 'B T'], table: Float[Array, 'V D'], config: DecoderConfig
+  tokens: Int[Array, 'B T'],
+  table: Float[Array, 'V D'],
+  config: DecoderConfig,
+  axes: tuple[str, str | None] = READ,
 ) -> Float[Array, 'B T D']:
   """Embeddings, scaled as the config says, in the compute dtype."""
   x = table.astype(config.dtype)[tokens]
   x = x * jnp.asarray(config.embed_scale, config.dtype)
-  return constrain(x, 'batch', None, None)
+  return constrain(x, *axes, None)
 
 
 def unembed(
@@ -101,7 +104,7 @@ def repeated(
   """Each head so many times, side by side; see `DecoderConfig.over`."""
   if copies == 1:
     return x
-  return constrain(jnp.repeat(x, copies, 2), 'batch', None, 'kv_heads', None)
+  return split_along(jnp.repeat(x, copies, 2), 'kv_heads', 2)
 
 
 def normed_heads(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxdistill.dist import constrain, parts
+from jaxdistill.dist import READ, constrain, parts
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.layers import unembed
 from jaxdistill.models.linear import Weights
@@ -54,21 +54,28 @@ class Hidden:
     """
     all_of = (self, *others)
     b, r = self.states.shape[:2]
-    w = parts('batch', b)
+    w, n = parts('batch', b), parts('tokens', r)
     size = sum(h.config.outputs // h._vocab_parts for h in all_of)
     wanted = max(1, _CHUNK_BYTES // (4 * size * b // w))
-    chunk = next(c for c in range(min(r, wanted), 0, -1) if r % c == 0)
+    # Of the tokens each device has a part of every chunk.
+    chunk = next(
+      c for c in range(min(r // n, wanted), 0, -1) if r // n % c == 0
+    )
+    turns = r // n // chunk
 
-    if chunk == r:
+    if turns == 1:
       return fn(*[h.logits(h.states) for h in all_of], *arrays)
 
     def split(x):
-      return x.reshape(b, r // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)
+      x = jnp.moveaxis(x.reshape(b, n, turns, chunk, *x.shape[2:]), 2, 0)
+      x = x.reshape(turns, b, n * chunk, *x.shape[4:])
+      return constrain(x, None, *READ, *[None] * (x.ndim - 3)) if n > 1 else x
 
     def joined(x):
-      return x.swapaxes(0, 1).reshape(b, r, *x.shape[3:])
+      x = x.reshape(turns, b, n, chunk, *x.shape[3:])
+      return jnp.moveaxis(x, 0, 2).reshape(b, r, *x.shape[4:])
 
-    spread = [h._spread(w) for h in all_of]
+    spread = [h._spread(w, n) for h in all_of]
 
     def of_chunk(chunks):
       states, arrays = chunks
@@ -85,8 +92,8 @@ class Hidden:
   def _vocab_parts(self) -> int:
     return parts('vocab', self.config.outputs)
 
-  def _spread(self, w: int) -> tuple[Weights, Weights]:
-    """The head once for each shard of the batch, `[W, ...]`.
+  def _spread(self, w: int, n: int) -> tuple[Weights, Weights]:
+    """The head once for each shard of batch and tokens, `[W N ...]`.
 
     Returns:
       As it is kept, which only takes the gradient; and in the compute dtype,
@@ -100,8 +107,8 @@ class Hidden:
     )
 
     def to_all(x, axes):
-      x = jnp.broadcast_to(x, (w, *x.shape))
-      return constrain(x, 'batch', *axes)
+      x = jnp.broadcast_to(x, (w, n, *x.shape))
+      return constrain(x, *READ, *axes)
 
     def near(x, axes):
       return to_all(jax.lax.stop_gradient(x).astype(self.states.dtype), axes)
@@ -111,15 +118,17 @@ class Hidden:
   def _by_shard(
     self, states: Float[Array, 'B C D'], kept: Weights, near: Weights
   ) -> Float[Array, 'B C V']:
-    """Logits by the head that each shard of the batch has for itself."""
+    """Logits by the head that each shard has for itself."""
     head = jax.tree.map(_standing_for, kept, near)
-    w = len(jax.tree.leaves(near)[0])
-    by_shard = states.reshape(w, -1, *states.shape[1:])
-    logits = jax.vmap(lambda s, head: unembed(s, head, self.config))(
-      by_shard, head
-    )
-    logits = logits.reshape(*states.shape[:2], -1)
-    return constrain(logits, 'batch', None, 'vocab')
+    (w, n), (b, c, d) = jax.tree.leaves(near)[0].shape[:2], states.shape
+    by_shard = states.reshape(w, b // w, n, c // n, d)
+
+    def logits(states, head):
+      return unembed(states, head, self.config)
+
+    # One of batch and of tokens after the other.
+    logits = jax.vmap(jax.vmap(logits, (1, 0), 1))(by_shard, head)
+    return constrain(logits.reshape(b, c, -1), *READ, 'vocab')
 
   def logprobs(
     self,

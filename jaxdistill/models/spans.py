@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Shaped
 
 EVERYTHING = 2**30  # a window that never closes
+_NOWHERE = 2**30  # the row of padding
 _FAR = 2**29  # positions of padding: no window reaches from one to the other
 
 
 class Spans(NamedTuple):
-  """Query i, which is row r = S - T + i among the keys, sees key j where
+  """Query i, which is row r = rows[i] of its sequence, sees key j where
 
     since[j] <= r < until[j] and queries[i] - keys[j] < window.
 
@@ -26,6 +27,7 @@ class Spans(NamedTuple):
     keys: Position of each key in its text.
     window: How many positions are seen, the own one included.
     since: Row from which on each key is seen; None: its own, j.
+    rows: Row of each query; None: the last, S - T + i.
   """
 
   until: Int[Array, 'B S']
@@ -33,6 +35,30 @@ class Spans(NamedTuple):
   keys: Int[Array, 'B S']
   window: Int[Array, ''] | int
   since: Int[Array, 'B S'] | None = None
+  rows: Int[Array, 'B T'] | None = None
+
+
+class Explicit(NamedTuple):
+  """`Spans` with nothing left to be understood."""
+
+  until: Int[Array, 'B S']
+  queries: Int[Array, 'B T']
+  keys: Int[Array, 'B S']
+  window: Int[Array, '']
+  since: Int[Array, 'B S']
+  rows: Int[Array, 'B T']
+
+
+def explicit(spans: Spans) -> Explicit:
+  """The same, all of it said."""
+  (b, t), s = spans.queries.shape, spans.keys.shape[1]
+  places = jnp.broadcast_to(jnp.arange(s, dtype=jnp.int32), (b, s))
+  return Explicit(
+    *spans[:3],
+    jnp.asarray(spans.window, jnp.int32),
+    places if spans.since is None else spans.since,
+    places[:, s - t :] if spans.rows is None else spans.rows,
+  )
 
 
 def spans_after(
@@ -57,7 +83,7 @@ def both_ways(spans: Spans) -> Spans:
 
   For texts that stand side by side and share nothing.
   """
-  return spans._replace(since=jnp.arange(spans.keys.shape[1]) - spans.keys)
+  return spans._replace(since=explicit(spans).since - spans.keys)
 
 
 def until_of(segments: Int[Array, 'B T']) -> Int[Array, 'B T']:
@@ -84,13 +110,12 @@ def seen(
 
 def dense(spans: Spans) -> Bool[Array, 'B T S']:
   """The whole mask, where it is small."""
-  t, s = spans.queries.shape[1], spans.keys.shape[1]
-  rows = jnp.arange(s - t, s)[:, None]
-  own, others = spans.queries[:, :, None], spans.keys[:, None]
-  until, since = spans.until[:, None], jnp.arange(s)
-  if spans.since is not None:
-    since = spans.since[:, None]
-  return seen(rows, since, until, own, others, spans.window)
+  said = explicit(spans)
+  rows, own = said.rows[:, :, None], said.queries[:, :, None]
+  since, until, others = (
+    x[:, None] for x in (said.since, said.until, said.keys)
+  )
+  return seen(rows, since, until, own, others, said.window)
 
 
 def pad_to(
@@ -102,36 +127,38 @@ def pad_to(
   return jnp.pad(x, widths, constant_values=value)
 
 
-def pad_spans(spans: Spans, c: int) -> Spans:
+def pad_spans(spans: Spans, c: int) -> Explicit:
   """Whole blocks of `c`; what is added sees nothing and is not seen."""
-  return Spans(
-    pad_to(spans.until, 1, c),
-    pad_to(spans.queries, 1, c, _FAR),
-    pad_to(spans.keys, 1, c, -_FAR),
-    jnp.asarray(spans.window, jnp.int32),
-    None if spans.since is None else pad_to(spans.since, 1, c),
+  until, queries, keys, window, since, rows = explicit(spans)
+  return Explicit(
+    pad_to(until, 1, c),
+    pad_to(queries, 1, c, _FAR),
+    pad_to(keys, 1, c, -_FAR),
+    window,
+    pad_to(since, 1, c, _NOWHERE),
+    pad_to(rows, 1, c, _NOWHERE),
   )
 
 
-def blocks(spans: Spans, c: int, past: int) -> Bool[Array, 'B Q Y']:
+def blocks(spans: Explicit, c: int) -> Bool[Array, 'B Q Y']:
   """Which blocks of c queries may see something of which blocks of c keys.
 
   Args:
     spans: Padded to whole blocks.
     c: Tokens of a block.
-    past: How many keys come before the first query's own.
   """
 
   def split(x):
     return x.reshape(len(x), -1, c)
 
   until, keys = (split(x).max(-1)[:, None] for x in (spans.until, spans.keys))
-  queries = split(spans.queries).min(-1)[:, :, None]
-  first = past + c * jnp.arange(queries.shape[1])[:, None]
-  begin = c * jnp.arange(keys.shape[2])
-  if spans.since is not None:
-    begin = split(spans.since).min(-1)[:, None]
-  return seen(first, begin - c + 1, until, queries, keys, spans.window)
+  since = split(spans.since).min(-1)[:, None]
+  queries, first = (
+    split(x).min(-1)[:, :, None] for x in (spans.queries, spans.rows)
+  )
+  there = jnp.where(spans.rows < _NOWHERE, spans.rows, -1)
+  last = split(there).max(-1)[:, :, None]
+  return (since <= last) & (first < until) & (queries - keys < spans.window)
 
 
 def listed(

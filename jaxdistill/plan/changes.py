@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxdistill.config import ConfigError
 from jaxdistill.config.keys import override
-from jaxdistill.dist.mesh import Sizes, fitting, machines
+from jaxdistill.dist.mesh import Machines, Sizes, fitting, machines
 from jaxdistill.plan.estimate import Plan, plan
 
 
@@ -62,12 +62,8 @@ def _candidates(
 ) -> Iterator[dict[str, Any]]:
   """What may help, what changes least of the science first."""
   trains = 'train' in {p.name for p in misfit.misfits}
-  meshes = [
-    _keys(sizes)
-    for sizes in _more_shards(
-      misfit.mesh['fsdp'], misfit.mesh['tensor'], devices
-    )
-  ]
+  now, there = Sizes(**config.mesh), machines(devices)
+  meshes = [_keys(sizes, now) for sizes in _more_shards(misfit.mesh, there)]
   if trains and config.remat != 'full':
     yield {'remat': 'full'}
   if trains and config.batch.sequences:
@@ -75,6 +71,8 @@ def _candidates(
     yield {'batch.sequences': smaller}
   elif trains and config.batch.tokens >= 256:
     yield {'batch.tokens': config.batch.tokens // 2}
+  if trains and misfit.alone:
+    yield from (_keys(sizes, now) for sizes in _split(misfit.mesh, there))
   yield from meshes
   if not trains and not config.rollout.sharded:
     yield {'rollout.sharded': True}
@@ -88,22 +86,39 @@ def _candidates(
     yield both | {'trainable': 'lora', 'rollout.sharded': True}
 
 
-def _keys(sizes: Sizes) -> dict[str, Any]:
-  """A mesh as keys of a config."""
-  return {f'mesh.{k}': v for k, v in sizes._asdict().items()}
+def _keys(sizes: Sizes, now: Sizes) -> dict[str, Any]:
+  """A mesh as keys of a config; `context` only where it is another."""
+  keys = {f'mesh.{k}': v for k, v in sizes._asdict().items()}
+  if sizes.context == now.context:
+    del keys['mesh.context']
+  return keys
 
 
-def _more_shards(fsdp: int, tensor: int, devices: Sequence[Any]) -> list[Sizes]:
+def _split(mesh: Mapping[str, int], there: Machines) -> list[Sizes]:
+  """Meshes with as many shards of the parameters, and more of the tokens."""
+  shards = mesh['fsdp'] * mesh['context']
+  found = [
+    sizes
+    for sizes in fitting(there)
+    if sizes.fsdp * sizes.context == shards
+    and sizes.tensor == mesh['tensor']
+    and sizes.context > mesh['context']
+  ]
+  return sorted(found, key=lambda sizes: sizes.context)
+
+
+def _more_shards(mesh: Mapping[str, int], there: Machines) -> list[Sizes]:
   """Meshes with more shards of the parameters, the fewest first.
 
   Of those with as many, the one whose `tensor` is nearest to what it is.
   """
   best: dict[int, Sizes] = {}
-  for sizes in fitting(machines(devices)):
+  tensor, context = mesh['tensor'], mesh['context']
+  for sizes in fitting(there):
     count = sizes.fsdp * sizes.tensor
     away = abs(math.log2(sizes.tensor / tensor))
     held = best.get(count)
-    if count > fsdp * tensor and (
+    if (sizes.context, count > mesh['fsdp'] * tensor) == (context, True) and (
       held is None or away < abs(math.log2(held.tensor / tensor))
     ):
       best[count] = sizes
@@ -113,15 +128,27 @@ def _more_shards(fsdp: int, tensor: int, devices: Sequence[Any]) -> list[Sizes]:
 def search(config: Any, devices: Sequence[Any], name: str) -> Iterator[Tried]:
   """Plans of all meshes that fit, with what the backward pass keeps.
 
+  Tokens are split only where that is of use: where a device has one sequence at
+  a time, and the same shards of the parameters do not fit without.
+
   Args:
     config: Of the run.
     devices: That it is to run on.
     name: Of these.
   """
-  for sizes in fitting(machines(devices)):
+  now, too_long = Sizes(**config.mesh), set()
+  for sizes in sorted(fitting(machines(devices)), key=lambda s: s.context):
     for remat in ('none', 'full'):
-      changes = _keys(sizes) | {'remat': remat}
+      alike = sizes.data, sizes.fsdp * sizes.context, sizes.tensor, remat
+      if sizes.context > 1 and alike not in too_long:
+        continue
+      changes = _keys(sizes, now) | {'remat': remat}
       try:
-        yield Tried(changes, plan(changed(config, changes), devices, name))
+        found = plan(changed(config, changes), devices, name)
       except ConfigError:
-        yield Tried(changes, None)
+        found = None
+      if found and found.alone and 'train' in {p.name for p in found.misfits}:
+        too_long.add(alike)
+      else:
+        too_long.discard(alike)
+      yield Tried(changes, found)

@@ -94,6 +94,8 @@ class Plan:
     tokens: That such a step draws.
     steps: Of the run.
     evaluations: Seconds of all of them, at best.
+    alone: Whether a device trains on one sequence at a time: then it holds less
+      of it only by `mesh.context`.
   """
 
   name: str
@@ -106,6 +108,7 @@ class Plan:
   tokens: int
   steps: int
   evaluations: float
+  alone: bool = False
 
   @property
   def worst(self) -> Program:
@@ -177,7 +180,7 @@ def plan(
   ]
   with jax.set_mesh(mesh), precise(config.dtype):
     updates = _Updates(builder, placed, method, optimizer, teachers)
-    trained = updates.seconds(asked, Shapes(**config.batch))
+    trained, alone = updates.taken(asked, Shapes(**config.batch))
     drawn = {
       call.who: _draw(builder, *models[call.who], call, config)
       for call in _largest(calls)
@@ -204,6 +207,7 @@ def plan(
     sum(call.tokens for call in calls),
     config.steps,
     evaluations,
+    alone,
   )
 
 
@@ -334,11 +338,12 @@ class _Updates(NamedTuple):
   optimizer: OptimizerConfig
   teachers: Mapping
 
-  def seconds(self, asked: Rehearsed, shapes: Shapes) -> float:
-    """Compiles the steps of all updates; what all of them take."""
+  def taken(self, asked: Rehearsed, shapes: Shapes) -> tuple[float, bool]:
+    """Compiles the steps of all updates: seconds of all, and `Plan.alone`."""
     prompt = max((max(a.prompts, default=1) for a in asked.asked), default=1)
     response = max((a.sampling.max_tokens for a in asked.asked), default=1)
-    total, known = 0.0, {}
+    total, alone, known = 0.0, False, {}
+    shards = dist.shards_of(self.builder.mesh, 'batch')
     for update in asked.updates:
       # Of minibatches the first stands for all.
       first = [
@@ -356,8 +361,9 @@ class _Updates(NamedTuple):
         held = sum(self.builder.held) + programs.bytes_of(batches)
         self.builder.compile('train', lowered, held)
         known[key] = self.builder.seconds(rounds)
+      alone |= any(layout.sequences <= shards for _, layout in made)
       total += known[key] * update.epochs * update.minibatches
-    return total
+    return total, alone
 
 
 def _long(row_set: RowSet, prompt: int, response: int) -> RowSet:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.batch import Batch, Reading, Shapes, lay_out
@@ -105,16 +105,16 @@ def describe(
   )
 
 
-def _rows(mesh: Mesh, shape: Sequence[int], dtype: Any, axis: int = 0) -> Any:
-  spec: list[Any] = [None] * len(shape)
-  spec[axis] = dist.BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
+def _lying(
+  mesh: Mesh, shape: Sequence[int], dtype: Any, *axes: str | None
+) -> Any:
+  """An array described, of these logical names; the rest is whole."""
+  where = dist.sharding(mesh, axes)
   return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
 
 
-def _whole(mesh: Mesh, shape: Sequence[int], dtype: Any) -> Any:
-  where = dist.replicated(mesh)
-  return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
+def _rows(mesh: Mesh, shape: Sequence[int], dtype: Any) -> Any:
+  return _lying(mesh, shape, dtype, 'rows')
 
 
 def longest_of(row_set: RowSet, prompt: int, response: int) -> RowSet:
@@ -174,7 +174,7 @@ def batch_of(
   def placed(path, x):
     if path[0].name in _NUMBERS:
       return x
-    return _rows(mesh, x.shape, x.dtype, axis=1)
+    return _lying(mesh, x.shape, x.dtype, None, 'batch')
 
   return jax.tree_util.tree_map_with_path(placed, jax.eval_shape(empty)), layout
 
@@ -258,7 +258,7 @@ def generation(
     most: Most samples in flight on a shard.
     formats: How weights, keys and values are kept.
   """
-  tensor, i32 = mesh.shape['tensor'], _whole(mesh, (), np.int32)
+  tensor, i32 = mesh.shape['tensor'], _lying(mesh, (), np.int32)
   model = *player, i32
   how = {'tensor': tensor, 'formats': formats}
   desk = Desk(
@@ -267,7 +267,7 @@ def generation(
     range(len(asked.prompts)),
     sampling=asked.sampling,
     eos_ids=(0,),
-    shards=dist.batch_shards(mesh),
+    shards=dist.shards_of(mesh, 'rows'),
     most=most,
   )
   turn = desk.turn()
@@ -295,7 +295,7 @@ def generation(
       _rows(mesh, (desk.shards, j, len(desk.samples)), 'int32'),
       _rows(mesh, (desk.shards, rows), 'int32'),
       _rows(mesh, (desk.shards,), 'bool'),
-      _whole(mesh, (4,), np.int32),
+      _lying(mesh, (4,), np.int32),
       group=desk.group,
       sampling=asked.sampling.of_token(),
       eos_ids=(0,),
@@ -322,7 +322,7 @@ def _pages(
   empty = jax.eval_shape(lambda: engine._empty(config, count, size, cache))
 
   def one(x):
-    where = dist.sharding(mesh, ('batch', 'kv_heads', None, None), x.shape)
+    where = dist.sharding(mesh, ('rows', 'kv_heads', None, None), x.shape)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   return jax.tree.map(one, empty)

@@ -126,7 +126,7 @@ def generate(
     key: PRNG key.
     role: Index of the role that answers.
     mesh: Over which rows are split.
-    most: Most samples in flight on each of its batch shards.
+    most: Most samples in flight on each of their shards.
     sampling: How to draw.
     eos_ids: The tokens that end a response.
     formats: How weights, keys and values are kept. Prompts are read with the
@@ -142,7 +142,7 @@ def generate(
     *(len(prefix), rests, addresses),
     sampling=sampling,
     eos_ids=eos_ids,
-    shards=dist.batch_shards(mesh),
+    shards=dist.shards_of(mesh, 'rows'),
     most=most,
   )
   if not desk.asked:
@@ -150,7 +150,10 @@ def generate(
   model, cache = (graphdef, params, np.int32(role)), formats.cache
   weights = lay_out(*model, tensor=tensor, formats=formats)
   read = functools.partial(_prefill, *model)
-  put = functools.partial(dist.put_local, mesh)
+
+  def put(x):
+    return dist.put_local(mesh, x, 'rows')
+
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
   shared = first and _kept(first, cache)
   newest, pages, tables = None, {}, {}
@@ -235,7 +238,7 @@ def _relaid_layer(old, fresh, source, into, cache):
     fresh = fresh.reshape(w, -1, *shape)
     put = jax.vmap(lambda pages, i, x: pages.at[i].set(x, mode='drop'))
     pages = put(pages, into, fresh).reshape(-1, *shape)
-    return dist.constrain(pages, 'batch', 'kv_heads', None, None)
+    return dist.constrain(pages, 'rows', 'kv_heads', None, None)
 
   return jax.tree.map(one, fresh, *([old] if old else []))
 
@@ -252,7 +255,7 @@ def _of_parents(pages, parents):
   def one(x):
     moved = take(x.reshape(w, -1, *x.shape[1:]), parents)
     moved = moved.reshape(-1, *x.shape[1:])
-    return dist.constrain(moved, 'batch', 'kv_heads', None, None)
+    return dist.constrain(moved, 'rows', 'kv_heads', None, None)
 
   return jax.tree.map(one, pages)
 
@@ -270,7 +273,7 @@ def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
 
   empty = kept(Pages(zeros(c.head_dim, size), zeros(size, c.head_dim)), cache)
   return jax.tree.map(
-    lambda x: dist.constrain(x, 'batch', 'kv_heads', None, None), empty
+    lambda x: dist.constrain(x, 'rows', 'kv_heads', None, None), empty
   )
 
 
@@ -371,7 +374,7 @@ def _advance(
   for_host = {'row': end.row, 'lead': end.lead, 'token': end.token}
   for_host |= {'alive': end.alive, 'out': end.out}
   for_host = jax.tree.map(
-    lambda x: dist.constrain(x, 'batch', *[None] * (x.ndim - 1)), for_host
+    lambda x: dist.constrain(x, 'rows', *[None] * (x.ndim - 1)), for_host
   )
   return end._replace(**for_host)
 

@@ -217,9 +217,9 @@ def _invert(
     mass.reshape(*mass.shape[:-1], parts, size),
     [(0, 0)] * 3 + [(0, -size % block)],
   ).reshape(*mass.shape[:-1], -1, block)
-  blocks = dist.constrain(blocks, 'batch', None, 'vocab', None)
+  blocks = dist.constrain(blocks, 'rows', None, 'vocab', None)
   sums = _pick(blocks.sum(-1), rows)
-  sums = dist.constrain(sums, 'batch', None, None)  # few: a root of all
+  sums = dist.constrain(sums, 'rows', None, None)  # few: a root of all
   ends = _rising(sums)
   total = ends[..., -1]
   wanted = uniform * total

@@ -5,6 +5,7 @@ what is refused could not have run; what passes may still be too large, by its
 activations and by the keys and values of what it generates.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def check(
   if offload and not on_host:
     del parts['moments']
   # Each replica holds all of it; on a CPU all of them share one memory.
-  chips = mesh.shape['fsdp'] * mesh.shape['tensor']
+  chips = math.prod(mesh.shape[x] for x in ('fsdp', 'context', 'tensor'))
   where = 'on each device'
   if on_host:
     chips, where = chips / len(mesh.local_devices), 'on this host'

@@ -21,7 +21,7 @@ _LEAST = 128  # tokens of a sequence whose length is chosen
 _DENSE = 1024  # of one in which attention costs as much as all else
 _WORTH = 1.1  # what a longer sequence must save, or sizes alternate
 _MANY = 4  # microbatches of the larger size that must be full
-_ROOM = 32  # least room for microbatches, where there are several
+_ROOM = 32  # least room for microbatches, where there may be several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +105,13 @@ def lay_out(
   # No logits exist for other tokens than these; room for half of a sequence
   # or for all of it, so that few programs exist.
   half = sizes[best, :, 1].max() <= length // 2
+  # Chosen by the rows, sizes may give one in this step and several in the next.
+  one = bool(shapes.sequences) and max(used) == 1
   layout = Layout(
     length,
     teacher_length,
     scored=length // 2 if half else length,
-    room=1 if max(used) == 1 else power(max(used), _ROOM, base=8),
+    room=1 if one else power(max(used), _ROOM, base=8),
     used=0,
     sequences=sequences * here,
   )

@@ -17,25 +17,30 @@ from jaxdistill.dist.axes import (
   RULES,
   batch_shards,
   constrain,
+  described,
   local_part,
   pinned,
   put_local,
   replicated,
   sharding,
 )
+from jaxdistill.dist.programs import Programs, forget_programs
 from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
   'BATCH_AXES',
   'DECODE_RULES',
   'RULES',
+  'Programs',
   'agree_max',
   'barrier',
   'batch_shards',
   'by_first',
   'closing',
   'constrain',
+  'described',
   'ended',
+  'forget_programs',
   'gather_texts',
   'local_part',
   'make_mesh',

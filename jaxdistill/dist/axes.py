@@ -109,10 +109,22 @@ def put_local(mesh: Mesh, x: np.ndarray, axis: int = 0) -> Array:
     x: This process's part; the same shape on every process.
     axis: The batch axis.
   """
-  spec: list[Any] = [None] * x.ndim
-  spec[axis] = BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
+  where = _split(mesh, x.ndim, axis)
   return jax.make_array_from_process_local_data(where, x)
+
+
+def described(
+  mesh: Mesh, shape: Sequence[int], dtype: Any, axis: int = 0
+) -> jax.ShapeDtypeStruct:
+  """A global array as `put_local` makes it, described by its global shape."""
+  where = _split(mesh, len(shape), axis)
+  return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
+
+
+def _split(mesh: Mesh, ndim: int, axis: int) -> NamedSharding:
+  spec: list[Any] = [None] * ndim
+  spec[axis] = BATCH_AXES
+  return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def local_part(x: Array, axis: int = 0) -> np.ndarray:

@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.batch import Batch, Reading, Shapes, lay_out
-from jaxdistill.batch.layout import Layout, power
+from jaxdistill.batch.layout import Layout
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import DecoderConfig, Deltas
 from jaxdistill.models.decode import Unrolled
 from jaxdistill.models.encoder import make
 from jaxdistill.models.int8 import Formats
-from jaxdistill.models.paged import Level, Pages
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.plan.rehearsal import Asked
 from jaxdistill.rollout import engine
+from jaxdistill.rollout.foreseen import to_draw
 from jaxdistill.rollout.schedule import Desk
 from jaxdistill.run.step import (
   TrainState,
@@ -105,13 +105,6 @@ def describe(
   )
 
 
-def _rows(mesh: Mesh, shape: Sequence[int], dtype: Any, axis: int = 0) -> Any:
-  spec: list[Any] = [None] * len(shape)
-  spec[axis] = dist.BATCH_AXES
-  where = NamedSharding(mesh, PartitionSpec(*spec))
-  return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
-
-
 def _whole(mesh: Mesh, shape: Sequence[int], dtype: Any) -> Any:
   where = dist.replicated(mesh)
   return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
@@ -174,7 +167,7 @@ def batch_of(
   def placed(path, x):
     if path[0].name in _NUMBERS:
       return x
-    return _rows(mesh, x.shape, x.dtype, axis=1)
+    return dist.described(mesh, x.shape, x.dtype, axis=1)
 
   return jax.tree_util.tree_map_with_path(placed, jax.eval_shape(empty)), layout
 
@@ -273,29 +266,19 @@ def generation(
   turn = desk.turn()
   read = None
   if turn.admitted:
-    tokens = _rows(mesh, turn.admitted[0][0].shape, 'int32')
-    read = engine._prefill.lower(*model, tokens, None, size=desk.size)
-  pages = functools.partial(_pages, config, mesh, formats.cache)
-  j, rows = desk.samples.row.shape[1], desk.rooms[-1]
-  each = -(-asked.sampling.max_tokens // desk.page)
-  levels = []
-  for room, size, readers in (
-    (desk.text_room, desk.size, desk.group),
-    (power(rows * (each - 1)) if each > 1 else 0, desk.page, 1),
-  ):
-    if room:
-      table = _rows(mesh, (desk.shards, room, 4 + readers), 'int32')
-      at = _rows(mesh, (desk.shards, j), 'int32')
-      levels.append(Level(pages(desk.shards * room, size), table, at, i32))
-  newest = pages(desk.shards * rows, desk.page)
+    tokens = dist.described(mesh, turn.admitted[0][0].shape, 'int32')
+    graphdef, *given = model
+    read = engine._prefill.lower(
+      *(*given, tokens, None), graphdef=graphdef, size=desk.size
+    )
+  rows, places = desk.rooms[-1], desk.samples.row.shape[1] // desk.group
+  room = max(desk.own_rooms(rows), default=0)
+  shown = to_draw(desk, mesh, config, formats.cache, rows, room)
 
   def advance(weights):
     return engine._advance.lower(
-      *(config, weights, _KEY, None, tuple(levels), newest),
-      _rows(mesh, (desk.shards, j, len(desk.samples)), 'int32'),
-      _rows(mesh, (desk.shards, rows), 'int32'),
-      _rows(mesh, (desk.shards,), 'bool'),
-      _whole(mesh, (4,), np.int32),
+      *(weights, _KEY, None, *shown),
+      config=config,
       group=desk.group,
       sampling=asked.sampling.of_token(),
       eos_ids=(0,),
@@ -309,23 +292,9 @@ def generation(
     read,
     advance,
     desk.shards * rows,
-    len(turn.admitted)
-    * -(-len(asked.prompts) // (desk.shards * j // desk.group)),
-    bytes_of((levels, newest)),
+    len(turn.admitted) * -(-len(asked.prompts) // (desk.shards * places)),
+    bytes_of(shown[:2]),
   )
-
-
-def _pages(
-  config: DecoderConfig, mesh: Mesh, cache: str, count: int, size: int
-) -> Pages:
-  """Pages of keys and values, described."""
-  empty = jax.eval_shape(lambda: engine._empty(config, count, size, cache))
-
-  def one(x):
-    where = dist.sharding(mesh, ('batch', 'kv_heads', None, None), x.shape)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-  return jax.tree.map(one, empty)
 
 
 def weights_of(lay_out: Any, ends: Any, config: DecoderConfig) -> Unrolled:

@@ -22,6 +22,7 @@ from jaxdistill.rollout.samplers import Sampling
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
 PAGE = 64  # tokens
 _BESIDE = 32  # samples of several prompts of one text, which are compared
+_LEAST_SIZE = 16  # tokens of a page of a prompt
 _READ = 2**14  # tokens of prompts that a shard reads at a time, at most
 _READ_WELL = 2**10  # as many at a time cost little more than many more
 
@@ -46,6 +47,12 @@ class Desk:
     eos_ids: The tokens that end a response.
     shards: Into how many parts rows are split, over all hosts.
     most: Most samples in flight on a shard.
+    expected: Prompts that another such call may have, if they are more.
+
+  Attributes:
+    reads: How many texts may be read at a time, of a shard.
+    width: Tokens of each that are read, with those that fill it up.
+    rooms: For how many rows there may be room.
   """
 
   def __init__(
@@ -58,6 +65,7 @@ class Desk:
     eos_ids: tuple[int, ...],
     shards: int,
     most: int,
+    expected: int = 0,
   ):
     self.prefix, self.addresses = prefix, addresses
     self.limit, self.eos_ids, self.shards = sampling.max_tokens, eos_ids, shards
@@ -81,8 +89,12 @@ class Desk:
       for text, units in enumerate(self.units)
       for start in range(0, len(units), self.group)
     )
-    (units,) = dist.agree_max(-(-len(self.waiting) // self.here))
-    self.asked = units > 0
+    # So many groups at most: the last of each text may be cut short.
+    prompts = max(expected, len(rests))
+    groups = -(-prompts * self.per_prompt // self.group)
+    groups = max(groups * min(copies, 2), len(self.waiting))
+    units, asked = dist.agree_max(-(-groups // self.here), len(self.waiting))
+    self.asked = asked > 0
     # Some texts have one last sample that goes on: others begin beside it.
     beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
     places = power(min(units, beside))
@@ -90,7 +102,14 @@ class Desk:
     self.page = min(PAGE, power(self.limit))
     # As few pages as hold the longest, and no larger than that takes.
     pages = bucket(max(-(-widest // PAGE), 1))
-    self.size = bucket(-(-widest // pages), 4)
+    self.size = bucket(-(-widest // pages), _LEAST_SIZE)
+    self.width = pages * self.size
+    # As if all were as long: for sums of lengths there is no bound but this.
+    self.text_room = places * pages if widest else 0
+    self.refills = units > places
+    fewest = 1 if self.refills else units // 2 + 1
+    texts = range(fewest, min(units, places) + 1)
+    self.reads = sorted({self._at_once(n) for n in texts if widest})
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
@@ -100,7 +119,7 @@ class Desk:
     self.rooms = [room for room in rooms if room < all_rows] + [all_rows]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)
-    self.slot = self.rows = self.own_room = self.text_room = 0
+    self.slot = self.rows = self.own_room = 0
     self.texts: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
     self.own: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
     units = len(rests) * sampling.samples
@@ -162,26 +181,25 @@ class Desk:
     ]
     begun = self._admit()
     texts = [self._pages_of_texts(w, of) for w, of in enumerate(begun)]
-    widths = [len(self.rests[p]) - 1 for of in begun for p, _ in of.values()]
     # All that the hosts must agree on, at once.
-    rows, going, split, copied, *agreed = dist.agree_max(
-      max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
-      max(map(len, leaders)),
-      len(parted),
-      max(parted, default=0),
-      max(map(sum, owned)),
-      max(max(x, default=0) for x in owned),
-      max(map(len, begun)),
-      max(widths, default=0),
-      max(map(sum, texts)),
-      max(max(x, default=0) for x in texts),
+    rows, going, split, copied, owned, own_longest, most, longest = (
+      dist.agree_max(
+        max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
+        max(map(len, leaders)),
+        len(parted),
+        max(parted, default=0),
+        max(map(sum, owned)),
+        max(max(x, default=0) for x in owned),
+        max(map(len, begun)),
+        max(max(x, default=0) for x in texts),
+      )
     )
-    owned, own_longest, most, width, kept, longest = agreed
     if not rows:
       return Turn(0)
     moved = self._stand(first, leaders, begun, self._room(rows), split > 0)
     before, closed = self.own, None
-    if (full and going) or copied:
+    # Fewer rows have fewer pages, so few pairs of both are ever met.
+    if (full and going) or copied or (moved is not None and self.own_room):
       closed = self._lay_out(
         leaders, parents, power(owned, self.rows // 2), full
       )
@@ -195,7 +213,7 @@ class Desk:
     if full or not going:
       self.slot, s.begin[:] = 0, 0
       s.base[:] += self.page
-    admitted = self._read(begun, most, width, kept)
+    admitted = self._read(begun, most)
     for w, of in enumerate(begun):
       for b, (text, start) in of.items():
         self._seat(w, b, text, start)
@@ -219,6 +237,15 @@ class Desk:
       np.full(self.here, bool(self.waiting)),
       self._limits(),
     )
+
+  def own_rooms(self, rows: int) -> list[int]:
+    """For how many full pages there may be room beside so many rows."""
+    # Who begins at once with all others draws its last page as the newest.
+    most = rows * (-(-self.limit // self.page) - (not self.refills))
+    if not most:
+      return []
+    doublings = (power(most, rows // 2) // (rows // 2)).bit_length()
+    return [rows // 2 << k for k in range(doublings)]
 
   def _room(self, rows: int) -> int:
     """The smallest room for so many rows: few, so that few programs exist."""
@@ -334,14 +361,16 @@ class Desk:
     self.own = owns
     return source, into
 
-  def _read(self, begun, most, width, kept) -> list:
+  def _at_once(self, texts: int) -> int:
+    """How many of so many texts are read at a time."""
+    largest = min(power(texts), max(_READ // self.width, 1))
+    return _per_read(texts, largest, max(_READ_WELL // self.width, 1))
+
+  def _read(self, begun, most) -> list:
     """What is read of the texts that begin, and where their pages go."""
-    if not most:
+    if not (most and self.text_room):
       return []
-    size, self.text_room = self.size, power(max(kept, 1))
-    width = max(bucket(-(-width // size)), 1) * size
-    count = min(power(most), max(_READ // width, 1))
-    count = _per_read(most, count, max(_READ_WELL // width, 1))
+    size, width, count = self.size, self.width, self._at_once(most)
     out = []
     for start in range(0, most, count):
       tokens = np.zeros((self.here * count, width), np.int32)

@@ -154,7 +154,10 @@ def uneven(workdir: str) -> list:
     for steps in (2, 4):
       part = dataclasses.replace(run, steps=steps)
       loop = Loop(part, workdir, config.to_dict())
-      summary = loop.train() | {'first_step': loop.first_step}
+      with compiled() as programs:
+        counts = [len(programs) for _ in loop.steps()]
+      summary = loop.summary | {'first_step': loop.first_step}
+      summary |= {'compiled': counts[-1] - counts[0]}
       out.append(summary | {'archive': loop.method_state['archive']})
     player, said = loop.player(loop.state.params), []
     for wrong in (('judge', '1+1'), ('proposer', 'propose add:'), SPOILT):

@@ -30,6 +30,7 @@ from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.paged import part
 from jaxdistill.rollout import Sampling, budget, engine, schedule
 from jaxdistill.rollout.budget import rows_within
+from jaxdistill.rollout.pages import empty
 from jaxdistill.run.step import param_shardings, place
 
 BOTH = Formats('int8', 'int8')

@@ -106,7 +106,7 @@ class Desk:
     self.width = pages * self.size
     # As if all were as long: for sums of lengths there is no bound but this.
     self.text_room = places * pages if widest else 0
-    self.refills = units > places
+    self.refills = units > places or self.most < places * self.group
     fewest = 1 if self.refills else units // 2 + 1
     texts = range(fewest, min(units, places) + 1)
     self.reads = sorted({self._at_once(n) for n in texts if widest})

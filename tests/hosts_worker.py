@@ -155,9 +155,9 @@ def uneven(workdir: str) -> list:
       part = dataclasses.replace(run, steps=steps)
       loop = Loop(part, workdir, config.to_dict())
       with compiled() as programs:
-        counts = [len(programs) for _ in loop.steps()]
+        first, *_ = [len(programs) for _ in loop.steps()]
       summary = loop.summary | {'first_step': loop.first_step}
-      summary |= {'compiled': counts[-1] - counts[0]}
+      summary |= {'compiled': programs[first:]}
       out.append(summary | {'archive': loop.method_state['archive']})
     player, said = loop.player(loop.state.params), []
     for wrong in (('judge', '1+1'), ('proposer', 'propose add:'), SPOILT):
@@ -228,13 +228,13 @@ def stopped(workdir: str) -> list[int]:
 
 @contextlib.contextmanager
 def compiled() -> Iterator[list[str]]:
-  """A list that holds an entry for each program compiled in here."""
+  """A list that holds the name of each program compiled in here."""
   programs = []
 
-  def listen(event, seconds, **_):
+  def listen(event, seconds, fun_name='', **_):
     del seconds
     if event == '/jax/core/compile/backend_compile_duration':
-      programs.append(event)
+      programs.append(fun_name)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:

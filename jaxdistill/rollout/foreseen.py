@@ -11,7 +11,7 @@ from jaxdistill.dist import Programs
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.paged import Level
 from jaxdistill.rollout.pages import described_pages, moved_layer, relaid_layer
-from jaxdistill.rollout.schedule import Desk
+from jaxdistill.rollout.schedule import FALL, Desk
 
 _RISE, _FALL = 4, 8  # by what factor room for full pages changes in one turn
 
@@ -65,9 +65,9 @@ class Ahead(NamedTuple):
     """What gives rows other places, and lays out their full pages anew."""
     d, w = self.desk, self.desk.shards
     own_rooms = sorted({n for rows in d.rooms for n in d.own_rooms(rows)})
-    for rows in d.rooms:
+    for i, rows in enumerate(d.rooms):
       newest = self._layer(rows, d.page)
-      for others in d.rooms:
+      for others in d.rooms[max(i - FALL, 0) :]:
         self.programs.foresee(moved_layer, newest, self._rows(w, others))
       for room in d.own_rooms(rows):
         places = self._rows(w, room), self._rows(w, rows)

@@ -21,6 +21,7 @@ from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
 PAGE = 64  # tokens
+FALL = 2  # rooms for rows, at once
 _BESIDE = 32  # samples of several prompts of one text, which are compared
 _LEAST_SIZE = 16  # tokens of a page of a prompt
 _READ = 2**14  # tokens of prompts that a shard reads at a time, at most
@@ -79,9 +80,11 @@ class Desk:
     self.units = [np.array(units) for units in units_of.values()]
     self.rests = [rests[u[0] // self.per_prompt] for u in self.units]
     widest = max((len(rest) - 1 for rest in rests), default=0)
-    # As many as most texts fill: a place costs what all of its samples would.
-    copies = max(len(rests), 1) // max(len(self.units), 1)
-    copies, widest = dist.agree_max(power(copies + 1) // 2, widest)
+    # A place costs what all of its samples would. Where there are few texts,
+    # how many go by the prompts: another time the texts are more or fewer.
+    few = len(self.units) <= 0.8 * len(rests)
+    copies = power(len(rests) // 4 * few + 1) // 2
+    copies, widest = dist.agree_max(max(copies, 1), widest)
     copies = min(copies, max(_BESIDE // self.per_prompt, 1))
     self.group = min(copies * self.per_prompt, most)
     self.waiting = collections.deque(
@@ -93,8 +96,11 @@ class Desk:
     prompts = max(expected, len(rests))
     groups = -(-prompts * self.per_prompt // self.group)
     groups = max(groups * min(copies, 2), len(self.waiting))
-    units, asked = dist.agree_max(-(-groups // self.here), len(self.waiting))
-    self.asked = asked > 0
+    units, first, expected, samples = dist.agree_max(
+      *(-(-n // self.here) for n in (groups, len(self.waiting))),
+      *(expected, prompts * self.per_prompt),
+    )
+    self.asked = first > 0
     # Some texts have one last sample that goes on: others begin beside it.
     beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
     places = power(min(units, beside))
@@ -106,16 +112,20 @@ class Desk:
     self.width = pages * self.size
     # As if all were as long: for sums of lengths there is no bound but this.
     self.text_room = places * pages if widest else 0
-    self.refills = units > places or self.most < places * self.group
-    fewest = 1 if self.refills else units // 2 + 1
-    texts = range(fewest, min(units, places) + 1)
+    self.refills = units > places or units * self.group > self.most
+    # At first as many as there are, or another time up to half as many.
+    if self.refills:
+      first = 1
+    elif expected or copies > 1:
+      first = min(first, units // 2)
+    texts = range(max(first, 1), min(max(units, first), places) + 1)
     self.reads = sorted({self._at_once(n) for n in texts if widest})
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
     # to, so that room is exact.
     rooms = [_LEAST, *(4 * _LEAST * 2**k for k in range(20))]
-    all_rows = max(self.most, _LEAST)
+    all_rows = max(min(self.most, power(samples)), _LEAST)
     self.rooms = [room for room in rooms if room < all_rows] + [all_rows]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)
@@ -248,8 +258,13 @@ class Desk:
     return [rows // 2 << k for k in range(doublings)]
 
   def _room(self, rows: int) -> int:
-    """The smallest room for so many rows: few, so that few programs exist."""
-    return next(room for room in self.rooms if room >= rows)
+    """The smallest room for so many rows: few, so that few programs exist.
+
+    Where far fewer are left, two rooms below for a token: any two would be too
+    many pairs.
+    """
+    lowest = self.rooms.index(self.rows) - FALL if self.rows else 0
+    return next(room for room in self.rooms[max(lowest, 0) :] if room >= rows)
 
   def responses(self) -> list[list[Response]]:
     """By prompt its responses, when all is done."""

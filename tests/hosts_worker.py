@@ -147,7 +147,7 @@ def uneven(workdir: str) -> list:
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples, config.eval.max_tokens = 4, 32
   config.guard.problems, config.guard.samples = 8, 4  # eval's programs
-  config.method.max_tokens, config.batch.sequences = 32, 4
+  config.method.max_tokens = 32
   configs.prepare(config)
   run, out = configs.build(config), []
   with jax.set_mesh(run.mesh):

@@ -115,7 +115,9 @@ def test_grades_are_those_of_a_cross_encoder(tmp_path, one_device, length):
     RowSet('', rows, apart=True), 0, one_device, Shapes(length, 1)
   )
   graphdef, state = nnx.split(loaded.model)
-  values = score(graphdef, (state,), batch, np.float32(1), what=Grade())
+  values = score(
+    *((state,), batch, np.float32(1)), graphdef=graphdef, what=Grade()
+  )
   for pair, (grade,) in zip(
     PAIRS, take_rows(values, places, rows), strict=True
   ):

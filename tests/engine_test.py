@@ -51,7 +51,7 @@ def dispatches(monkeypatch):
   seen, advance = [], engine._advance
 
   def noted(*args, **kw):
-    levels, lead = args[4], args[7]
+    levels, lead = args[3], args[6]
     seen.append((lead.shape[1], [x.readers.shape[1] for x in levels]))
     return advance(*args, **kw)
 
@@ -125,9 +125,9 @@ def test_prompts_of_one_text_are_read_once(one_device, monkeypatch, samples):
   )
   read, prefill = [], engine._prefill
 
-  def noted(graphdef, params, role, tokens, prefix, *, size):
+  def noted(params, role, tokens, prefix, **static):
     read.append(np.asarray(tokens))
-    return prefill(graphdef, params, role, tokens, prefix, size=size)
+    return prefill(params, role, tokens, prefix, **static)
 
   monkeypatch.setattr(engine, '_prefill', noted)
   found = player.generate(prompts, sampling, KEY)

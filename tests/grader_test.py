@@ -41,7 +41,9 @@ def rows_of(draw, lengths, alike=2):
 def grades(model, rows, mesh, apart=True):
   batch, places = make_batch(RowSet('', rows, apart=apart), 0, mesh, SHAPES)
   graphdef, state = nnx.split(model)
-  values = score(graphdef, (state,), batch, np.float32(1), what=Grade())
+  values = score(
+    *((state,), batch, np.float32(1)), graphdef=graphdef, what=Grade()
+  )
   found = take_rows(values, places, rows)
   return np.array([v[0] for v in found]), batch
 

@@ -78,6 +78,7 @@ def test_a_host_without_valid_proposals_ends_like_any_other(done):
   for mine, theirs in ((other, wrong[0]), (symbol, wrong[2])):
     assert mine == f'on another host: {theirs}'
   assert first['first_step'] == 0 and first['tokens'] > 0
+  assert first['compiled'] == []  # after its first step
   assert again['first_step'] == 2
   lines = [json.loads(x) for x in (work / 'metrics.jsonl').open()]
   assert [x['step'] for x in lines] == [0, 1, 2, 3, 4]

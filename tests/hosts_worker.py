@@ -147,14 +147,17 @@ def uneven(workdir: str) -> list:
   config.eval.splits, config.eval.problems = ('test',), 8
   config.eval.samples, config.eval.max_tokens = 4, 32
   config.guard.problems, config.guard.samples = 8, 4  # eval's programs
-  config.method.max_tokens, config.batch.sequences = 32, 4
+  config.method.max_tokens = 32
   configs.prepare(config)
   run, out = configs.build(config), []
   with jax.set_mesh(run.mesh):
     for steps in (2, 4):
       part = dataclasses.replace(run, steps=steps)
       loop = Loop(part, workdir, config.to_dict())
-      summary = loop.train() | {'first_step': loop.first_step}
+      with compiled() as programs:
+        first, *_ = [len(programs) for _ in loop.steps()]
+      summary = loop.summary | {'first_step': loop.first_step}
+      summary |= {'compiled': programs[first:]}
       out.append(summary | {'archive': loop.method_state['archive']})
     player, said = loop.player(loop.state.params), []
     for wrong in (('judge', '1+1'), ('proposer', 'propose add:'), SPOILT):
@@ -225,13 +228,13 @@ def stopped(workdir: str) -> list[int]:
 
 @contextlib.contextmanager
 def compiled() -> Iterator[list[str]]:
-  """A list that holds an entry for each program compiled in here."""
+  """A list that holds the name of each program compiled in here."""
   programs = []
 
-  def listen(event, seconds, **_):
+  def listen(event, seconds, fun_name='', **_):
     del seconds
     if event == '/jax/core/compile/backend_compile_duration':
-      programs.append(event)
+      programs.append(fun_name)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:

@@ -30,6 +30,7 @@ from jaxdistill.models.linear import Weights, apply
 from jaxdistill.models.paged import part
 from jaxdistill.rollout import Sampling, budget, engine, schedule
 from jaxdistill.rollout.budget import rows_within
+from jaxdistill.rollout.pages import empty
 from jaxdistill.run.step import param_shardings, place
 
 BOTH = Formats('int8', 'int8')
@@ -177,7 +178,7 @@ def test_deltas_and_biases_stay_beside(one_device, dtype):
     )
     logits, _ = decode(
       *(c, weights, tokens, jnp.zeros(6, jnp.int32), None, ()),
-      engine._empty(c, 6, 4, ''),
+      empty(config=c, pages=6, size=4, cache=''),
       *(jnp.full(6, 2), jnp.int32(2), shards),
     )
     atol = 1e-4 if dtype == 'float32' else 0.15

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from hosts_worker import compiled
 
 import jaxdistill as jd
 from jaxdistill import config as configs
@@ -76,10 +77,24 @@ def whole_by(tmp_path_factory):
     config.method.samples, config.method.propose_every = 4, 0
     config.method.update(SETTINGS[name])
     whole = start(config, folder)
-    whole.train()
+    with compiled() as programs:
+      first, *_ = [len(programs) for _ in whole.steps()]
+    LATER[name] = programs[first:]
     return whole, config, folder
 
   return trained
+
+
+LATER: dict[str, list[str]] = {}  # programs compiled after the first step
+
+
+@pytest.mark.parametrize('name', ['every', 'league'])
+def test_nothing_is_compiled_after_the_first_step(mesh, whole_by, name):
+  """Answers differ in length and number, the proposer learns in step 1."""
+  *_, folder = whole_by(name)
+  drawn = [x['rollout/tokens'] for x in lines(folder)]
+  assert len({*np.diff([0, *drawn]).tolist()}) > 2
+  assert LATER[name] == []
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Scripted:
   def __init__(self, script):
     self.script, self.asked = script, []
 
-  def generate(self, prompts_P, sampling, key):
+  def generate(self, prompts_P, sampling, key, expected=0):
     del key
     self.asked.append((prompts_P, sampling))
     return [
@@ -90,7 +90,7 @@ class Teacher(Player):
   def encode(self, prompt):
     return ids(prompt.text)
 
-  def generate(self, prompts_P, sampling, key):
+  def generate(self, prompts_P, sampling, key, expected=0):
     return self.scripted.generate(prompts_P, sampling, key)
 
   def logprobs(self, rollouts, temperature=1.0):

@@ -62,7 +62,7 @@ class Guide(Player):
     object.__setattr__(self, 'scripted', Scripted(SCRIPT))
     object.__setattr__(self, 'asked', [])
 
-  def generate(self, prompts_P, sampling, key):
+  def generate(self, prompts_P, sampling, key, expected=0):
     return self.scripted.generate(prompts_P, sampling, key)
 
   def choose(self, prompts, choices):
@@ -134,7 +134,7 @@ class Bare(Anchor):
     super().__init__()
     self.__dict__.update(scripted=Scripted(SCRIPT), held=[])
 
-  def generate(self, prompts_P, sampling, key):
+  def generate(self, prompts_P, sampling, key, expected=0):
     said = self.scripted.generate(prompts_P, sampling, key)
     kept = -0.125 * (sampling.dropout > 0)
     return [

@@ -362,7 +362,7 @@ def stack(
   batches = [
     fill(row_set, role, mesh, *laid)
     for row_set, laid in zip(
-      row_sets, lay_out(row_sets, mesh, shapes), strict=True
+      row_sets, lay_out(row_sets, mesh, shapes, alone=True), strict=True
     )
   ]
   return jax.tree.map(lambda *x: jnp.stack(x), *batches)

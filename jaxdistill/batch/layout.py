@@ -21,7 +21,7 @@ _LEAST = 128  # tokens of a sequence whose length is chosen
 _DENSE = 1024  # of one in which attention costs as much as all else
 _WORTH = 1.1  # what a longer sequence must save, or sizes alternate
 _MANY = 4  # microbatches of the larger size that must be full
-_ROOM = 32  # least room for microbatches, where there are several
+_ROOM = 32  # least room for microbatches, where there may be several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Layout(NamedTuple):
 
 
 def lay_out(
-  row_sets: Sequence[RowSet], mesh: Mesh, shapes: Shapes
+  row_sets: Sequence[RowSet],
+  mesh: Mesh,
+  shapes: Shapes,
+  alone: bool = False,
 ) -> list[tuple[Layout, list[Place]]]:
   """By set, the sizes of its arrays and the places of this host's rows.
 
@@ -73,6 +76,8 @@ def lay_out(
     row_sets: This host's; of one kind.
     mesh: Over which the sequences are sharded.
     shapes: What is asked for.
+    alone: Whether one microbatch of rows has no room for more, also where the
+      sizes are chosen: nothing like it follows that may have several.
   """
   sets = range(len(row_sets))
   longest, taught = dist.agree_max(
@@ -98,8 +103,12 @@ def lay_out(
   shards = dist.shards_of(mesh, 'batch')
   here = shards // jax.process_count()
   needed = -(-sizes[..., 0] // here)  # on each shard
+  # A microbatch is computed as a whole: of rows that do not fill one neither
+  # length saves anything, and they would alternate.
+  least = [per_shard([0], both[0], shapes, shards) for both in lengths]
   costs = [
-    cost_of(int(n.sum()), both) for n, both in zip(needed, lengths, strict=True)
+    cost_of(int(np.maximum(n, s).sum()), both)
+    for n, s, both in zip(needed, least, lengths, strict=True)
   ]
   best = next(i for i, c in enumerate(costs) if c <= _WORTH * min(costs))
   length, teacher_length = lengths[best]
@@ -108,11 +117,13 @@ def lay_out(
   # No logits exist for other tokens than these; room for half of a sequence
   # or for all of it, so that few programs exist.
   half = sizes[best, :, 1].max() <= length // 2
+  # Chosen by the rows, sizes may give one in this step and several in the next.
+  one = (alone or shapes.sequences > 0) and max(used) == 1
   layout = Layout(
     length,
     teacher_length,
     scored=length // 2 if half else length,
-    room=1 if max(used) == 1 else power(max(used), _ROOM, base=8),
+    room=1 if one else power(max(used), _ROOM, base=8),
     used=0,
     sequences=sequences * here,
   )

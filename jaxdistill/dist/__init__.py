@@ -18,6 +18,7 @@ from jaxdistill.dist.axes import (
   RULES,
   SUMMED,
   constrain,
+  described,
   gathered,
   local_part,
   parts,
@@ -29,6 +30,7 @@ from jaxdistill.dist.axes import (
   split_along,
   summed,
 )
+from jaxdistill.dist.programs import Programs, forget_programs
 from jaxdistill.dist.watch import closing, ended
 
 __all__ = [
@@ -36,13 +38,16 @@ __all__ = [
   'DRAWN',
   'READ',
   'RULES',
+  'Programs',
   'SUMMED',
   'agree_max',
   'barrier',
   'by_first',
   'closing',
   'constrain',
+  'described',
   'ended',
+  'forget_programs',
   'gather_texts',
   'gathered',
   'local_part',

@@ -214,6 +214,14 @@ def put_local(mesh: Mesh, x: np.ndarray, *axes: str | None) -> Array:
   return jax.make_array_from_process_local_data(sharding(mesh, axes), x)
 
 
+def described(
+  mesh: Mesh, shape: Sequence[int], dtype: Any, *axes: str | None
+) -> jax.ShapeDtypeStruct:
+  """A global array as `put_local` makes it, described by its global shape."""
+  where = sharding(mesh, axes)
+  return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
+
+
 def local_part(x: Array, axis: int = 0) -> np.ndarray:
   """This process's part of an array sharded over the batch along `axis`."""
   blocks = {}

@@ -50,7 +50,14 @@ from jaxdistill.rollout.proposals import (
   read_proposal,
 )
 from jaxdistill.rollout.verify import suits
-from jaxdistill.types import Anchor, Collected, Prompt, Records, Rollout
+from jaxdistill.types import (
+  Anchor,
+  Collected,
+  Prompt,
+  Records,
+  Rollout,
+  Update,
+)
 
 # What self-play is held against: each undoes one part of it.
 CONTROLS: dict[str, dict[str, Any]] = {
@@ -247,7 +254,7 @@ class Sqlm(Method):
       state = state | {'bank': state['bank'] or Records(texts)}
     asked = self._ask(proposals, problems, state, seed)
     suited = self._guide(players, asked, problems)
-    rollouts_PG = self._solve(players['policy'], asked, key)
+    rollouts_PG = self._solve(players['policy'], asked, problems, key)
     yield  # what follows asks the policy for nothing
     answered = self._vote(asked, rollouts_PG, seed)
     earned, state = self._reward_proposals(proposals, answered, suited, state)
@@ -273,6 +280,7 @@ class Sqlm(Method):
       )
       * bool(self.policy.kl)
       + sum(len(proposals[i].rollout.tokens_T) for i in suited),
+      later=self._later(withheld),
     )
 
   def loss(self, model, anchors, batch):
@@ -297,6 +305,13 @@ class Sqlm(Method):
       return not first, first
     every = self.propose_every
     return True, bool(every) and (step + 1) % every == 0
+
+  def _later(self, withheld) -> list[Update]:
+    """Whose turn may come at another step."""
+    found = [self.policy.update(self.policy.row_set([]))]
+    if self.propose_every or self.alternate:
+      found.append(self._of_proposer([], withheld))
+    return found
 
   def _writing(self, count: int) -> Sampling:
     """How the proposer draws."""
@@ -371,12 +386,16 @@ class Sqlm(Method):
     worth = suits(guide, [*shown.values()])
     return dict(zip(shown, worth.tolist(), strict=True))
 
-  def _solve(self, policy, asked, key) -> list[list[Rollout]]:
+  def _solve(self, policy, asked, topics, key) -> list[list[Rollout]]:
     """2. Answers to each problem."""
+    # All proposals may be valid in some step.
+    parts = 1 if self.given else self.proposals
+    parts += bool(self.replay) + bool(self.known)
     return policy.generate(
       [Prompt.solve(a.problem) for a in asked],
       self.policy.sampling(self.samples, self.max_tokens),
       jax.random.fold_in(key, 1),
+      expected=len(topics) * parts,
     )
 
   def _vote(self, asked, rollouts_PG, seed) -> list[Answered]:
@@ -425,20 +444,25 @@ class Sqlm(Method):
     earned_PG = np.array(earned).reshape(-1, self.proposals)
     valid = [i for i, p in enumerate(proposals) if p.problem]
     written = [proposals[i].rollout for i in valid]
-    policy = self.policy
     if self.dropout:
       # Log-probs are of the words that there were, drawn and learned.
       written = [
         dataclasses.replace(r, logp_T=r.logp_T - r.kept_T) for r in written
       ]
-      policy, base = dataclasses.replace(policy, kl=0.0), None
-    rows = policy.rows(
+      base = None
+    rows = self.policy.rows(
       written,
-      policy.advantages(earned_PG).ravel()[valid],
-      np.repeat(policy.kept(earned_PG), self.proposals)[valid],
+      self.policy.advantages(earned_PG).ravel()[valid],
+      np.repeat(self.policy.kept(earned_PG), self.proposals)[valid],
       base,
       self.max_problem_tokens,
     )
+    return self._of_proposer(rows, withheld)
+
+  def _of_proposer(self, rows, withheld):
+    policy = self.policy
+    if self.dropout:
+      policy = dataclasses.replace(policy, kl=0.0)
     found = policy.row_set(rows, role='proposer', kind='proposer')
     if self.dropout:
       known = {**found.coefficients, 'withheld': withheld}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 
 from jaxdistill import dist
 from jaxdistill.batch import Batch, Reading, Shapes, lay_out
-from jaxdistill.batch.layout import Layout, power
+from jaxdistill.batch.layout import Layout
 from jaxdistill.methods.method import Method, anchors_of
 from jaxdistill.models import DecoderConfig, Deltas
 from jaxdistill.models.decode import Unrolled
 from jaxdistill.models.encoder import make
 from jaxdistill.models.int8 import Formats
-from jaxdistill.models.paged import Level, Pages
 from jaxdistill.optimizer import OptimizerConfig
 from jaxdistill.plan.rehearsal import Asked
 from jaxdistill.rollout import engine
+from jaxdistill.rollout.foreseen import to_draw
 from jaxdistill.rollout.schedule import Desk
 from jaxdistill.run.step import (
   TrainState,
@@ -105,18 +105,6 @@ def describe(
   )
 
 
-def _lying(
-  mesh: Mesh, shape: Sequence[int], dtype: Any, *axes: str | None
-) -> Any:
-  """An array described, of these logical names; the rest is whole."""
-  where = dist.sharding(mesh, axes)
-  return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=where)
-
-
-def _rows(mesh: Mesh, shape: Sequence[int], dtype: Any) -> Any:
-  return _lying(mesh, shape, dtype, 'rows')
-
-
 def longest_of(row_set: RowSet, prompt: int, response: int) -> RowSet:
   """As many rows of the set, or one, each as long as any may be."""
   count = max(len(row_set.rows), 1)
@@ -174,7 +162,7 @@ def batch_of(
   def placed(path, x):
     if path[0].name in _NUMBERS:
       return x
-    return _lying(mesh, x.shape, x.dtype, None, 'batch')
+    return dist.described(mesh, x.shape, x.dtype, None, 'batch')
 
   return jax.tree_util.tree_map_with_path(placed, jax.eval_shape(empty)), layout
 
@@ -258,7 +246,7 @@ def generation(
     most: Most samples in flight on a shard.
     formats: How weights, keys and values are kept.
   """
-  tensor, i32 = mesh.shape['tensor'], _lying(mesh, (), np.int32)
+  tensor, i32 = mesh.shape['tensor'], dist.described(mesh, (), np.int32)
   model = *player, i32
   how = {'tensor': tensor, 'formats': formats}
   desk = Desk(
@@ -273,29 +261,20 @@ def generation(
   turn = desk.turn()
   read = None
   if turn.admitted:
-    tokens = _rows(mesh, turn.admitted[0][0].shape, 'int32')
-    read = engine._prefill.lower(*model, tokens, None, size=desk.size)
-  pages = functools.partial(_pages, config.over(tensor), mesh, formats.cache)
-  j, rows = desk.samples.row.shape[1], desk.rooms[-1]
-  each = -(-asked.sampling.max_tokens // desk.page)
-  levels = []
-  for room, size, readers in (
-    (desk.text_room, desk.size, desk.group),
-    (power(rows * (each - 1)) if each > 1 else 0, desk.page, 1),
-  ):
-    if room:
-      table = _rows(mesh, (desk.shards, room, 4 + readers), 'int32')
-      at = _rows(mesh, (desk.shards, j), 'int32')
-      levels.append(Level(pages(desk.shards * room, size), table, at, i32))
-  newest = pages(desk.shards * rows, desk.page)
+    tokens = dist.described(mesh, turn.admitted[0][0].shape, 'int32', 'rows')
+    graphdef, *given = model
+    read = engine._prefill.lower(
+      *(*given, tokens, None), graphdef=graphdef, size=desk.size
+    )
+  rows, places = desk.rooms[-1], desk.samples.row.shape[1] // desk.group
+  room = max(desk.own_rooms(rows), default=0)
+  as_split = config.over(tensor)
+  shown = to_draw(desk, mesh, as_split, formats.cache, rows, room)
 
   def advance(weights):
     return engine._advance.lower(
-      *(config, weights, _KEY, None, tuple(levels), newest),
-      _rows(mesh, (desk.shards, j, len(desk.samples)), 'int32'),
-      _rows(mesh, (desk.shards, rows), 'int32'),
-      _rows(mesh, (desk.shards,), 'bool'),
-      _lying(mesh, (4,), np.int32),
+      *(weights, _KEY, None, *shown),
+      config=config,
       group=desk.group,
       sampling=asked.sampling.of_token(),
       eos_ids=(0,),
@@ -309,23 +288,9 @@ def generation(
     read,
     advance,
     desk.shards * rows,
-    len(turn.admitted)
-    * -(-len(asked.prompts) // (desk.shards * j // desk.group)),
-    bytes_of((levels, newest)),
+    len(turn.admitted) * -(-len(asked.prompts) // (desk.shards * places)),
+    bytes_of(shown[:2]),
   )
-
-
-def _pages(
-  config: DecoderConfig, mesh: Mesh, cache: str, count: int, size: int
-) -> Pages:
-  """Pages of keys and values, described."""
-  empty = jax.eval_shape(lambda: engine._empty(config, count, size, cache))
-
-  def one(x):
-    where = dist.sharding(mesh, ('rows', 'kv_heads', None, None), x.shape)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-  return jax.tree.map(one, empty)
 
 
 def weights_of(lay_out: Any, ends: Any, config: DecoderConfig) -> Unrolled:

@@ -94,8 +94,8 @@ class StandIn(Player):
     del args, kwargs
     return [self] * len(sets_E)
 
-  def _generate(self, prompts_P, ids_P, sampling, key):
-    del key
+  def _generate(self, prompts_P, ids_P, sampling, key, expected=0):
+    del key, expected
     lengths = tuple(map(len, ids_P))
     self.notes.asked.append(Asked(self.who, lengths, sampling))
     return [

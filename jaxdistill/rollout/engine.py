@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdistill import dist
+from jaxdistill.dist import Programs
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.decode import (
   Unrolled,
@@ -33,8 +34,10 @@ from jaxdistill.models.decode import (
   unroll_layer,
 )
 from jaxdistill.models.int8 import Formats
-from jaxdistill.models.paged import CACHES, Level, Pages, kept, take, view
+from jaxdistill.models.paged import Level, Pages, take, view
 from jaxdistill.rollout.dispatch import Response, Samples, alike
+from jaxdistill.rollout.foreseen import Ahead
+from jaxdistill.rollout.pages import empty, kept_as, moved, of_parents, relaid
 from jaxdistill.rollout.samplers import Draw, Sampling, draw, withhold
 from jaxdistill.rollout.schedule import Desk
 
@@ -111,6 +114,8 @@ def generate(
   sampling: Sampling,
   eos_ids: tuple[int, ...],
   formats: Formats = Formats(),  # noqa: B008
+  expected: int = 0,
+  programs: Programs = Programs(),  # noqa: B008
 ) -> list[list[Response]]:
   """Draws `sampling.samples` responses to each prompt.
 
@@ -132,6 +137,9 @@ def generate(
     formats: How weights, keys and values are kept. Prompts are read with the
       weights and keys that there are, and kept so afterwards: how they are read
       does not depend on what else is asked.
+    expected: Prompts of this host that another such call may have, if they are
+      more: sizes are chosen for so many.
+    programs: Of the run. While it foresees, so is all that such calls reach.
 
   Returns:
     By prompt its responses.
@@ -144,44 +152,56 @@ def generate(
     eos_ids=eos_ids,
     shards=dist.shards_of(mesh, 'rows'),
     most=most,
+    expected=expected,
   )
   if not desk.asked:
     return []
-  model, cache = (graphdef, params, np.int32(role)), formats.cache
-  weights = lay_out(*model, tensor=tensor, formats=formats)
-  read = functools.partial(_prefill, *model)
+  cache, role_index = formats.cache, np.int32(role)
+  weights = lay_out(
+    *(graphdef, params, role_index), tensor=tensor, formats=formats
+  )
+  read = functools.partial(
+    programs, _prefill, params, role_index, graphdef=graphdef
+  )
+  as_split = config.over(tensor)
 
   def put(x):
     return dist.put_local(mesh, x, 'rows')
 
   first = read(prefix[None], None, size=len(prefix)) if len(prefix) else None
-  shared = first and _kept(first, cache)
+  shared = first and kept_as(first, cache)
+  static = {'config': config, 'group': desk.group, 'tensor': tensor}
+  static |= {'sampling': sampling.of_token(), 'eos_ids': eos_ids}
+  static |= {'sharded': formats.sharded}
+  if programs.foreseeing:
+    ahead = Ahead(programs, desk, mesh, as_split, cache)
+    ahead.reads(_prefill, (params, role_index), first, graphdef)
+    ahead.draws(_advance, (weights, key, shared), static)
+    ahead.moves()
   newest, pages, tables = None, {}, {}
   while (turn := desk.turn()).rows:
     if newest is None:
-      rows = desk.shards * turn.rows
-      newest = _empty(config.over(tensor), rows, desk.page, cache)
+      sizes = {'pages': desk.shards * turn.rows, 'size': desk.page}
+      newest = empty(config=as_split, **sizes, cache=cache)
     elif turn.parents is not None:
-      newest = _moved(newest, put(turn.parents))
+      newest = moved(programs, newest, put(turn.parents))
     if turn.closed:
-      pages['own'] = _relaid(pages.get('own'), newest, *map(put, turn.closed))
+      pages['own'] = relaid(
+        *(programs, pages.get('own'), newest, *map(put, turn.closed))
+      )
     for tokens, source, into in turn.admitted:
-      pages['texts'] = _relaid(  # what was read is let go of
-        *(pages.get('texts'), read(put(tokens), first, size=desk.size)),
-        *(put(source), put(into)),
+      pages['texts'] = relaid(  # what was read is let go of
+        *(programs, pages.get('texts')),
+        *(read(put(tokens), first, size=desk.size), put(source), put(into)),
         cache=cache,
       )
     tables |= {name: [*map(put, x)] for name, x in turn.tables.items()}
-    end = _advance(
-      *(config, weights, key, shared),
+    end = programs(
+      *(_advance, weights, key, shared),
       tuple(Level(x, *tables[n], turn.doublings[n]) for n, x in pages.items()),
       *(newest, put(turn.samples), put(turn.lead), put(turn.hungry)),
       turn.limits,
-      group=desk.group,
-      sampling=sampling.of_token(),
-      eos_ids=eos_ids,
-      tensor=tensor,
-      sharded=formats.sharded,
+      **static,
     )
     newest = end.newest
     drawn = end.row, end.lead, end.token, end.alive, *end.out
@@ -190,91 +210,10 @@ def generate(
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'size'))
-def _prefill(graphdef, params, role, tokens, prefix, *, size) -> Pages:
+def _prefill(params, role, tokens, prefix, *, graphdef, size) -> Pages:
   """Reads prompts; see `Decoder.prefill`."""
   model = nnx.merge(graphdef, *params)
   return model.prefill(model.resolve(role), tokens, prefix, size)
-
-
-def _relaid(
-  old: Pages | None,
-  fresh: Pages,
-  source: Int[Array, 'W B'],
-  into: Int[Array, 'W ...'],
-  *,
-  cache: str = '',
-) -> Pages:
-  """Pages laid out anew, a layer at a time: no more than one is there twice.
-
-  Args:
-    old: `W` shards of pages, or none; gone afterwards.
-    fresh: `W` shards of other pages.
-    source: Which of the old a page is.
-    into: Which page each of the fresh becomes; `B` is none.
-    cache: What the fresh are to be kept as; the default is as they are.
-  """
-  k, v = [], []
-  for i, more in enumerate(zip(*fresh, strict=True)):
-    before = old and (old.k[i], old.v[i])
-    of_k, of_v = _relaid_layer(before, more, source, into, cache)
-    for x in jax.tree.leaves(before):
-      x.delete()
-    k.append(of_k)
-    v.append(of_v)
-  return Pages(tuple(k), tuple(v))
-
-
-@functools.partial(jax.jit, static_argnames='cache')
-def _relaid_layer(old, fresh, source, into, cache):
-  w, n = source.shape
-  fresh = CACHES[cache](*fresh)
-
-  def one(fresh, old=None):
-    shape = fresh.shape[1:]
-    if old is None:
-      pages = jnp.zeros((w, n, *shape), fresh.dtype)
-    else:
-      pages = take(old.reshape(w, -1, *shape), source)
-    fresh = fresh.reshape(w, -1, *shape)
-    put = jax.vmap(lambda pages, i, x: pages.at[i].set(x, mode='drop'))
-    pages = put(pages, into, fresh).reshape(-1, *shape)
-    return dist.constrain(pages, 'rows', 'kv_heads', None, None)
-
-  return jax.tree.map(one, fresh, *([old] if old else []))
-
-
-@jax.jit
-def _moved(newest: Pages, parents: Int[Array, 'W U']) -> Pages:
-  """The newest pages of rows that stand elsewhere, or have parted."""
-  return _of_parents(newest, parents)
-
-
-def _of_parents(pages, parents):
-  w = parents.shape[0]
-
-  def one(x):
-    moved = take(x.reshape(w, -1, *x.shape[1:]), parents)
-    moved = moved.reshape(-1, *x.shape[1:])
-    return dist.constrain(moved, 'rows', 'kv_heads', None, None)
-
-  return jax.tree.map(one, pages)
-
-
-_kept = jax.jit(kept, static_argnums=1)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
-  c = config
-
-  def zeros(*shape):
-    shape = (pages, c.num_kv_heads, *shape)
-    return tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_layers))
-
-  empty = kept(Pages(zeros(c.head_dim, size), zeros(size, c.head_dim)), cache)
-  return jax.tree.map(
-    lambda x: dist.constrain(x, 'rows', 'kv_heads', None, None), empty
-  )
 
 
 @functools.partial(
@@ -285,7 +224,6 @@ def _empty(config: DecoderConfig, pages: int, size: int, cache: str) -> Pages:
   donate_argnames='newest',
 )
 def _advance(
-  config: DecoderConfig,
   weights: Unrolled,
   key: Array,
   prefix: Pages | None,
@@ -296,6 +234,7 @@ def _advance(
   hungry: Bool[Array, 'W'],
   limits: Int[Array | np.ndarray, '4'],
   *,
+  config: DecoderConfig,
   group: int,
   sampling: Sampling,
   eos_ids: tuple[int, ...],
@@ -433,7 +372,7 @@ def _parted(carry: _Carry, paged: Bool[Array, 'W J'], group: int) -> _Carry:
       nobody, place
     )
     parents = jnp.minimum(take(carry.row, lead), u - 1)
-    return row, lead, _of_parents(carry.newest, parents)
+    return row, lead, of_parents(carry.newest, parents)
 
   row, lead, newest = jax.lax.cond(
     jnp.any(parted) & ~stuck,

@@ -53,6 +53,7 @@ class Player:
     formats: How generation keeps weights, keys and values; the log-probs of
       what it draws are those that it draws by. Nothing else depends on it.
     markers: The words of doubt that are counted in what it says.
+    programs: Of the run, if there is one: what is compiled ahead.
   """
 
   graphdef: nnx.GraphDef
@@ -64,6 +65,7 @@ class Player:
   cache_gib: float = 0.0
   formats: Formats = Formats()  # noqa: RUF009
   markers: tuple[str, ...] = MARKERS
+  programs: dist.Programs = dist.Programs()  # noqa: RUF009
 
   def ending_at(self, text: str) -> 'Player':
     """The same whose responses also end at a text, if it is not empty."""
@@ -161,7 +163,11 @@ class Player:
     )
 
   def generate(
-    self, prompts_P: Sequence[Prompt], sampling: Sampling, key: Array
+    self,
+    prompts_P: Sequence[Prompt],
+    sampling: Sampling,
+    key: Array,
+    expected: int = 0,
   ) -> list[list[Rollout]]:
     """Samples responses.
 
@@ -170,6 +176,8 @@ class Player:
       sampling: How to draw; `sampling.samples` responses each.
       key: Sample g of a prompt depends on (key, its address, g)
         and not on what else is asked.
+      expected: Prompts of this host that another such call may have, if they
+        are more than these: sizes, and so programs, are chosen for so many.
 
     Returns:
       rollouts_PG.
@@ -178,7 +186,7 @@ class Player:
       ValueError: The prompts are of several roles, or of one that there is not.
     """
     ids_P = dist.together(lambda: [self.encode(p) for p in prompts_P])
-    return self._generate(prompts_P, ids_P, sampling, key)
+    return self._generate(prompts_P, ids_P, sampling, key, expected)
 
   def withheld(self, share: float, key: Array) -> np.ndarray:
     """The tokens that `generate` withholds, bool[V].
@@ -247,7 +255,9 @@ class Player:
       if r.finish == 'stop'
     }
 
-  def _generate(self, prompts_P, ids_P, sampling, key) -> list[list[Rollout]]:
+  def _generate(
+    self, prompts_P, ids_P, sampling, key, expected=0
+  ) -> list[list[Rollout]]:
     """Rollouts that go on after the ids of each prompt."""
     if self.grades:
       raise ValueError('this model grades texts; it cannot write any')
@@ -270,6 +280,8 @@ class Player:
       sampling=sampling,
       eos_ids=self.tokenizer.eos_ids,
       formats=self.formats,
+      expected=expected,
+      programs=self.programs,
     )
     return [
       [self._rollout(prompt, ids, r) for r in responses_G]
@@ -395,8 +407,10 @@ class Player:
       RowSet('', rows, specs, apart=not self.config.causal),
       *(role, self.mesh, self.shapes),
     )
-    values = score(
-      *(self.graphdef, self.params, batch, np.float32(temperature)), what=what
+    values = self.programs(
+      *(score, self.params, batch, np.float32(temperature)),
+      graphdef=self.graphdef,
+      what=what,
     )
     if isinstance(values, tuple):
       return tuple(take_rows(v, places, rows) for v in values)

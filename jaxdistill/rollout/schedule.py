@@ -21,7 +21,9 @@ from jaxdistill.rollout.samplers import Sampling
 
 _LEAST = 16  # rows; with fewer, a token costs what reading the weights costs
 PAGE = 64  # tokens
+FALL = 2  # rooms for rows, at once
 _BESIDE = 32  # samples of several prompts of one text, which are compared
+_LEAST_SIZE = 16  # tokens of a page of a prompt
 _READ = 2**14  # tokens of prompts that a shard reads at a time, at most
 _READ_WELL = 2**10  # as many at a time cost little more than many more
 
@@ -46,6 +48,12 @@ class Desk:
     eos_ids: The tokens that end a response.
     shards: Into how many parts rows are split, over all hosts.
     most: Most samples in flight on a shard.
+    expected: Prompts that another such call may have, if they are more.
+
+  Attributes:
+    reads: How many texts may be read at a time, of a shard.
+    width: Tokens of each that are read, with those that fill it up.
+    rooms: For how many rows there may be room.
   """
 
   def __init__(
@@ -58,6 +66,7 @@ class Desk:
     eos_ids: tuple[int, ...],
     shards: int,
     most: int,
+    expected: int = 0,
   ):
     self.prefix, self.addresses = prefix, addresses
     self.limit, self.eos_ids, self.shards = sampling.max_tokens, eos_ids, shards
@@ -71,9 +80,11 @@ class Desk:
     self.units = [np.array(units) for units in units_of.values()]
     self.rests = [rests[u[0] // self.per_prompt] for u in self.units]
     widest = max((len(rest) - 1 for rest in rests), default=0)
-    # As many as most texts fill: a place costs what all of its samples would.
-    copies = max(len(rests), 1) // max(len(self.units), 1)
-    copies, widest = dist.agree_max(power(copies + 1) // 2, widest)
+    # A place costs what all of its samples would. Where there are few texts,
+    # how many go by the prompts: another time the texts are more or fewer.
+    few = len(self.units) <= 0.8 * len(rests)
+    copies = power(len(rests) // 4 * few + 1) // 2
+    copies, widest = dist.agree_max(max(copies, 1), widest)
     copies = min(copies, max(_BESIDE // self.per_prompt, 1))
     self.group = min(copies * self.per_prompt, most)
     self.waiting = collections.deque(
@@ -81,8 +92,15 @@ class Desk:
       for text, units in enumerate(self.units)
       for start in range(0, len(units), self.group)
     )
-    (units,) = dist.agree_max(-(-len(self.waiting) // self.here))
-    self.asked = units > 0
+    # So many groups at most: the last of each text may be cut short.
+    prompts = max(expected, len(rests))
+    groups = -(-prompts * self.per_prompt // self.group)
+    groups = max(groups * min(copies, 2), len(self.waiting))
+    units, first, expected, samples = dist.agree_max(
+      *(-(-n // self.here) for n in (groups, len(self.waiting))),
+      *(expected, prompts * self.per_prompt),
+    )
+    self.asked = first > 0
     # Some texts have one last sample that goes on: others begin beside it.
     beside = max(most // self.group, 1) * (2 if self.group > 1 else 1)
     places = power(min(units, beside))
@@ -90,17 +108,28 @@ class Desk:
     self.page = min(PAGE, power(self.limit))
     # As few pages as hold the longest, and no larger than that takes.
     pages = bucket(max(-(-widest // PAGE), 1))
-    self.size = bucket(-(-widest // pages), 4)
+    self.size = bucket(-(-widest // pages), _LEAST_SIZE)
+    self.width = pages * self.size
+    # As if all were as long: for sums of lengths there is no bound but this.
+    self.text_room = places * pages if widest else 0
+    self.refills = units > places or units * self.group > self.most
+    # At first as many as there are, or another time up to half as many.
+    if self.refills:
+      first = 1
+    elif expected or copies > 1:
+      first = min(first, units // 2)
+    texts = range(max(first, 1), min(max(units, first), places) + 1)
+    self.reads = sorted({self._at_once(n) for n in texts if widest})
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
     # to, so that room is exact.
     rooms = [_LEAST, *(4 * _LEAST * 2**k for k in range(20))]
-    all_rows = max(self.most, _LEAST)
+    all_rows = max(min(self.most, power(samples)), _LEAST)
     self.rooms = [room for room in rooms if room < all_rows] + [all_rows]
     self.unit = np.zeros((w, j), int)
     self.lead = np.zeros((w, 0), np.int32)
-    self.slot = self.rows = self.own_room = self.text_room = 0
+    self.slot = self.rows = self.own_room = 0
     self.texts: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
     self.own: list[dict[int, list[_Page]]] = [{} for _ in range(w)]
     units = len(rests) * sampling.samples
@@ -162,26 +191,25 @@ class Desk:
     ]
     begun = self._admit()
     texts = [self._pages_of_texts(w, of) for w, of in enumerate(begun)]
-    widths = [len(self.rests[p]) - 1 for of in begun for p, _ in of.values()]
     # All that the hosts must agree on, at once.
-    rows, going, split, copied, *agreed = dist.agree_max(
-      max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
-      max(map(len, leaders)),
-      len(parted),
-      max(parted, default=0),
-      max(map(sum, owned)),
-      max(max(x, default=0) for x in owned),
-      max(map(len, begun)),
-      max(widths, default=0),
-      max(map(sum, texts)),
-      max(max(x, default=0) for x in texts),
+    rows, going, split, copied, owned, own_longest, most, longest = (
+      dist.agree_max(
+        max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
+        max(map(len, leaders)),
+        len(parted),
+        max(parted, default=0),
+        max(map(sum, owned)),
+        max(max(x, default=0) for x in owned),
+        max(map(len, begun)),
+        max(max(x, default=0) for x in texts),
+      )
     )
-    owned, own_longest, most, width, kept, longest = agreed
     if not rows:
       return Turn(0)
     moved = self._stand(first, leaders, begun, self._room(rows), split > 0)
     before, closed = self.own, None
-    if (full and going) or copied:
+    # Fewer rows have fewer pages, so few pairs of both are ever met.
+    if (full and going) or copied or (moved is not None and self.own_room):
       closed = self._lay_out(
         leaders, parents, power(owned, self.rows // 2), full
       )
@@ -195,7 +223,7 @@ class Desk:
     if full or not going:
       self.slot, s.begin[:] = 0, 0
       s.base[:] += self.page
-    admitted = self._read(begun, most, width, kept)
+    admitted = self._read(begun, most)
     for w, of in enumerate(begun):
       for b, (text, start) in of.items():
         self._seat(w, b, text, start)
@@ -220,9 +248,23 @@ class Desk:
       self._limits(),
     )
 
+  def own_rooms(self, rows: int) -> list[int]:
+    """For how many full pages there may be room beside so many rows."""
+    # Who begins at once with all others draws its last page as the newest.
+    most = rows * (-(-self.limit // self.page) - (not self.refills))
+    if not most:
+      return []
+    doublings = (power(most, rows // 2) // (rows // 2)).bit_length()
+    return [rows // 2 << k for k in range(doublings)]
+
   def _room(self, rows: int) -> int:
-    """The smallest room for so many rows: few, so that few programs exist."""
-    return next(room for room in self.rooms if room >= rows)
+    """The smallest room for so many rows: few, so that few programs exist.
+
+    Where far fewer are left, two rooms below for a token: any two would be too
+    many pairs.
+    """
+    lowest = self.rooms.index(self.rows) - FALL if self.rows else 0
+    return next(room for room in self.rooms[max(lowest, 0) :] if room >= rows)
 
   def responses(self) -> list[list[Response]]:
     """By prompt its responses, when all is done."""
@@ -334,14 +376,16 @@ class Desk:
     self.own = owns
     return source, into
 
-  def _read(self, begun, most, width, kept) -> list:
+  def _at_once(self, texts: int) -> int:
+    """How many of so many texts are read at a time."""
+    largest = min(power(texts), max(_READ // self.width, 1))
+    return _per_read(texts, largest, max(_READ_WELL // self.width, 1))
+
+  def _read(self, begun, most) -> list:
     """What is read of the texts that begin, and where their pages go."""
-    if not most:
+    if not (most and self.text_room):
       return []
-    size, self.text_room = self.size, power(max(kept, 1))
-    width = max(bucket(-(-width // size)), 1) * size
-    count = min(power(most), max(_READ // width, 1))
-    count = _per_read(most, count, max(_READ_WELL // width, 1))
+    size, width, count = self.size, self.width, self._at_once(most)
     out = []
     for start in range(0, most, count):
       tokens = np.zeros((self.here * count, width), np.int32)

@@ -91,7 +91,7 @@ class Apart:
 
 
 @functools.partial(jax.jit, static_argnames=('graphdef', 'what'))
-def score(graphdef, params, batch, temperature, *, what) -> Any:
+def score(params, batch, temperature, *, graphdef, what) -> Any:
   """`what` of every scored token of a packed batch, [M, B, R, ...]."""
   return _scored((graphdef,), (params,), batch, temperature, what)
 

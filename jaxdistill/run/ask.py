@@ -39,6 +39,7 @@ def make_player(
     cache_gib=run.cache_gib,
     formats=run.formats,
     markers=run.eval.markers,
+    programs=run.programs,
   )
 
 
@@ -56,6 +57,7 @@ def place_teacher(teacher: Teacher, run: Run) -> Player:
     cache_gib=teacher.cache_gib,
     formats=run.formats,
     markers=run.eval.markers,
+    programs=run.programs,
   )
 
 

@@ -7,6 +7,7 @@ update and judged beside it, see `pending.py`.
 """
 
 import contextlib
+import dataclasses
 import math
 import sys
 import threading
@@ -83,6 +84,7 @@ class Loop:
       self.key = jax.random.key(run.seed)
       self.tokens, self.scored, self.seconds, self.first_step = 0, 0, 0.0, 0
       self.adopted = 0
+      self.bits = 0  # that a product of floats keeps
       self.summary: dict[str, Any] = {}  # once it has come to its end
       self._seen: dict[str, float] = {}  # the newest metrics, for rules
       self._pending: Pending | None = None  # drawn ahead, for the next step
@@ -121,6 +123,7 @@ class Loop:
     finally:
       error = sys.exception()
       with dist.closing(None if isinstance(error, Stopped) else error):
+        self.run.programs.drop()
         try:  # what is being written is not cut off
           with contextlib.suppress(OSError):  # of a full disk: it has been said
             self.checkpoints.close()
@@ -140,6 +143,8 @@ class Loop:
     bar = progress.bar(steps, run.steps, self.workdir.writes)
     shown: dict[str, float] = {}
     last: list[dict[str, float]] = []
+    self.bits = product_bits()
+    run.programs.open()
     for step in bar:
       begin = time.perf_counter()
       metrics = self._watch(step)
@@ -155,6 +160,7 @@ class Loop:
       if step % run.eval_every == 0:
         metrics |= against(run, self._players)
       metrics |= self._train_step(step)
+      run.programs.settle()
       self.seconds += time.perf_counter() - begin
       metrics |= self._spending()
       self._seen = metrics
@@ -261,6 +267,10 @@ class Loop:
       judge = self._begin(step + 1)
     middle = time.perf_counter()
     updates = collected.updates
+    updating.foresee(
+      *(collected.later, updates, self.state, self.run, self._step),
+      *(self.frozen, self.others),
+    )
     losses = [m for u in updates for m in self.update(u, bool(ready))]
     # The device computes from here on; the host does what needs no result.
     self.workdir.transcripts(step, collected.transcripts)
@@ -320,7 +330,11 @@ class Loop:
     """Log-probs of a batch's scored tokens under the policy as it is."""
     params = (*self.state.params, self.frozen)
     divisor = np.float32(temperature)
-    return score(self.graphdef, params, batch, divisor, what=Own())
+    return self.run.programs(
+      *(score, params, dataclasses.replace(batch, kind=''), divisor),
+      graphdef=self.graphdef,
+      what=Own(),
+    )
 
   def player(self, params: Params) -> Player:
     """Anyone with this run's architecture; nothing is copied."""
@@ -416,7 +430,7 @@ def _facts(loop: Loop) -> dict[str, Any]:
     'stopped': loop.guard.stopped,
     'model': loop.run.loaded.sha256,
     'device': jax.devices()[0].device_kind,
-    'product_bits': product_bits(),
+    'product_bits': loop.bits,
     'attention': form_of(
       *(loop.run.loaded.model.config, loop.run.shapes.length),
       jax.devices()[0].platform,

@@ -156,6 +156,7 @@ def _plain(root: epath.Path, pending: Pending) -> dict[str, Any]:
   collected = pending.collected
   return collected._asdict() | {
     'updates': [_plain_update(x) for x in collected.updates],
+    'later': (),  # of a run's first step only
     'state': records.put(root, collected.state),
     # Sums come out the same in the same dtype only.
     'metrics': {k: np.asarray(v) for k, v in collected.metrics.items()},

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from jaxdistill import dist
 from jaxdistill.batch import Shapes
 from jaxdistill.eval import Alarm, GuardConfig
 from jaxdistill.methods.method import Method
@@ -76,6 +77,9 @@ class Run:
   eval: EvalConfig
   guard: GuardConfig
   alarms: Mapping[str, Alarm]
+  programs: dist.Programs = dataclasses.field(
+    default_factory=dist.Programs, compare=False
+  )
 
   @contextlib.contextmanager
   def computing(self) -> Iterator[None]:

@@ -311,12 +311,13 @@ class Step:
     self._compiled = compiled
 
   def __call__(self, state, frozen, anchors, batches) -> tuple:
-    return self._for(state)(state, frozen, anchors, batches)
+    return self.of(state)(state, frozen, anchors, batches)
 
   def lower(self, state, frozen, anchors, batches) -> Any:
     """The same of described arrays, to be compiled ahead of time."""
-    return self._for(state).lower(state, frozen, anchors, batches)
+    return self.of(state).lower(state, frozen, anchors, batches)
 
-  def _for(self, state):
+  def of(self, state) -> Any:
+    """The same as one function from `jax.jit`, for a state that lies so."""
     leaves, treedef = jax.tree.flatten(state)
     return self._compiled(treedef, tuple(x.sharding for x in leaves))

@@ -1,16 +1,16 @@
 """What a method asks the model to learn becomes optimizer steps."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.batch import Batch, make_minibatches
+from jaxdistill.batch import Batch, dealt, fill, lay_out, make_minibatches
 from jaxdistill.run.others import Others
 from jaxdistill.run.run import Run
-from jaxdistill.run.step import WHOLE, TrainState
+from jaxdistill.run.step import WHOLE, Step, TrainState
 from jaxdistill.types import Update
 
 # A batch and a temperature to the log-probs of its scored tokens, [M, B, R].
@@ -21,7 +21,7 @@ def take(
   update: Update,
   state: TrainState,
   run: Run,
-  step: Callable,
+  step: Step,
   frozen: Any,
   others: Others,
   start: Score,
@@ -47,11 +47,51 @@ def take(
     start = itself
   for batches in _batches(update, run, start) * update.epochs:
     if batches:
-      state, values = step(state, frozen, others.parts(), batches)
+      state, values = run.programs(
+        *(step.of(state), state, frozen, others.parts(), batches)
+      )
       named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
       metrics.append(named)
       others.after_update(state, named)
   return state, metrics
+
+
+def foresee(
+  later: Sequence[Update],
+  now: Sequence[Update],
+  state: TrainState,
+  run: Run,
+  step: Step,
+  frozen: Any,
+  others: Others,
+) -> None:
+  """Compiles the steps of updates that come later; see `Collected.later`.
+
+  Args:
+    later: Without rows. They are laid out as the first set of this step is.
+    now: Of this step.
+    state: As it is.
+    run: As for `take`, with all that follows.
+    step: From `make_step`.
+    frozen: What never moves.
+    others: Anchors.
+  """
+  if not (run.programs.foreseeing and later and now):
+    return
+  parts = dealt(now[0].sets[0], now[0].minibatches)
+  layout = lay_out(parts, run.mesh, run.shapes)[0][0]._replace(used=0)
+  for update in later:
+    batches = [
+      fill(s, run.loaded.model.role_index(s.role), run.mesh, layout, [])
+      for s in update.sets
+    ]
+    given = tuple(
+      _started(batch, s.start_temperature, itself) if run.ahead else batch
+      for batch, s in zip(batches, update.sets, strict=True)
+    )
+    run.programs.foresee(
+      *(step.of(state), state, frozen, others.parts(), given)
+    )
 
 
 def sampled(batch: Batch, temperature: float) -> jax.Array:

@@ -69,6 +69,8 @@ class Collected(NamedTuple):
       anchors and teachers, in the loss or before; of what a teacher grades,
       all that it read. Those too that anybody, the policy itself as well, read
       to verify them.
+    later: Updates like those of other steps, without rows. Their programs are
+      compiled with those of a run's first step.
   """
 
   updates: Sequence[Update]
@@ -78,3 +80,4 @@ class Collected(NamedTuple):
   tokens: int = 0
   adopt: Any = None
   scored: int = 0
+  later: Sequence[Update] = ()

@@ -156,7 +156,7 @@ check_command() {
     before=$word
   done
   case ${COMMAND[1]:-} in
-    train | compare | targets) ;;
+    train | compare | targets | eval | gap | context | export | chat) ;;
     *) return 0 ;;
   esac
   if [ "$processes" -gt 1 ] && [ "$coordinator" != auto ]; then

@@ -297,6 +297,8 @@ def load(
 ) -> Model:
   """A model that can be asked.
 
+  All processes call it alike, once they are joined (`dist.start_hosts`).
+
   Args:
     model: A run's folder, a shipped base (`small-early`, `small-middle`,
       `small-late`, `small-wide`, `small-judge`, `small-foreign`, `small-peer`),

@@ -45,24 +45,21 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import training
 
-  hosts.start(args)  # before anything that takes long, such as a download
+  hosts.start(args, saves=True)  # before anything that takes long, such as a download
   config = training.configure(args.config, args.overrides)
   hosts.meet('the config is read')
-  import jax
-
-  first = jax.process_index() == 0
   with ending.training(), training.begin(config, args.workdir) as steps:
     loop = steps.loop
-    if first and not loop.first_step and loop.workdir.has_logged():
-      print(f'{args.workdir} begins again: nothing had been saved.')
-    if first and loop.first_step:
-      print(
+    if not loop.first_step and loop.workdir.has_logged():
+      hosts.say(f'{args.workdir} begins again: nothing had been saved.')
+    if loop.first_step:
+      hosts.say(
         f'{args.workdir} is finished; this is what it came to.'
         if loop.finished()
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     steps.finish()
-    if first:
+    if hosts.first():
       print(account(loop.summary, args.workdir))
 
 

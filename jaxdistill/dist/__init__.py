@@ -22,6 +22,7 @@ from jaxdistill.dist.axes import (
   put_local,
   replicated,
   sharding,
+  whole,
 )
 from jaxdistill.dist.watch import closing, ended
 
@@ -47,4 +48,5 @@ __all__ = [
   'start_hosts',
   'sum_over_hosts',
   'together',
+  'whole',
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -121,3 +122,10 @@ def local_part(x: Array, axis: int = 0) -> np.ndarray:
   for shard in x.addressable_shards:  # replicas hold the same block
     blocks[shard.index[axis].start or 0] = np.asarray(shard.data)
   return np.concatenate([blocks[i] for i in sorted(blocks)], axis)
+
+
+def whole(x: Array) -> np.ndarray:
+  """All of an array, wherever its parts lie; all processes call it alike."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

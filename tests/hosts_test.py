@@ -11,7 +11,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import LEARNED, REFILLS, TARGETS, learned, replay, state_of
+from hosts_worker import (
+  LEARNED,
+  REFILLS,
+  TARGETS,
+  TYPED,
+  asking,
+  learned,
+  replay,
+  state_of,
+  talk,
+)
 from players import KEY, MANY, endless, make_player
 
 import jaxdistill as jd
@@ -22,6 +32,7 @@ from jaxdistill.rollout import Sampling
 from jaxdistill.run.pool import pool_of
 
 WROTE = re.compile(r'ocdbt\.process_(\d+)/')
+SECONDS = re.compile(r'\(\d+ s\)')
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
 
@@ -35,7 +46,10 @@ def run_hosts(out, *work):
     s.bind(('localhost', 0))
     coordinator = f'localhost:{s.getsockname()[1]}'
   flag = ' --xla_force_host_platform_device_count=2'  # the last counts
-  env = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag}
+  env = os.environ | {
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag,
+    'PYTHONPATH': os.pathsep.join(sys.path),
+  }
   errors = [pathlib.Path(f'{out}.{i}') for i in range(2)]
   started = []
   for i, path in enumerate(errors):
@@ -56,7 +70,7 @@ def done(tmp_path_factory):
   """What two processes of two devices each did, one thing after the other."""
   root = tmp_path_factory.mktemp('hosts')
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
-  work |= {'replay': '', 'gather': '', 'refills': ''}
+  work |= {'replay': '', 'gather': '', 'refills': '', 'asked': root / 'asked'}
   work |= {'written': root / 'targets', 'learned': root / 'learned'}
   work |= {'saved': root / 'saved'}
   work |= {'pods': root / 'pods'}
@@ -166,6 +180,33 @@ def test_a_pod_is_alike_or_the_host_that_deviates_is_named(done):
   assert f'{one} is 5.0 s ahead of process 0' in checks['clocks']['said']
   assert 'is off by 1.0e-02' in checks['ten steps']['said']
   assert 'mend code, config first' in checks['collectives']['said']
+
+
+def test_a_model_that_is_asked_on_two_hosts_says_what_it_says_on_one(
+  done, tmp_path, monkeypatch
+):
+  root, found = done
+  make_mesh, four = dist.make_mesh, jax.devices()[:4]
+  monkeypatch.setattr(
+    dist, 'make_mesh', lambda **sizes: make_mesh(**sizes, devices=four)
+  )
+  typed = iter(TYPED)
+  words = asking(str(root / 'uneven'), str(tmp_path / 'asked'))
+  alone = [re.sub(SECONDS, '', talk(x, typed)) for x in words]
+  alone[3] = alone[3].replace(str(tmp_path), str(root))
+  for ours, (said, other) in zip(alone, found['asked'], strict=True):
+    assert re.sub(SECONDS, '', said) == ours and other == ''
+  assert "'what?' is not a problem of small" in alone[4]
+  for name in ('model.safetensors', 'config.json', 'manifest.json'):
+    written, ours = (x / 'asked' / name for x in (root, tmp_path))
+    assert written.read_bytes() == ours.read_bytes()
+  hosts, one = (
+    json.loads((x / 'asked.json').read_text()) for x in (root, tmp_path)
+  )
+  assert hosts == {
+    k: v if isinstance(v, str) else pytest.approx(v, rel=1e-12)
+    for k, v in one.items()
+  }
 
 
 def test_texts_are_gathered_from_all_processes(done):

@@ -84,9 +84,7 @@ def run(args: argparse.Namespace) -> None:
   gaps.check_names(args.verifier)
   hosts.start(args)
   if named := args.task:  # before a model is loaded
-    hosts.check(
-      lambda: gaps.chosen(api.task(named), args.split, args.problems)
-    )
+    hosts.check(lambda: gaps.chosen(api.task(named), args.split, args.problems))
   model = options.model(args)
   problems = gaps.chosen(model.task, args.split, args.problems)
   if not args.json:

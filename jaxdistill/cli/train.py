@@ -45,7 +45,8 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import training
 
-  hosts.start(args, saves=True)  # before anything that takes long, such as a download
+  # Before anything that takes long, such as a download.
+  hosts.start(args, saves=True)
   config = training.configure(args.config, args.overrides)
   hosts.meet('the config is read')
   with ending.training(), training.begin(config, args.workdir) as steps:

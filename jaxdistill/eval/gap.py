@@ -90,9 +90,7 @@ def ask(
 
 def of_all(answers: Sequence[Answers]) -> list[Answers]:
   """The answers of all hosts, in their order, without the samples."""
-  told = [
-    json.dumps([a.greedy, a.sampled_G, a.known, a.cut]) for a in answers
-  ]
+  told = [json.dumps([a.greedy, a.sampled_G, a.known, a.cut]) for a in answers]
   found = map(json.loads, gather_texts(told))
   return [
     Answers(greedy, tuple(sampled), known, cut)

@@ -1,4 +1,4 @@
-"""Two processes of two devices each give what one process gives."""
+"""Several processes of two devices each give what one process gives."""
 
 import json
 import os
@@ -36,8 +36,8 @@ SECONDS = re.compile(r'\(\d+ s\)')
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
 
-def run_hosts(out, *work):
-  """Two processes of two devices each do some work in turn.
+def run_hosts(out, *work, processes=2):
+  """Processes of two devices each do some work in turn.
 
   Returns:
     What process 0 wrote.
@@ -49,8 +49,9 @@ def run_hosts(out, *work):
   env = os.environ | {
     'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag,
     'PYTHONPATH': os.pathsep.join(sys.path),
+    'PROCESSES': str(processes),
   }
-  errors = [pathlib.Path(f'{out}.{i}') for i in range(2)]
+  errors = [pathlib.Path(f'{out}.{i}') for i in range(processes)]
   started = []
   for i, path in enumerate(errors):
     with path.open('w') as file:
@@ -61,7 +62,7 @@ def run_hosts(out, *work):
   finally:
     for p in started:
       p.kill()
-  assert codes == [0, 0], '\n'.join(path.read_text() for path in errors)
+  assert not any(codes), '\n'.join(path.read_text() for path in errors)
   return json.loads(pathlib.Path(out).read_text())
 
 
@@ -114,12 +115,15 @@ def test_a_host_without_valid_proposals_ends_like_any_other(done):
   }
 
 
-def test_one_eight_and_two_times_two_devices_take_the_same_steps(done):
+def test_one_eight_two_times_two_and_four_times_two_take_the_same_steps(
+  done, tmp_path
+):
   alone = replay(dist.make_mesh(devices=jax.devices()[:1]))
   eight = replay(dist.make_mesh())
-  hosts = done[1]['replay']
+  two = done[1]['replay']
+  (four,) = run_hosts(tmp_path / 'four', 'replay', processes=4)
   assert len(alone['losses']) == 5
-  for other in (eight, hosts):
+  for other in (eight, two, four):
     for ours, theirs in zip(alone['losses'], other['losses'], strict=True):
       assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-5)
     np.testing.assert_allclose(other['params'], alone['params'], atol=2e-5)

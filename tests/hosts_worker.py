@@ -46,12 +46,14 @@ from jaxdistill.run.step import (
 from jaxdistill.types import Prompt, Row, RowSet
 
 # Prompts of process 0 and of process 1, samples of each, and how many of them
-# have room on a device: with 4 of 3, groups of 3; with 2 of 4, twice 2.
-REFILLS = ((9, 0, 3, 4), (9, 2, 4, 2))
+# have room on a device: with 3 of 2, groups of 2; with 2 of 4, twice 2. So the
+# same programs do for both.
+REFILLS = ((9, 0, 2, 3), (9, 2, 4, 2))
 TARGETS = {'problems': 5, 'samples': 2, 'top_k': 3, 'max_tokens': 12}
-SMALL = {'problems': 6, 'samples': 4, 'max_tokens': 24}
+SMALL = {'problems': 8, 'samples': 4, 'max_tokens': 32}
 # Systems that take two steps each, and what makes them small: what is evaluated
-# is as much as is trained on, so it is no program of its own.
+# is as much as is trained on, and as much as in the other runs, so it is no
+# program of its own.
 LEARN = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
 LEARNED = 'srpo', 'rlcsd', 'gkd'
 FEW = {
@@ -113,9 +115,11 @@ def replay(mesh: Mesh | None = None, steps: int = 5) -> dict:
   optimizer = OptimizerConfig(lr=1e-2, eps=1e-3)
   host, hosts = jax.process_index(), jax.process_count()
   rows = stored_rows()
-  # Uneven on purpose: the first process holds fewer rows than the others.
-  cut = len(rows) // 4 if hosts > 1 else 0
-  mine = rows[:cut] if host == 0 and hosts > 1 else rows[cut:]
+  # Uneven on purpose: the first process holds fewer rows than each other.
+  cut = len(rows) // (2 * hosts) if hosts > 1 else 0
+  mine = rows[cut:][max(host - 1, 0) :: max(hosts - 1, 1)]
+  if hosts > 1 and not host:
+    mine = rows[:cut]
   losses = []
   with jax.set_mesh(mesh):
     model = Decoder(TINY, Deltas(rank=4), rngs=nnx.Rngs(0))

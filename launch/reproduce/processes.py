@@ -21,7 +21,7 @@ from jax._src import cache_key
 from jaxdistill.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-TIMED = ('time', '_per_s')  # in the names of what is timed
+TIMED = ('time', '_per_s', 'seconds')  # in the names of what is timed
 
 
 def train(
@@ -63,13 +63,19 @@ def start(
   return started
 
 
+def untimed(values: dict[str, Any]) -> dict[str, Any]:
+  """Without what is timed, at any depth."""
+  return {
+    k: untimed(v) if isinstance(v, dict) else v
+    for k, v in values.items()
+    if not any(word in k for word in TIMED)
+  }
+
+
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """`metrics.jsonl` without what is timed."""
-  lines = map(json.loads, (workdir / 'metrics.jsonl').open())
-  return [
-    {k: v for k, v in x.items() if not any(t in k for t in TIMED)}
-    for x in lines
-  ]
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [untimed(json.loads(line)) for line in lines]
 
 
 def texts(workdir: pathlib.Path) -> dict[str, list[str]]:
@@ -111,10 +117,10 @@ def _arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return {jax.tree_util.keystr(k): np.asarray(x) for k, x in leaves}
 
 
-def record(workdir: pathlib.Path, step: int) -> Any:
-  """What a checkpoint holds beside arrays."""
+def record(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+  """What a checkpoint holds beside arrays, without what is timed."""
   folder = workdir / f'checkpoints/{step}/record'
-  return json.loads((folder / 'metadata').read_text())
+  return untimed(json.loads((folder / 'metadata').read_text()))
 
 
 def share_compiled() -> None:

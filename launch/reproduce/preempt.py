@@ -12,8 +12,9 @@ again each time:
 - without: SIGKILL to all at once, or to one, and to the others after a grace,
   as a scheduler ends a job that has lost a machine.
 
-A run that ends before is followed by another. What comes out must be the uninterrupted run, bit for bit: metrics, texts, and
-all that the newest checkpoint holds. Prints a line for each preemption, and
+A run that ends before is followed by another. What comes out must be the
+uninterrupted run, bit for bit: metrics, texts, and all that the newest
+checkpoint holds, but for what is timed. Prints a line for each preemption, and
 writes `results/preempt/cpu.json`. 25 minutes on two cores that were not idle.
 """
 

@@ -139,6 +139,14 @@ require_number() {
   done
 }
 
+# Whether a verb of jaxdistill runs in several processes.
+joins() {
+  case $1 in
+    train | compare | targets | eval | gap | context | export | chat) ;;
+    *) return 1 ;;
+  esac
+}
+
 # Looks at the jaxdistill command line for what several processes need.
 #
 #   check_command PROCESSES DISK
@@ -155,10 +163,7 @@ check_command() {
     case $before in --coordinator) coordinator=$word ;; --workdir) workdir=$word ;; esac
     before=$word
   done
-  case ${COMMAND[1]:-} in
-    train | compare | targets) ;;
-    *) return 0 ;;
-  esac
+  joins "${COMMAND[1]:-}" || return 0
   if [ "$processes" -gt 1 ] && [ "$coordinator" != auto ]; then
     refuse "${COMMAND[1]} in $processes processes needs '--coordinator auto', not '$coordinator'"
   fi

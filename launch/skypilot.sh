@@ -49,10 +49,8 @@ if [ -n "$topology" ]; then
   arguments="{runtime_version: $slice_runtime}"
 else
   check_command 1 own
-  case $nodes:${COMMAND[1]:-} in
-    1:* | *:train | *:compare | *:targets) ;;
-    *) refuse "${COMMAND[1]:-jaxdistill} runs on one node, not on $nodes" ;;
-  esac
+  [ "$nodes" = 1 ] || joins "${COMMAND[1]:-}" ||
+    refuse "${COMMAND[1]:-jaxdistill} runs on one node, not on $nodes"
   for word in "${COMMAND[@]}"; do
     case $word in --coordinator*) refuse 'no --coordinator with --gpus: each node is told it' ;; esac
   done

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from loop_test import lines, same, small, start
 from survive_test import brief, ended_alike
+from whole_runs import dies_after
 
 from jaxdistill.batch import make_batch
 from jaxdistill.checkpoint import RefusedError
@@ -229,16 +230,7 @@ def test_resumed_equals_uninterrupted(mesh, tmp_path, damaged):
   whole = start(config(), tmp_path / 'whole')
   whole.train()
   cut = start(config(), tmp_path / 'cut')
-  log = cut.workdir.log
-
-  def dies(step, metrics):
-    log(step, metrics)
-    if step == 2:
-      raise KeyboardInterrupt
-
-  cut.workdir.log = dies
-  with pytest.raises(KeyboardInterrupt):
-    cut.train()
+  dies_after(cut, 2)
   assert json.loads((tmp_path / 'cut/manifests/2.json').read_text())[
     'pending/2'
   ]

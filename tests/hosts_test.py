@@ -1,4 +1,4 @@
-"""Two processes of two devices each give what one process gives."""
+"""Several processes of two devices each give what one process gives."""
 
 import json
 import os
@@ -11,7 +11,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hosts_worker import LEARNED, REFILLS, TARGETS, learned, replay, state_of
+from hosts_worker import (
+  LEARNED,
+  REFILLS,
+  TARGETS,
+  TYPED,
+  asking,
+  learned,
+  replay,
+  state_of,
+  talk,
+)
 from players import KEY, MANY, endless, make_player
 
 import jaxdistill as jd
@@ -22,11 +32,12 @@ from jaxdistill.rollout import Sampling
 from jaxdistill.run.pool import pool_of
 
 WROTE = re.compile(r'ocdbt\.process_(\d+)/')
+SECONDS = re.compile(r'\(\d+ s\)')
 WORKER = pathlib.Path(__file__).with_name('hosts_worker.py')
 
 
-def run_hosts(out, *work):
-  """Two processes of two devices each do some work in turn.
+def run_hosts(out, *work, processes=2):
+  """Processes of two devices each do some work in turn.
 
   Returns:
     What process 0 wrote.
@@ -35,8 +46,12 @@ def run_hosts(out, *work):
     s.bind(('localhost', 0))
     coordinator = f'localhost:{s.getsockname()[1]}'
   flag = ' --xla_force_host_platform_device_count=2'  # the last counts
-  env = os.environ | {'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag}
-  errors = [pathlib.Path(f'{out}.{i}') for i in range(2)]
+  env = os.environ | {
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + flag,
+    'PYTHONPATH': os.pathsep.join(sys.path),
+    'PROCESSES': str(processes),
+  }
+  errors = [pathlib.Path(f'{out}.{i}') for i in range(processes)]
   started = []
   for i, path in enumerate(errors):
     with path.open('w') as file:
@@ -47,7 +62,7 @@ def run_hosts(out, *work):
   finally:
     for p in started:
       p.kill()
-  assert codes == [0, 0], '\n'.join(path.read_text() for path in errors)
+  assert not any(codes), '\n'.join(path.read_text() for path in errors)
   return json.loads(pathlib.Path(out).read_text())
 
 
@@ -56,7 +71,7 @@ def done(tmp_path_factory):
   """What two processes of two devices each did, one thing after the other."""
   root = tmp_path_factory.mktemp('hosts')
   work = {'uneven': root / 'uneven', 'stopped': root / 'stopped'}
-  work |= {'replay': '', 'gather': '', 'refills': ''}
+  work |= {'replay': '', 'gather': '', 'refills': '', 'asked': root / 'asked'}
   work |= {'written': root / 'targets', 'learned': root / 'learned'}
   work |= {'saved': root / 'saved'}
   work |= {'pods': root / 'pods'}
@@ -101,12 +116,15 @@ def test_a_host_without_valid_proposals_ends_like_any_other(done):
   }
 
 
-def test_one_eight_and_two_times_two_devices_take_the_same_steps(done):
+def test_one_eight_two_times_two_and_four_times_two_take_the_same_steps(
+  done, tmp_path
+):
   alone = replay(dist.make_mesh(devices=jax.devices()[:1]))
   eight = replay(dist.make_mesh())
-  hosts = done[1]['replay']
+  two = done[1]['replay']
+  (four,) = run_hosts(tmp_path / 'four', 'replay', processes=4)
   assert len(alone['losses']) == 5
-  for other in (eight, hosts):
+  for other in (eight, two, four):
     for ours, theirs in zip(alone['losses'], other['losses'], strict=True):
       assert theirs == pytest.approx(ours, rel=1e-4, abs=1e-5)
     np.testing.assert_allclose(other['params'], alone['params'], atol=2e-5)
@@ -167,6 +185,33 @@ def test_a_pod_is_alike_or_the_host_that_deviates_is_named(done):
   assert f'{one} is 5.0 s ahead of process 0' in checks['clocks']['said']
   assert 'is off by 1.0e-02' in checks['ten steps']['said']
   assert 'mend code, config first' in checks['collectives']['said']
+
+
+def test_a_model_that_is_asked_on_two_hosts_says_what_it_says_on_one(
+  done, tmp_path, monkeypatch
+):
+  root, found = done
+  make_mesh, four = dist.make_mesh, jax.devices()[:4]
+  monkeypatch.setattr(
+    dist, 'make_mesh', lambda **sizes: make_mesh(**sizes, devices=four)
+  )
+  typed = iter(TYPED)
+  words = asking(str(root / 'uneven'), str(tmp_path / 'asked'))
+  alone = [re.sub(SECONDS, '', talk(x, typed)) for x in words]
+  alone[3] = alone[3].replace(str(tmp_path), str(root))
+  for ours, (said, other) in zip(alone, found['asked'], strict=True):
+    assert re.sub(SECONDS, '', said) == ours and other == ''
+  assert "'what?' is not a problem of small" in alone[4]
+  for name in ('model.safetensors', 'config.json', 'manifest.json'):
+    written, ours = (x / 'asked' / name for x in (root, tmp_path))
+    assert written.read_bytes() == ours.read_bytes()
+  hosts, one = (
+    json.loads((x / 'asked.json').read_text()) for x in (root, tmp_path)
+  )
+  assert hosts == {
+    k: v if isinstance(v, str) else pytest.approx(v, rel=1e-12)
+    for k, v in one.items()
+  }
 
 
 def test_texts_are_gathered_from_all_processes(done):

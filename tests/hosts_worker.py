@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from processes import share_compiled
 
 from jaxdistill import config as configs
 from jaxdistill import dist, rollout
@@ -29,6 +30,7 @@ from jaxdistill.anchors import Bank
 from jaxdistill.batch import Shapes, make_batch
 from jaxdistill.checkpoint import Checkpoints
 from jaxdistill.checkpoint import saved as saving
+from jaxdistill.cli.main import main
 from jaxdistill.data import tasks
 from jaxdistill.methods.grpo import Grpo
 from jaxdistill.methods.policy_gradient import PolicyGradient
@@ -44,12 +46,14 @@ from jaxdistill.run.step import (
 from jaxdistill.types import Prompt, Row, RowSet
 
 # Prompts of process 0 and of process 1, samples of each, and how many of them
-# have room on a device: with 4 of 3, groups of 3; with 2 of 4, twice 2.
-REFILLS = ((9, 0, 3, 4), (9, 2, 4, 2))
+# have room on a device: with 3 of 2, groups of 2; with 2 of 4, twice 2. So the
+# same programs do for both.
+REFILLS = ((9, 0, 2, 3), (9, 2, 4, 2))
 TARGETS = {'problems': 5, 'samples': 2, 'top_k': 3, 'max_tokens': 12}
-SMALL = {'problems': 6, 'samples': 4, 'max_tokens': 24}
+SMALL = {'problems': 8, 'samples': 4, 'max_tokens': 32}
 # Systems that take two steps each, and what makes them small: what is evaluated
-# is as much as is trained on, so it is no program of its own.
+# is as much as is trained on, and as much as in the other runs, so it is no
+# program of its own.
 LEARN = pathlib.Path(__file__).parents[1] / 'configs' / 'learn_small.py'
 LEARNED = 'srpo', 'rlcsd', 'gkd'
 FEW = {
@@ -73,6 +77,7 @@ def get_config():
 """
 NO_DATA = shutil.ignore_patterns('*.safetensors', '*.txt', '__pycache__')
 SPOILT = 'solver', 'solve one:'  # the model has no such symbol
+TYPED = '12+3', 'what?', ''
 TINY = DecoderConfig(
   vocab_size=24,
   embed_dim=16,
@@ -110,9 +115,11 @@ def replay(mesh: Mesh | None = None, steps: int = 5) -> dict:
   optimizer = OptimizerConfig(lr=1e-2, eps=1e-3)
   host, hosts = jax.process_index(), jax.process_count()
   rows = stored_rows()
-  # Uneven on purpose: the first process holds fewer rows than the others.
-  cut = len(rows) // 4 if hosts > 1 else 0
-  mine = rows[:cut] if host == 0 and hosts > 1 else rows[cut:]
+  # Uneven on purpose: the first process holds fewer rows than each other.
+  cut = len(rows) // (2 * hosts) if hosts > 1 else 0
+  mine = rows[cut:][max(host - 1, 0) :: max(hosts - 1, 1)]
+  if hosts > 1 and not host:
+    mine = rows[:cut]
   losses = []
   with jax.set_mesh(mesh):
     model = Decoder(TINY, Deltas(rank=4), rngs=nnx.Rngs(0))
@@ -136,10 +143,12 @@ def uneven(workdir: str) -> list:
 
   At last process 1 asks for somebody who is not there.
   """
-  if jax.process_index() == 1:
-    tasks.SmallTask.parse_problem = lambda self, text: None
   from jaxdistill.run.loop import Loop
 
+  def none(task, text):
+    del task, text
+
+  reads = (tasks.SmallTask.parse_problem, none)[jax.process_index()]
   config = configs.base_config('sqlm')
   config.eval_every, config.checkpoint_every = 2, 2
   config.method.problems, config.method.samples = 4, 4
@@ -150,7 +159,8 @@ def uneven(workdir: str) -> list:
   config.method.max_tokens = 32
   configs.prepare(config)
   run, out = configs.build(config), []
-  with jax.set_mesh(run.mesh):
+  deaf = mock.patch.object(tasks.SmallTask, 'parse_problem', reads)
+  with jax.set_mesh(run.mesh), deaf:
     for steps in (2, 4):
       part = dataclasses.replace(run, steps=steps)
       loop = Loop(part, workdir, config.to_dict())
@@ -291,6 +301,48 @@ def refills() -> list:
         for r in drawn
       ]
       out.append([json.loads(text) for text in dist.gather_texts(said)])
+  return out
+
+
+def asking(run: str, out: str) -> list[list[str]]:
+  """Command lines that ask the model of a run, sharded over all devices."""
+  model = ['--workdir', run, '--mesh', '1,4,1']
+  few = ['--problems', '9', '--samples', '4', '--max_tokens', '32']
+  return [
+    ['eval', *model, '--split', 'dev', *few, '--out', f'{out}.json'],
+    ['gap', *model, *few, '--verifier', 'vote'],
+    ['context', *model, *few, '--contexts', 'none,other'],
+    ['export', *model, '--to', out],
+    ['chat', *model, '--samples', '4'],
+  ]
+
+
+def talk(words: Sequence[str], typed: Iterator[str]) -> str:
+  """What a command prints while a person types; it must end well."""
+  said = io.StringIO()
+  with (
+    contextlib.redirect_stdout(said),
+    mock.patch('builtins.input', lambda prompt: next(typed)),
+  ):
+    assert main(list(words)) == 0, said.getvalue()
+  return said.getvalue()
+
+
+def asked(workdir: str) -> list[list[str]]:
+  """The model of the run of `uneven`, asked on two hosts.
+
+  Returns:
+    What process 0 printed at each command, and what process 1 did.
+  """
+  first = jax.process_index() == 0
+  typed = iter(TYPED if first else ())  # nobody sits at the other
+  root = pathlib.Path(workdir)
+  words = asking(str(root.with_name('uneven')), str(root))
+  out = []
+  for x in words:
+    t0 = time.time()
+    out.append(dist.gather_texts([talk(x, typed)]))
+    print('TOOK', x[0], time.time() - t0, time.process_time(), file=sys.stderr)
   return out
 
 
@@ -454,24 +506,26 @@ def pods(folder: str) -> list:
 
 
 WORKS = (
-  *(pods, replay, uneven, stopped, gather, refills, written, learned),
+  *(pods, replay, uneven, stopped, asked, gather, refills, written, learned),
   saved,
 )
 
 
-def main():
-  coordinator, process, out, *work = sys.argv[1:]
+def work():
+  coordinator, process, out, *texts = sys.argv[1:]
   jax.config.update('jax_disable_most_optimizations', True)  # to compile fast
+  share_compiled()
   processes = int(os.environ.get('PROCESSES', 2))
   dist.start_hosts(coordinator, processes, int(process))
   done = []
-  for name, _, folder in (text.partition('=') for text in work):
+  for name, _, folder in (text.partition('=') for text in texts):
     do = {f.__name__: f for f in WORKS}[name]
     done.append(do(*([folder] if folder else [])))
+    print('TOOK', name, time.process_time(), file=sys.stderr)
   if jax.process_index() == 0:
     with open(out, 'w') as file:
       json.dump(done, file)
 
 
 if __name__ == '__main__':
-  main()
+  work()

@@ -247,6 +247,13 @@ def test_a_dry_run_can_be_pasted(fake, script, words, runs):
   assert fake.take() == pasted != []
 
 
+@pytest.mark.parametrize('script', CALLS)
+def test_a_model_is_asked_on_many_hosts_as_one_is_trained(script):
+  ask = ['jaxdistill', 'eval', '--workdir', 'gs://bucket/run', '--mesh=1,32,1']
+  printed = dry(script, *CALLS[script], command=[*ask, '--coordinator', 'auto'])
+  assert ' '.join([*ask, '--coordinator auto']) in re.sub('", "', ' ', printed)
+
+
 # What it is told.
 
 
@@ -331,10 +338,11 @@ REFUSED = [
   ),
   ('slurm.sh --nodes 0 -- jaxdistill doctor', "from 1 on, not '0'"),
   ('slurm.sh --nodes 2 -- jaxdistill train', "needs '--coordinator auto'"),
+  ('slurm.sh --nodes 2 -- jaxdistill eval', "needs '--coordinator auto'"),
   ('xpk.sh --name n --cluster c --image i', '--topology is required'),
   ('skypilot.sh -- jaxdistill doctor', '--gpus or --topology is required'),
   ('skypilot.sh --gpus H100:8 -- jaxdistill train --coordinator auto', 'told'),
-  ('skypilot.sh --gpus H100:8 --nodes 2 -- jaxdistill eval', 'on one node'),
+  ('skypilot.sh --gpus H100:8 --nodes 2 -- jaxdistill plot', 'on one node'),
   ('babysit.sh --tries many -- true', "not 'many'"),
   ('babysit.sh', 'the command is missing'),
 ]

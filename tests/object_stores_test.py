@@ -15,6 +15,7 @@ from checkpoint_test import assert_same, state_of
 from checkpoints import make
 from loop_test import same, start
 from survive_test import brief
+from whole_runs import dies_after
 
 from jaxdistill import dist, models, storage
 from jaxdistill.anchors import Bank
@@ -188,16 +189,7 @@ def test_a_run_that_was_cut_ends_the_same_though_requests_fail(
   whole.train()
   roots = [absolute(f'{x}://{stores.BUCKET}/run') for x in SCHEMES]
   loop = start(config, roots[0])
-  log = loop.workdir.log
-
-  def dies(step, metrics):
-    log(step, metrics)
-    if step == 3:
-      raise KeyboardInterrupt
-
-  loop.workdir.log = dies
-  with pytest.raises(KeyboardInterrupt):
-    loop.train()
+  dies_after(loop, 3)
   copy(*roots)
   google = served['gs']
   google.delay, google.fail = 0.01, 0.03

@@ -15,6 +15,7 @@ import pytest
 from compare_test import ARMS
 from etils import epath
 from loop_test import lines, same, small, start
+from whole_runs import dies_after
 
 from jaxdistill.anchors import Bank
 from jaxdistill.checkpoint import (
@@ -203,16 +204,7 @@ def test_what_a_dying_run_left_does_not_stay(mesh, tmp_path, whole):
   uncut, folder = whole
   config = brief()
   loop = start(config, tmp_path)
-  log = loop.workdir.log
-
-  def dies(step, metrics):
-    log(step, metrics)
-    if step == 3:
-      raise KeyboardInterrupt
-
-  loop.workdir.log = dies
-  with pytest.raises(KeyboardInterrupt):
-    loop.train()
+  dies_after(loop, 3)
   # Of a save that was cut, of a later end, of half a line.
   for path in ('checkpoints/4.orbax-checkpoint-tmp', 'anchors/mean/4.tmp'):
     (tmp_path / path).mkdir(parents=True)

@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 
 from jaxdistill import config as configs
 from jaxdistill.run.loop import Loop
@@ -21,6 +22,20 @@ def trained_by(config, folder):
     loop.train()
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   return loop, [json.loads(line) for line in lines], before
+
+
+def dies_after(loop, step):
+  """Trains a run that dies as soon as it has logged a step."""
+  log = loop.workdir.log
+
+  def dies(at, metrics):
+    log(at, metrics)
+    if at == step:
+      raise KeyboardInterrupt
+
+  loop.workdir.log = dies
+  with pytest.raises(KeyboardInterrupt):
+    loop.train()
 
 
 def cut(run, to):

@@ -74,6 +74,8 @@ def gap(
 ) -> Gap:
   """Says whether self-play will help a model on a task; trains nothing.
 
+  All processes call it alike; each asks its part of the problems.
+
   Args:
     model: A model, or what `load` takes.
     task: Whose problems it is asked; the model's own if None.

@@ -17,7 +17,7 @@ from jaxdistill.config import ConfigError
 from jaxdistill.eval.ladder import TOP, ladder
 from jaxdistill.plots import notebook
 from jaxdistill.rollout import contexts
-from jaxdistill.run.ask import reduce_metrics
+from jaxdistill.run.ask import of_this_host, reduce_metrics
 from jaxdistill.spelling import among
 from jaxdistill.types import Problem, Task
 
@@ -100,6 +100,8 @@ def context(
 ) -> Ladder:
   """Asks a model the same problems with ever more told; trains nothing.
 
+  All processes call it alike; each asks its part of the problems.
+
   Args:
     model: A model, or what `load` takes.
     task: Whose problems it is asked; the model's own if None.
@@ -140,7 +142,7 @@ def context(
   with model.run.computing(), in_one_line():
     found = ladder(
       model.player,
-      asked,
+      of_this_host(asked.__getitem__, len(asked)),
       rungs=rungs or contexts.NAMES,
       judge=judge,
       solution=solution,

@@ -17,6 +17,7 @@ from jaxdistill.config import ConfigError
 from jaxdistill.config.keys import flat
 from jaxdistill.data.tasks import SmallTask, load_task
 from jaxdistill.data.text.symbols import SymbolTokenizer
+from jaxdistill.models.store import is_own
 from jaxdistill.plots.files import read_json
 from jaxdistill.rollout import Sampling
 from jaxdistill.rollout.player import Player
@@ -297,6 +298,8 @@ def load(
 ) -> Model:
   """A model that can be asked.
 
+  All processes call it alike, once they are joined (`dist.start_hosts`).
+
   Args:
     model: A run's folder, a shipped base (`small-early`, `small-middle`,
       `small-late`, `small-wide`, `small-judge`, `small-foreign`, `small-peer`),
@@ -350,6 +353,8 @@ def load_run(
 
 def _build(config: Any) -> Run:
   caches.cache_compilations()
+  if jax.process_count() > 1 and is_own(config.model):
+    configs.make_data(config)  # its symbols are looked for there
   return configs.build(config)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxdistill.cli import options
+from jaxdistill.cli import hosts, options
 from jaxdistill.cli.parser import Parser
 
 LINE = 'ask a model; see how it votes, or what it writes'
@@ -34,30 +34,37 @@ def add_options(parser: Parser) -> None:
     default=1.0,
     help='of sampling; 0 takes the likeliest token (default: %(default)s)',
   )
+  hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-  from jaxdistill import api
+  from jaxdistill import api, dist
 
+  hosts.start(args)
   if args.task:  # before a model is loaded
     api.task(args.task)
   model = options.model(args)
   first, solver = model.example(), args.role == 'solver'
   ask = model.ask if solver else model.propose
   hint = f'a problem, e.g. {first.text}' if solver else f'e.g. {first.topic}'
-  print(f'{hint}; an empty line ends.')
+  hosts.say(f'{hint}; an empty line ends.')
   for turn in range(10**6):
-    try:
-      text = input(f'{args.role}> ').strip()
-    except (EOFError, KeyboardInterrupt):
-      print()
-      break
+    text = dist.by_first(lambda: _line(f'{args.role}> '), f'line {turn}')
     if not text:
       break
     try:
       said = ask(text, args.samples, temperature=args.temperature, seed=turn)
     except api.ConfigError as e:
-      print(f'  {e}')
+      hosts.say(f'  {e}')
       continue
     for line in said.lines:
-      print(f'  {line}')
+      hosts.say(f'  {line}')
+
+
+def _line(prompt: str) -> str:
+  """What a person types; empty at the end."""
+  try:
+    return input(prompt).strip()
+  except (EOFError, KeyboardInterrupt):
+    print()
+    return ''

@@ -48,23 +48,19 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import comparing
 
   arms, seeds = (x.split(',') if x else () for x in (args.arms, args.seeds))
-  hosts.start(args)
+  hosts.start(args, saves=True)
   plan = comparing.plan(args.config, args.overrides, arms, seeds)
   hosts.meet('the plan is read')
-  import jax
   from etils import epath
 
-  first = jax.process_index() == 0
-
   def announce(run: comparing.Next) -> None:
-    if first:
-      done = ', finished' if run.finished else ''
-      where = f'{run.number} of {run.total}: {run.arm}, seed {run.seed}'
-      print(f'{where}{done}', flush=True)
+    done = ', finished' if run.finished else ''
+    where = f'{run.number} of {run.total}: {run.arm}, seed {run.seed}'
+    hosts.say(f'{where}{done}')
 
   with ending.training():
     found = comparing.carry_out(plan, args.workdir, announce)
-  if not first:
+  if not hosts.first():
     return
   print(f'\n{found}')
   for what, name in (

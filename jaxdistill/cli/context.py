@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxdistill.cli import options, places
+from jaxdistill.cli import hosts, options, places
 from jaxdistill.cli.parser import Parser
 
 LINE = 'show what a model does when it is told more, before self-distillation'
@@ -74,6 +74,7 @@ def add_options(parser: Parser) -> None:
   parser.add_argument(
     '--json', action='store_true', help='print one JSON object; default text'
   )
+  hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,17 +83,20 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill import api, plots
   from jaxdistill.api import gaps
 
-  if args.out:
-    places.check_file(args.out, '.png')
-  if args.task:  # before a model is loaded
-    gaps.chosen(api.task(args.task), args.split, args.problems)
+  def check():  # before a model is loaded
+    if args.out:
+      places.check_file(args.out, '.png')
+    if args.task:
+      gaps.chosen(api.task(args.task), args.split, args.problems)
+
+  hosts.start(args)
+  hosts.check(check)
   model = options.model(args)
   problems = gaps.chosen(model.task, args.split, args.problems)
   if not args.json:
-    print(
+    hosts.say(
       f'{model.name}: {len(problems)} problems of {model.task.name}, '
-      f'{args.samples} samples each (the first answers compile)',
-      flush=True,
+      f'{args.samples} samples each (the first answers compile)'
     )
   found = api.context(
     model,
@@ -103,6 +107,6 @@ def run(args: argparse.Namespace) -> None:
     judge=args.judge,
     solution=args.solution,
   )
-  print(json.dumps(found.figures) if args.json else found)
-  if args.out:
+  hosts.say(json.dumps(found.figures) if args.json else found)
+  if args.out and hosts.first():
     plots.draw_ladder(found.figures, args.out)

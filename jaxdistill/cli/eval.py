@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxdistill.cli import options, places
+from jaxdistill.cli import hosts, options, places
 from jaxdistill.cli.parser import Parser
 
 LINE = 'measure accuracy on held-out problems'
@@ -54,29 +54,24 @@ def add_options(parser: Parser) -> None:
     metavar='FILE.json',
     help='also write the figures there (default: only print them)',
   )
+  hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
   import json
 
-  from jaxdistill import api
   from jaxdistill.api.model import check_pass_k
   from jaxdistill.api.refusing import in_one_line
   from jaxdistill.checkpoint import write_atomically
 
   check_pass_k(args.pass_k, args.samples)
-  if args.out:
-    places.check_file(args.out, '.json')
-    _check_ours(args.out)
-  if args.task:  # before a model is loaded
-    with in_one_line():
-      api.task(args.task).problems(args.split)
+  hosts.start(args)
+  hosts.check(lambda: _check(args))
   model = options.model(args)
   n = len(model.problems(args.split, args.problems or 0))
-  print(
+  hosts.say(
     f'{model.name}: {n} {args.split} problems of {model.task.name}, '
-    f'{args.samples} samples each (the first answers compile)',
-    flush=True,
+    f'{args.samples} samples each (the first answers compile)'
   )
   found = model.evaluate(
     args.split,
@@ -85,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     max_tokens=args.max_tokens or 0,
     pass_k=args.pass_k,
   )
+  if not hosts.first():
+    return
   for name, value in found.items():
     print(f'{name:32} {value:.4f}')
   if (cut := found.get(f'eval/{args.split}/cut', 0.0)) > 0.1:
@@ -93,6 +90,17 @@ def run(args: argparse.Namespace) -> None:
     about = {'of': model.name, 'problems': n, 'samples': args.samples}
     with in_one_line():
       write_atomically(args.out, json.dumps(about | found, indent=1))
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Refuses what cannot be done, before a model is loaded."""
+  from jaxdistill import api
+
+  if args.out:
+    places.check_file(args.out, '.json')
+    _check_ours(args.out)
+  if args.task:
+    api.task(args.task).problems(args.split)
 
 
 def _check_ours(path: str) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxdistill.cli import options, places
+from jaxdistill.cli import hosts, options, places
 from jaxdistill.cli.parser import Parser
 
 LINE = 'write a model to a directory'
@@ -46,6 +46,7 @@ def add_options(parser: Parser) -> None:
     help='of the weights; float32 for Hugging Face models only '
     '(default: %(default)s)',
   )
+  hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill.config import ConfigError
   from jaxdistill.models import store
 
-  places.check_new_folder(args.to)
+  hosts.start(args)
+  hosts.check(lambda: places.check_new_folder(args.to))
   plain = (args.kind, args.dtype) == ('merged', 'bfloat16')
   if not plain and store.is_own(options.config(args).model):
     raise ConfigError('--kind and --dtype are for Hugging Face models')
@@ -73,4 +75,4 @@ def run(args: argparse.Namespace) -> None:
       manifest = {'source': model.name, 'role': args.role}
       merged = models.merge(model.decoder, args.role)
       models.save(args.to, merged, loaded.tokenizer, manifest)
-  print(args.to)
+  hosts.say(args.to)

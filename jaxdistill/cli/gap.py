@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxdistill.cli import options
+from jaxdistill.cli import hosts, options
 from jaxdistill.cli.parser import Parser
 
 LINE = 'say whether self-play will help a model, before training'
@@ -72,6 +72,7 @@ def add_options(parser: Parser) -> None:
   parser.add_argument(
     '--json', action='store_true', help='print one JSON object; default text'
   )
+  hosts.add_hosts(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -81,15 +82,15 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import gaps
 
   gaps.check_names(args.verifier)
-  if args.task:  # before a model is loaded
-    gaps.chosen(api.task(args.task), args.split, args.problems)
+  hosts.start(args)
+  if named := args.task:  # before a model is loaded
+    hosts.check(lambda: gaps.chosen(api.task(named), args.split, args.problems))
   model = options.model(args)
   problems = gaps.chosen(model.task, args.split, args.problems)
   if not args.json:
-    print(
+    hosts.say(
       f'{model.name}: {len(problems)} problems of {model.task.name}, '
-      f'{args.samples} samples each (the first answers compile)',
-      flush=True,
+      f'{args.samples} samples each (the first answers compile)'
     )
   found = api.gap(
     model,
@@ -99,4 +100,4 @@ def run(args: argparse.Namespace) -> None:
     verifiers=args.verifier,
     check_tokens=args.check_tokens,
   )
-  print(json.dumps(found.figures) if args.json else found)
+  hosts.say(json.dumps(found.figures) if args.json else found)

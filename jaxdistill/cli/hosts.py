@@ -1,7 +1,10 @@
 """The options of several processes, and how they are joined."""
 
 import argparse
+import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from jaxdistill.cli import options
 from jaxdistill.cli.ending import AGAIN
@@ -34,12 +37,13 @@ def add_hosts(parser: Parser) -> None:
   )
 
 
-def start(args: argparse.Namespace, then: str = AGAIN) -> None:
+def start(args: argparse.Namespace, saves: bool = False) -> None:
   """Joins the processes that a verb's options name.
 
   Args:
     args: The options.
-    then: What to do where one of them is gone.
+    saves: Whether a SIGTERM is waited for, to save and go on later; otherwise
+      it ends the process, as it does where there is only one.
   """
   from jaxdistill import dist
   from jaxdistill.api.refusing import in_one_line
@@ -49,8 +53,11 @@ def start(args: argparse.Namespace, then: str = AGAIN) -> None:
     print(f'process {args.process_id} waits for {others}', file=sys.stderr)
   with in_one_line():
     dist.start_hosts(
-      *(args.coordinator, args.num_processes, args.process_id), then
+      *(args.coordinator, args.num_processes, args.process_id),
+      AGAIN if saves else ANEW,
     )
+  if args.coordinator and not saves:  # JAX takes it for a notice
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def meet(what: str) -> None:
@@ -58,3 +65,31 @@ def meet(what: str) -> None:
   from jaxdistill import dist
 
   dist.meet(what)
+
+
+def first() -> bool:
+  """Whether this is the process that prints and writes, by itself or of many.
+
+  Known once they are joined.
+  """
+  import jax
+
+  return jax.process_index() == 0
+
+
+def say(what: object = '') -> None:
+  """Prints a line, of several processes only once."""
+  if first():
+    print(what, flush=True)
+
+
+def check(act: Callable[[], Any]) -> None:
+  """Has process 0 look at something; what it refuses, all refuse."""
+  from jaxdistill import dist
+  from jaxdistill.api.refusing import in_one_line
+
+  def look():
+    act()
+
+  with in_one_line():
+    dist.by_first(look, 'what was asked is looked at')

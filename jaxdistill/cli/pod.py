@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     return WRONG
   try:
-    hosts.start(args, hosts.ANEW)
+    hosts.start(args)
   except ConfigError as e:
     print('jaxdistill:', e, file=sys.stderr)
     return WRONG

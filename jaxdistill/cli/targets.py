@@ -91,9 +91,7 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill import api
 
-  hosts.start(args, hosts.ANEW)
-  import jax
-
+  hosts.start(args)
   found = api.targets(
     args.model,
     args.out,
@@ -106,5 +104,4 @@ def run(args: argparse.Namespace) -> None:
     fsdp=args.fsdp,
     tensor=args.tensor,
   )
-  if jax.process_index() == 0:
-    print(found)
+  hosts.say(found)

@@ -53,29 +53,27 @@ def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import planning, training
 
   planned = planning.read(args.plan) if args.plan else None
-  hosts.start(args)  # before anything that takes long, such as a download
+  # Before anything that takes long, such as a download.
+  hosts.start(args, saves=True)
   config = training.configure(args.config, args.overrides)
   hosts.meet('the config is read')
-  import jax
-
-  first = jax.process_index() == 0
   with ending.training(), training.begin(config, args.workdir) as steps:
     loop = steps.loop
-    if first and not loop.first_step and loop.workdir.has_logged():
-      print(f'{args.workdir} begins again: nothing had been saved.')
-    if first and loop.first_step:
-      print(
+    if not loop.first_step and loop.workdir.has_logged():
+      hosts.say(f'{args.workdir} begins again: nothing had been saved.')
+    if loop.first_step:
+      hosts.say(
         f'{args.workdir} is finished; this is what it came to.'
         if loop.finished()
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     steps.finish()
     peak = training.peak()
-    if first:
+    if hosts.first():
       print(account(loop.summary, args.workdir))
-    if first and planned:
-      lines, chips = steps.result.metrics, jax.device_count()
-      print(f'\n{planning.beside(planned, lines, peak, chips)}')
+      if planned:
+        lines, chips = steps.result.metrics, loop.run.mesh.size
+        print(f'\n{planning.beside(planned, lines, peak, chips)}')
 
 
 def account(summary: Mapping[str, Any], workdir: str) -> str:

@@ -4,7 +4,7 @@ Bad input ends in a `ConfigError`: one line that names the key or value and the
 nearest right one.
 """
 
-from jaxdistill.config.building import build, prepare
+from jaxdistill.config.building import build, make_data, prepare
 from jaxdistill.config.checks import (
   check,
   check_frame,
@@ -40,6 +40,7 @@ __all__ = [
   'check_training',
   'complete',
   'complete_comparison',
+  'make_data',
   'method_class',
   'override',
   'prepare',

@@ -46,12 +46,7 @@ def prepare(config: Any) -> None:
   """
   check_training(config)
   _check_memory(config, trains=True)
-  task = load_task(config.task)
-  if jax.process_index() == 0:
-    with contextlib.suppress(ValueError):
-      for split in ('train', *config.eval.splits):
-        task.problems(split)
-  dist.barrier('data is made')
+  task = make_data(config)
   with refusing():
     for split in config.eval.splits:
       task.problems(split)
@@ -61,6 +56,17 @@ def prepare(config: Any) -> None:
     if type(method).check_given is not Method.check_given:
       vocabulary = store.tokenizer_of(config.model).vocabulary
       method.check_given(pool_of(task, config.pool), vocabulary)
+
+
+def make_data(config: Any) -> Task:
+  """A config's task, with the data set that several processes may share."""
+  task = load_task(config.task)
+  if jax.process_index() == 0:
+    with contextlib.suppress(ValueError):
+      for split in ('train', *config.eval.splits):
+        task.problems(split)
+  dist.barrier('data is made')
+  return task
 
 
 def build(config: Any) -> Run:

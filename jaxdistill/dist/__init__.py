@@ -29,6 +29,7 @@ from jaxdistill.dist.axes import (
   shards_of,
   split_along,
   summed,
+  whole,
 )
 from jaxdistill.dist.programs import Programs, forget_programs
 from jaxdistill.dist.watch import closing, ended
@@ -64,4 +65,5 @@ __all__ = [
   'sum_over_hosts',
   'summed',
   'together',
+  'whole',
 ]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import multihost_utils
 from jax.sharding import (
   AbstractMesh,
   AxisType,
@@ -228,3 +229,10 @@ def local_part(x: Array, axis: int = 0) -> np.ndarray:
   for shard in x.addressable_shards:  # replicas hold the same block
     blocks[shard.index[axis].start or 0] = np.asarray(shard.data)
   return np.concatenate([blocks[i] for i in sorted(blocks)], axis)
+
+
+def whole(x: Array) -> np.ndarray:
+  """All of an array, wherever its parts lie; all processes call it alike."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -162,8 +162,12 @@ def _exchange(size: int, data: bytes) -> list[bytes]:
   ]
 
 
-def by_first(act: Callable[[], Any]) -> Any:
+def by_first(act: Callable[[], Any], where: str = '') -> Any:
   """What process 0 comes to when it acts, for all: JSON, or None.
+
+  Args:
+    act: What it does.
+    where: A place for `meet`, if it may take longer than a collective waits.
 
   Raises:
     ValueError: Process 0 raised this, or an `OSError`; so do all, and none
@@ -176,6 +180,8 @@ def by_first(act: Callable[[], Any]) -> Any:
       value = act()
     except Exception as e:
       error = e
+  if where:
+    meet(where)
   said = _as_text(error) if error else ''
   value, said = json.loads(gather_texts([json.dumps([value, said])])[0])
   if error:

@@ -7,6 +7,7 @@ vote as the verifier.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,7 +68,7 @@ def ask(
 
   Args:
     player: Who answers, in the solver's role, at temperature 1.
-    problems: What is asked.
+    problems: This host's.
     samples: Sampled answers to each.
     max_tokens: Longest response; one that is cut has no answer.
     key: The same key gives the same draws.
@@ -87,6 +88,16 @@ def ask(
   return out
 
 
+def of_all(answers: Sequence[Answers]) -> list[Answers]:
+  """The answers of all hosts, in their order, without the samples."""
+  told = [json.dumps([a.greedy, a.sampled_G, a.known, a.cut]) for a in answers]
+  found = map(json.loads, gather_texts(told))
+  return [
+    Answers(greedy, tuple(sampled), known, cut)
+    for greedy, sampled, known, cut in found
+  ]
+
+
 def propose(
   player: Player,
   topics: Sequence[Problem],
@@ -99,7 +110,7 @@ def propose(
 
   Args:
     player: Who writes, in the proposer's role.
-    topics: What for.
+    topics: What for; this host's.
     proposals: Written on each topic.
     max_tokens: Longest proposal.
     key: The same key gives the same draws.
@@ -123,7 +134,7 @@ def weigh(answers_P: Sequence[Answers]) -> dict[str, Any]:
   """The figures of a model on problems.
 
   Args:
-    answers_P: From `ask`; on one host all of them.
+    answers_P: From `ask`, of all hosts.
 
   Returns:
     `problems`, `samples`, `agreement` (share of the samples that give the most

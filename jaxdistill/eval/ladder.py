@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxdistill import rewards
-from jaxdistill.dist.hosts import together
+from jaxdistill.dist.hosts import agree_max, together
 from jaxdistill.rollout import contexts
 from jaxdistill.rollout.apart import apart
 from jaxdistill.rollout.markers import doubts
@@ -88,7 +88,8 @@ def ladder(
       'kl_other': kl[~at],
       'overlap': np.concatenate([np.zeros(0), *overlap]),
     }
-  if 'none' in out and len(out['none']['right']) == len(cases):
+  unknown = 'none' not in out or len(out['none']['right']) < len(cases)
+  if not agree_max(int(unknown))[0]:
     for rung, told in places.items():
       out[rung]['untold'] = out['none']['right'][told]
   return out

@@ -26,6 +26,7 @@ problems, earn 0 *and* carry no gradient; answers are compared as numbers.
 """
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import jax
@@ -486,16 +487,15 @@ class Sqlm(Method):
   def _measure(self, proposals, earned, answered) -> dict[str, Any]:
     """What happened in a step. Known answers are read only to be counted.
 
-    A proposal is distinct if this host has not seen its text before in the
-    step.
+    Of equal proposals, whichever hosts have them, each is a share of one that
+    is distinct.
     """
     own = [a for a in answered if a.asked.source not in ('archive', 'known')]
     texts = [a.asked.problem.text for a in own]
+    everyones = Counter(gather_texts(texts))
     return {
       'selfplay/valid': [float(p.problem is not None) for p in proposals],
-      'selfplay/distinct': [
-        float(text not in texts[:i]) for i, text in enumerate(texts)
-      ],
+      'selfplay/distinct': [1 / everyones[text] for text in texts],
       'selfplay/agreement': [a.vote.count / self.samples for a in own],
       'selfplay/majority': [float(a.vote.answer is not None) for a in own],
       'selfplay/vote_accuracy': [

@@ -276,10 +276,8 @@ def read_trunk(
 
 
 def _sha256_of_store(stored: 'TensorFiles') -> str:
-  """As process 0 reads it, which may take longer than a collective waits."""
-  found = stored.sha256() if jax.process_index() == 0 else ''
-  dist.meet(f'weights {next(_READ)} are hashed')
-  return dist.by_first(lambda: found)
+  """As process 0 reads it, which may take long."""
+  return dist.by_first(stored.sha256, f'weights {next(_READ)} are hashed')
 
 
 def _pieces(
@@ -315,6 +313,8 @@ def export(
 ) -> None:
   """Writes a directory that transformers (or peft) loads.
 
+  All processes call it alike; process 0 writes.
+
   Args:
     directory: Made if needed.
     model: What is written; one that was read from `source`.
@@ -332,7 +332,6 @@ def export(
       model grades.
   """
   path, origin = epath.Path(directory), epath.Path(source)
-  path.mkdir(parents=True, exist_ok=True)
   index = None if role is None else model.role_index(role)
   if isinstance(model, Encoder):
     if kind == 'peft':
@@ -358,10 +357,10 @@ def export(
   for i, shard in enumerate(shards):
     file = f'model-{i + 1:05}-of-{len(shards):05}.safetensors'
     file = file if len(shards) > 1 else _WEIGHTS
-    data = {name: np.asarray(value(), dtype) for name, value in shard}
+    data = {name: _whole(value(), dtype) for name, value in shard}
     _save(path / file, data)
     placed |= dict.fromkeys(data, file)
-  if len(shards) > 1:
+  if len(shards) > 1 and _writes():
     index = {'metadata': {'total_size': whole}, 'weight_map': placed}
     (path / _INDEX).write_text(json.dumps(index, indent=1))
   _write_rest(path, origin, {'tie_word_embeddings': tied, 'dtype': dtype})
@@ -371,6 +370,8 @@ def _write_rest(
   path: epath.Path, origin: epath.Path, changes: dict[str, Any]
 ) -> None:
   """The config with some changes, and the files that belong to it."""
+  if not _writes():
+    return
   config = read_json(origin / 'config.json')
   config.pop('torch_dtype', None)
   config |= changes
@@ -394,7 +395,7 @@ def _export_encoder(path, model, origin, role, dtype):
     for i, (name, _) in enumerate(_pieces(ours, theirs, value.shape)):
       one = _slice(value, i if '{}' in theirs else None)
       one = one.T if leaf == 'kernel' else one
-      data[name] = np.ascontiguousarray(np.asarray(one, dtype))
+      data[name] = np.ascontiguousarray(_whole(one, dtype))
   _save(path / _WEIGHTS, data)
   labels = {'id2label': {'0': 'grade'}, 'label2id': {'grade': 0}}
   kind = {'architectures': ['BertForSequenceClassification'], 'dtype': dtype}
@@ -447,7 +448,7 @@ def _export_deltas(path, weights, scale, base, dtype):
         key = (
           f'base_model.model.{families.module(name, i)}.lora_{letter}.weight'
         )
-        data[key] = np.ascontiguousarray(np.asarray(_slice(x, layer).T, dtype))
+        data[key] = np.ascontiguousarray(_whole(_slice(x, layer).T, dtype))
   rank = max(ranks.values())
   others = {module: r for module, r in ranks.items() if r != rank}
   config = {
@@ -462,11 +463,25 @@ def _export_deltas(path, weights, scale, base, dtype):
     'alpha_pattern': {module: r * scale for module, r in others.items()},
     'target_modules': sorted(ranks),
   }
-  (path / 'adapter_config.json').write_text(json.dumps(config, indent=2))
   _save(path / 'adapter_model.safetensors', data)
+  if _writes():
+    (path / 'adapter_config.json').write_text(json.dumps(config, indent=2))
+
+
+def _writes() -> bool:
+  return jax.process_index() == 0
+
+
+def _whole(x: jax.Array, dtype: str) -> np.ndarray:
+  """A tensor as it is written; nothing of it where it is not."""
+  found = dist.whole(x)
+  return np.asarray(found, dtype) if _writes() else np.zeros(0)
 
 
 def _save(file: epath.Path, data: dict[str, np.ndarray]) -> None:
+  if not _writes():
+    return
+  file.parent.mkdir(parents=True, exist_ok=True)
   if storage.is_remote(file):
     with tempfile.TemporaryDirectory() as folder:
       local = os.path.join(folder, _WEIGHTS)

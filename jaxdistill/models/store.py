@@ -321,6 +321,8 @@ def save(
 ) -> None:
   """Writes a model's trunk as bf16 safetensors, its config and a manifest.
 
+  All processes call it alike; process 0 writes.
+
   Args:
     directory: Made if needed.
     model: Its deltas are left out; `merge` puts a role's in.
@@ -328,12 +330,14 @@ def save(
     manifest: What is known about it; the weights' SHA-256 is added.
   """
   path = epath.Path(directory)
-  path.mkdir(parents=True, exist_ok=True)
   flat = nnx.to_flat_state(nnx.state(model, _is_trunk))
   weights = {
-    '.'.join(map(str, key)): np.asarray(jax.device_get(v[...]), jnp.bfloat16)
+    '.'.join(map(str, key)): np.asarray(dist.whole(v[...]), jnp.bfloat16)
     for key, v in flat
   }
+  if jax.process_index():
+    return
+  path.mkdir(parents=True, exist_ok=True)
   data = safetensors.numpy.save(weights)
   config = dataclasses.asdict(model.config) | {'symbols': tokenizer.symbols}
   digest = hashlib.sha256(data).hexdigest()

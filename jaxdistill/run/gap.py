@@ -1,6 +1,7 @@
 """What `jaxdistill gap` does: asks a model, and says whether to train it."""
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdistill import dist
 from jaxdistill.eval import gap as gaps
 from jaxdistill.eval.verify import weigh
 from jaxdistill.rollout.player import Player
 from jaxdistill.rollout.verify import verify
+from jaxdistill.run.ask import of_this_host
 from jaxdistill.run.run import Run
 from jaxdistill.types import Problem, Task
 
@@ -53,12 +56,14 @@ def gap(
 ) -> dict[str, Any]:
   """The figures, the verdict and the seconds that they took.
 
+  All processes call it alike; each asks its part of the problems.
+
   Args:
     run: Whose seed it is, and which method's proposals.
     player: Who is asked.
     task: Whose problems they are; if it has a proposer's prompt the model is
       asked to write some, too.
-    problems: What is asked.
+    problems: What is asked, each at its place as its address.
     samples: Answers to each.
     max_tokens: Longest answer.
     names: Of verifiers that are weighed as well, see `verifiers`.
@@ -66,26 +71,24 @@ def gap(
   """
   begin = time.perf_counter()
   key = jax.random.key(run.seed)
+  mine = of_this_host(problems.__getitem__, len(problems))
   answers = gaps.ask(
-    player, problems, samples=samples, max_tokens=max_tokens, key=key
+    player, mine, samples=samples, max_tokens=max_tokens, key=key
   )
-  found = gaps.weigh(answers)
+  found = gaps.weigh(gaps.of_all(answers))
   topics: Any = task.problems('train')
-  topics = [
-    dataclasses.replace(topics[i], address=i)
-    for i in range(min(len(topics), TOPICS))
-  ]
-  if proposes(task, topics):
+  n = min(len(topics), TOPICS)
+  if proposes(task, [topics[i] for i in range(n)]):
     found['proposals'] = gaps.propose(
       player,
-      topics,
+      of_this_host(topics.__getitem__, n),
       proposals=PROPOSALS,
       max_tokens=getattr(run.method, 'max_problem_tokens', 16),
       key=jax.random.fold_in(key, 1),
     )
   if names:
     found['verifiers'] = verifiers(
-      run, player, problems, answers, names, check_tokens
+      run, player, mine, answers, names, check_tokens
     )
   seconds = time.perf_counter() - begin
   return gaps.verdict(found) | found | {'seconds': round(seconds, 1)}
@@ -104,7 +107,7 @@ def verifiers(
   Args:
     run: Whose seed it is.
     player: Who answered, and verifies.
-    problems: With their known answers.
+    problems: With their known answers; this host's.
     answers: To each, from `eval.gap.ask`.
     names: Of `rollout.verify.VERIFIERS`; `one+other` is what both keep.
     check_tokens: Longest written check.
@@ -115,7 +118,7 @@ def verifiers(
     `unread`.
   """
   rollouts_PG = [a.rollouts_G for a in answers]
-  right_PG = np.array([a.right_G for a in answers])
+  right_PG = np.array([a.right_G for a in gaps.of_all(answers)])
   scores, costs = {}, {}
   key = jax.random.fold_in(jax.random.key(run.seed), 2)
   single = dict.fromkeys(one for n in names for one in n.split('+'))
@@ -127,10 +130,13 @@ def verifiers(
       key=jax.random.fold_in(key, i),
       max_tokens=check_tokens,
     )
-    scores[name] = np.array(found.scores_PG)
+    told = [json.dumps(scores_G.tolist()) for scores_G in found.scores_PG]
+    scores[name] = np.array([*map(json.loads, dist.gather_texts(told))])
+    counts = found.tokens, sum(found.unread), len(found.unread)
+    tokens, unread, checks = dist.sum_over_hosts(np.array(counts))
     costs[name] = {
-      'tokens': found.tokens,
-      'unread': float(np.mean(found.unread)) if found.unread else 0.0,
+      'tokens': int(tokens),
+      'unread': float(unread / checks) if checks else 0.0,
       'seconds': round(time.perf_counter() - begin, 1),
     }
   found = weigh(scores, right_PG, names)

@@ -3,8 +3,10 @@
 import sys
 from typing import Any
 
+import jax
 from etils import epath
 
+from jaxdistill import dist
 from jaxdistill.anchors import Bank
 from jaxdistill.checkpoint import Checkpoints, why
 
@@ -36,6 +38,8 @@ def stored_params(
 ) -> Any:
   """Parameters of a run's newest checkpoint or of one of its anchors.
 
+  All processes call it alike.
+
   Args:
     workdir: The run's folder.
     anchor: `name@step`, or None for the newest checkpoint.
@@ -49,9 +53,16 @@ def stored_params(
     name, _, step = anchor.partition('@')
     return bank.restore(name, int(step), like)
   checkpoints = Checkpoints(workdir)
-  newest, damaged = checkpoints.find()
-  for step, faults in damaged.items():
-    told = f'checkpoint {step} is damaged ({why(faults)})'
+  checkpoints.read_together()
+
+  def find():
+    step, damaged = checkpoints.find()
+    return step, {later: why(faults) for later, faults in damaged.items()}
+
+  # One process decides, so that all restore the same.
+  newest, damaged = dist.by_first(find)
+  for step, faults in damaged.items() if jax.process_index() == 0 else ():
+    told = f'checkpoint {step} is damaged ({faults})'
     print(f'{told}; the one before is used', file=sys.stderr)
   if newest is None:
     raise ValueError(f'{workdir} has no whole checkpoint yet')

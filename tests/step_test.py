@@ -58,7 +58,6 @@ from jaxdistill.run.step import (
     ('grpo', 'data=2,fsdp=2,tensor=2'),
     ('sft', 'data=2,fsdp=2,tensor=2'),
     ('grpo', 'fsdp=2,tensor=2,context=2'),
-    ('sft', 'fsdp=2,context=4'),
   ],
 )
 def test_eight_devices_step_as_one(kind, layout):

@@ -44,7 +44,6 @@ MESHES = {
   'data=2,fsdp=4': {'data': 2, 'fsdp': 4},
   'data=2,fsdp=2,tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2},
   'fsdp=2,tensor=2,context=2': {'fsdp': 2, 'tensor': 2, 'context': 2},
-  'fsdp=2,context=4': {'fsdp': 2, 'context': 4},
 }
 ONE_BATCH = Shapes(32, 8)
 NOTHING = nnx.State({})  # is frozen where the trunk moves

@@ -45,7 +45,8 @@ def test_every_device_has_as_much_of_a_triangle():
 
 
 def learned(sizes, **changes):
-  """A loss of packed rows, its gradient, and their log-probs as scored."""
+  """A loss of packed rows, its gradient, their log-probs as scored, and the
+  collectives of the gradient."""
   graphdef, params = make_model(**changes)
   mesh = dist.make_mesh(**sizes)
   with jax.set_mesh(mesh):
@@ -54,19 +55,24 @@ def learned(sizes, **changes):
     assert sum(place.shared for place in places) > 20
 
     params = place(params, param_shardings(params, mesh))
+    leaves, treedef = jax.tree.flatten(batch)
 
     @jax.jit
-    def value_and_grad(params, batch):
+    def value_and_grad(params, arrays):
+      batch = jax.tree.unflatten(treedef, arrays)
+
       def of(params, micro):
         logp = micro.logprobs(nnx.merge(graphdef, params), 0.8)
         return micro.weighted(logp)
 
       return batch.summed(lambda micro: jax.value_and_grad(of)(params, micro))
 
-    value, grads = value_and_grad(params, batch)
+    program = value_and_grad.lower(params, leaves).compile()
+    value, grads = program(params, leaves)
     logp = score(graphdef, (params,), batch, np.float32(0.8), what=Own())
-  grads = jax.tree.leaves(grads)
-  return float(value), grads, take_rows(logp, places, ROWS.rows)
+  sent = hlo.cost(program.as_text(), dict(mesh.shape)).sent
+  logp = take_rows(logp, places, ROWS.rows)
+  return float(value), jax.tree.leaves(grads), logp, sent
 
 
 @functools.cache
@@ -74,19 +80,32 @@ def of_one_device():
   return learned({'devices': jax.devices()[:1]}, **WINDOWED)
 
 
-@pytest.mark.parametrize('sizes', SEVERAL, ids=str)
-@pytest.mark.parametrize('form', ['dense', 'chunked'])
+@pytest.mark.parametrize(
+  ('form', 'sizes'),
+  [('dense', SEVERAL[0]), *(('chunked', sizes) for sizes in SEVERAL)],
+  ids=str,
+)
 def test_what_is_learned_and_scored_is_the_same(monkeypatch, form, sizes):
   """Of packed trees, in layers with and without windows."""
   wanted = of_one_device()
   monkeypatch.setattr(chunked, 'BLOCK', 8)
   monkeypatch.setattr(scoring, '_CHUNK_BYTES', 4 * 20 * 3)  # of 3 tokens
-  value, grads, logp = learned(sizes, **WINDOWED, attention=form)
+  value, grads, logp, sent = learned(sizes, **WINDOWED, attention=form)
   assert value == pytest.approx(wanted[0], rel=1e-5)
   for x, y in zip(grads, wanted[1], strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
   for x, y in zip(logp, wanted[2], strict=True):
     np.testing.assert_allclose(x, y, atol=2e-5)
+  if form == 'dense':
+    return
+  # Of all tokens together nobody is sent anything but keys and values.
+  whole = [
+    shape
+    for s in sent
+    for dtype, shape in hlo.sizes(s.shape)
+    if dtype == 'f32' and 48 in shape and 'context' in s.axes
+  ]
+  assert {(len(shape), shape[1], shape[3]) for shape in whole} == {(4, 48, 8)}
 
 
 @pytest.mark.parametrize('form', FORMS)

@@ -29,7 +29,8 @@ class Shapes:
   """How rows are laid out; what is 0 is chosen by the rows of each step.
 
   Attributes:
-    length: Tokens in a packed sequence; more where a row is longer.
+    length: Tokens in a packed sequence; more where a row is longer, or where
+      `mesh.context` does not divide half of it.
     sequences: Packed sequences in a microbatch, over all hosts.
     tokens: Most tokens in a microbatch where `sequences` is 0, on each shard of
       the batch and, with `mesh.context`, of its tokens: a limit on memory. A

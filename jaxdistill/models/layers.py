@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdistill.dist import READ, constrain, split_along
+from jaxdistill.dist import READ, constrain, parts, split_along
 from jaxdistill.models.config import DecoderConfig
 from jaxdistill.models.linear import (
   Weights,
@@ -50,7 +50,11 @@ def embed(
   axes: tuple[str, str | None] = READ,
 ) -> Float[Array, 'B T D']:
   """Embeddings, scaled as the config says, in the compute dtype."""
-  x = table.astype(config.dtype)[tokens]
+  table = table.astype(config.dtype)
+  if axes == READ and parts('tokens', tokens.shape[1]) > 1:
+    # Or every device is given what all tokens of all rows are looked up as.
+    table = constrain(table, 'vocab', 'looked_up')
+  x = table[tokens]
   x = x * jnp.asarray(config.embed_scale, config.dtype)
   return constrain(x, *axes, None)
 

@@ -46,9 +46,9 @@ from jaxdistill.run.step import (
 from jaxdistill.types import Prompt, Row, RowSet
 
 # Prompts of process 0 and of process 1, samples of each, and how many of them
-# have room on a device: with 3 of 2, groups of 2; with 2 of 4, twice 2. So the
+# have room on a device: with 4 of 3, groups of 3; with 3 of 6, twice 3. So the
 # same programs do for both.
-REFILLS = ((9, 0, 2, 3), (9, 2, 4, 2))
+REFILLS = ((9, 0, 3, 4), (9, 2, 6, 3))
 TARGETS = {'problems': 5, 'samples': 2, 'top_k': 3, 'max_tokens': 12}
 SMALL = {'problems': 8, 'samples': 4, 'max_tokens': 32}
 # Systems that take two steps each, and what makes them small: what is evaluated
@@ -338,12 +338,7 @@ def asked(workdir: str) -> list[list[str]]:
   typed = iter(TYPED if first else ())  # nobody sits at the other
   root = pathlib.Path(workdir)
   words = asking(str(root.with_name('uneven')), str(root))
-  out = []
-  for x in words:
-    t0 = time.time()
-    out.append(dist.gather_texts([talk(x, typed)]))
-    print('TOOK', x[0], time.time() - t0, time.process_time(), file=sys.stderr)
-  return out
+  return [dist.gather_texts([talk(x, typed)]) for x in words]
 
 
 def written(folder: str) -> list:
@@ -521,7 +516,7 @@ def work():
   for name, _, folder in (text.partition('=') for text in texts):
     do = {f.__name__: f for f in WORKS}[name]
     done.append(do(*([folder] if folder else [])))
-    print('TOOK', name, time.process_time(), file=sys.stderr)
+    print(f'{name} by {time.process_time():.1f} s', file=sys.stderr)
   if jax.process_index() == 0:
     with open(out, 'w') as file:
       json.dump(done, file)

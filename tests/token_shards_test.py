@@ -69,7 +69,9 @@ def learned(sizes, **changes):
 
     program = value_and_grad.lower(params, leaves).compile()
     value, grads = program(params, leaves)
-    logp = score(graphdef, (params,), batch, np.float32(0.8), what=Own())
+    logp = score(
+      (params,), batch, np.float32(0.8), graphdef=graphdef, what=Own()
+    )
   sent = hlo.cost(program.as_text(), dict(mesh.shape)).sent
   logp = take_rows(logp, places, ROWS.rows)
   return float(value), jax.tree.leaves(grads), logp, sent

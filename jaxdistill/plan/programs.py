@@ -67,7 +67,7 @@ def bytes_of(tree: Any) -> float:
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
-    if x.sharding is not None
+    if getattr(x, 'sharding', None) is not None
   )
 
 

@@ -37,8 +37,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'rows': (*_BATCH_AXES, 'context'),
   # embed [V D], q [L D N*H], o [L N*H D], gate [L D F], down [L F D], head [D V]
   'embed': ('fsdp', 'context'),
-  # embed [V D] where tokens that are split are looked up
+  # embed [V D], and activations [B T D] of it, where tokens are split
   'looked_up': 'fsdp',
+  'replicas': ('slice', 'data'),
   # q [L D N*H], o [L N*H D]
   'heads': 'tensor',
   # k, v [L D K*H], pages [B K H T]

@@ -51,10 +51,12 @@ def embed(
 ) -> Float[Array, 'B T D']:
   """Embeddings, scaled as the config says, in the compute dtype."""
   table = table.astype(config.dtype)
-  if axes == READ and parts('tokens', tokens.shape[1]) > 1:
-    # Or every device is given what all tokens of all rows are looked up as.
+  split = axes == READ and parts('tokens', tokens.shape[1]) > 1
+  if split:  # or every device is given what all tokens are looked up as
     table = constrain(table, 'vocab', 'looked_up')
   x = table[tokens]
+  if split:
+    x = constrain(x, 'replicas', 'tokens', 'looked_up')
   x = x * jnp.asarray(config.embed_scale, config.dtype)
   return constrain(x, *axes, None)
 

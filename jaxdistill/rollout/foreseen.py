@@ -106,14 +106,15 @@ def to_draw(
   """
   w, j = desk.shards, desk.samples.row.shape[1]
 
-  def of(*shape, dtype: Any = 'int32'):
+  def of(*shape, dtype: Any = 'int32') -> Any:
     return dist.described(mesh, shape, dtype)
 
   def pages(count, size):
     return described_pages(config, mesh, cache, w * count, size)
 
+  once: Any = np.int32(0)
   levels = tuple(
-    Level(pages(n, size), of(w, n, 4 + readers), of(w, j), np.int32(0))
+    Level(pages(n, size), of(w, n, 4 + readers), of(w, j), once)
     for n, size, readers in (
       (desk.text_room, desk.size, desk.group),
       (room, desk.page, 1),

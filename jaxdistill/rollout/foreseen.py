@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -112,7 +113,7 @@ def to_draw(
   def pages(count, size):
     return described_pages(config, mesh, cache, w * count, size)
 
-  once: Any = np.int32(0)
+  once: Any = jax.ShapeDtypeStruct((), np.int32)
   levels = tuple(
     Level(pages(n, size), of(w, n, 4 + readers), of(w, j), once)
     for n, size, readers in (
@@ -124,5 +125,5 @@ def to_draw(
   samples = of(w, j, len(desk.samples))
   return (
     *(levels, pages(rows, desk.page), samples, of(w, rows)),
-    *(of(w, dtype=bool), np.zeros(4, np.int32)),
+    *(of(w, dtype=bool), jax.ShapeDtypeStruct((4,), np.int32)),
   )

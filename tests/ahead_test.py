@@ -331,7 +331,7 @@ def test_what_is_kept_comes_back(tmp_path):
   assert found
   again = pending.save(root, 2, found)
   assert (folder / '0.json').read_bytes() == (again / '0.json').read_bytes()
-  (update, other), state, metrics, told, tokens, adopt, _ = found.collected
+  (update, other), state, metrics, told, tokens, adopt, *_ = found.collected
   assert (found.seconds, tokens, adopt) == (0.1, 7, None)
   assert (update.epochs, update.minibatches, update.fresh_optimizer) == (
     2,

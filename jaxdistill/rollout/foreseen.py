@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -106,14 +107,15 @@ def to_draw(
   """
   w, j = desk.shards, desk.samples.row.shape[1]
 
-  def of(*shape, dtype: Any = 'int32'):
+  def of(*shape, dtype: Any = 'int32') -> Any:
     return dist.described(mesh, shape, dtype, 'rows')
 
   def pages(count, size):
     return described_pages(config, mesh, cache, w * count, size)
 
+  once: Any = jax.ShapeDtypeStruct((), np.int32)
   levels = tuple(
-    Level(pages(n, size), of(w, n, 4 + readers), of(w, j), np.int32(0))
+    Level(pages(n, size), of(w, n, 4 + readers), of(w, j), once)
     for n, size, readers in (
       (desk.text_room, desk.size, desk.group),
       (room, desk.page, 1),
@@ -123,5 +125,5 @@ def to_draw(
   samples = of(w, j, len(desk.samples))
   return (
     *(levels, pages(rows, desk.page), samples, of(w, rows)),
-    *(of(w, dtype=bool), np.zeros(4, np.int32)),
+    *(of(w, dtype=bool), jax.ShapeDtypeStruct((4,), np.int32)),
   )

@@ -311,7 +311,8 @@ class Step:
     self._compiled = compiled
 
   def __call__(self, state, frozen, anchors, batches) -> tuple:
-    return self.of(state)(state, frozen, anchors, batches)
+    call = dist.Programs()  # by what was foreseen, if it was
+    return call(self.of(state), state, frozen, anchors, batches)
 
   def lower(self, state, frozen, anchors, batches) -> Any:
     """The same of described arrays, to be compiled ahead of time."""

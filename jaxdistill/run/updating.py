@@ -47,9 +47,7 @@ def take(
     start = itself
   for batches in _batches(update, run, start) * update.epochs:
     if batches:
-      state, values = run.programs(
-        *(step.of(state), state, frozen, others.parts(), batches)
-      )
+      state, values = step(state, frozen, others.parts(), batches)
       named = {prefix * (k in WHOLE) + k: v for k, v in values.items()}
       metrics.append(named)
       others.after_update(state, named)

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 from jaxdistill import dist
 from jaxdistill.models import Decoder, DecoderConfig, Deltas, scoring
 from jaxdistill.models.int8 import Formats
+from jaxdistill.models.linear import Weights, column_parallel, row_parallel
 from jaxdistill.plan import hlo, programs
 from jaxdistill.plan.rehearsal import Asked
 from jaxdistill.rollout import Sampling
@@ -103,6 +105,22 @@ def test_a_gradient_sends_each_thing_once(tensor, heads, remat, monkeypatch):
   assert sums <= added['all-reduce', 'tensor', rows] <= sums + 1
   # Each map once forwards and once backwards.
   assert added['all-gather', 'fsdp', (48 // tensor, 32)] == 2 * 2
+
+
+def test_sums_over_devices_are_in_the_compute_dtype():
+  """As it is asked for; a CPU's compiler makes float32 of it."""
+
+  def both(x, w):
+    made = column_parallel(
+      row_parallel(x, Weights(w, None)), (Weights(w.T, None),)
+    )
+    return made[0].astype(jnp.float32).sum()
+
+  with jax.set_mesh(mesh_of(2)):
+    given = [jax.ShapeDtypeStruct(n, jnp.bfloat16) for n in ((3, 8), (8, 4))]
+    text = jax.jit(jax.value_and_grad(both)).lower(*given).as_text()
+  sums = re.findall(r'stablehlo.reduce\(.*tensor<2x3x\d+x(\w+)>', text)
+  assert sums == ['bf16', 'bf16']
 
 
 FEWER = {'top_k': 5, 'top_p': 0.9, 'greedy': 1}

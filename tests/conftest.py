@@ -68,6 +68,7 @@ CHECK = (
   *('packed', 'step', 'int8', 'ahead', 'golden', 'seal_run', 'cross_encoder'),
   *('temporal_self_reward', 'serl', 'score', 'preference'),
 )
+FORESEEN = ('loop',)
 RUNS = {'trained'}  # fixtures of whole runs
 
 
@@ -112,6 +113,18 @@ def optimized(request):
   maps = pathlib.Path('/proc/self/maps')
   if maps.exists() and maps.read_bytes().count(b'\n') > 20_000:
     jax.clear_caches()
+    dist.forget_programs()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def foreseen(request):
+  """All that a run may reach is compiled where that is asked, else what is
+  needed."""
+  ahead = dist.Programs.open
+  if _name(request.path) not in FORESEEN:
+    dist.Programs.open = lambda self: None
+  yield
+  dist.Programs.open = ahead
 
 
 @pytest.fixture

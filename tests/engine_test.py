@@ -112,6 +112,32 @@ def test_prompts_are_read_with_little_padding(prompts, tokens, read):
   assert [tokens.shape for tokens, *_ in desk.turn().admitted] == read
 
 
+@pytest.mark.parametrize(
+  ('lengths', 'room', 'read'),
+  [
+    ([100] * 8, 16, [(8, 128)]),  # two pages each
+    ([100] * 7 + [2000], 64, [(8, 2048)]),  # 2 * 7 and 32: not 8 * 32
+    ([2000] + [100] * 15, 64, [(8, 2048), (8, 128)]),  # by turn, its longest
+  ],
+)
+def test_one_long_prompt_gives_the_others_no_room(lengths, room, read):
+  desk = schedule.Desk(
+    *(0, [np.arange(n) + i for i, n in enumerate(lengths)], range(99)),
+    sampling=Sampling(max_tokens=8),
+    eos_ids=(1,),
+    shards=1,
+    most=8,
+  )
+  assert desk.text_room == room
+  for shape in read:
+    turn = desk.turn()
+    assert [tokens.shape for tokens, *_ in turn.admitted] == [shape]
+    # All end with their first token.
+    token, none = np.ones((1, 8), int), np.zeros((1, 8), bool)
+    drawn = np.where(np.arange(8) < 1, 1, -1)[None, None].repeat(8, 1)
+    desk.note(8, desk.samples.row, turn.lead, token, none, *[drawn] * 3)
+
+
 @pytest.mark.parametrize('samples', [1, 2])
 def test_prompts_of_one_text_are_read_once(one_device, monkeypatch, samples):
   player = make_player(one_device)

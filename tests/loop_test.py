@@ -11,6 +11,7 @@ from hosts_worker import compiled
 
 import jaxdistill as jd
 from jaxdistill import config as configs
+from jaxdistill import dist
 from jaxdistill.models.linear import product
 from jaxdistill.run.ask import evaluate
 from jaxdistill.run.loop import Loop
@@ -77,6 +78,9 @@ def whole_by(tmp_path_factory):
     config.method.samples, config.method.propose_every = 4, 0
     config.method.update(SETTINGS[name])
     whole = start(config, folder)
+    if name == 'every':  # nothing is there from other runs
+      jax.clear_caches()
+      dist.forget_programs()
     with compiled() as programs:
       first, *_ = [len(programs) for _ in whole.steps()]
     LATER[name] = programs[first:]

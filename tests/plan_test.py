@@ -505,3 +505,51 @@ def test_a_plan_is_read_before_anything_else(tmp_path, capsys):
     assert command.main([*train, '--plan', str(path)]) == 2
     assert said in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_loop_may_count_by_more_than_one():
+  """And a gather that is begun before it goes on in it, once."""
+  text = """HloModule m
+
+%begin (p: bf16[8,64]) -> bf16[64,64] {
+  %p = bf16[8,64] parameter(0)
+  %g = bf16[64,64] all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8]
+  ROOT %s = bf16[64,64] custom-call(%g), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_on (p: bf16[8,64]) -> bf16[64,64] {
+  %p = bf16[8,64] parameter(0)
+  ROOT %g = bf16[64,64] all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8]
+}
+
+%body (t: (u32[], bf16[8,64])) -> (u32[], bf16[8,64]) {
+  %t = (u32[], bf16[8,64]) parameter(0)
+  %i = u32[] get-tuple-element(%t), index=0
+  %x = bf16[8,64] get-tuple-element(%t), index=1
+  %two = u32[] constant(2)
+  %next = u32[] add(%i, %two)
+  %y = bf16[64,64] fusion(%x), kind=kCustom, calls=%goes_on
+  %sent = bf16[8,64] collective-permute(%x), channel_id=2, \
+source_target_pairs={{0,1},{1,0}}
+  ROOT %out = (u32[], bf16[8,64]) tuple(%next, %sent)
+}
+
+%condition (t: (u32[], bf16[8,64])) -> pred[] {
+  %t = (u32[], bf16[8,64]) parameter(0)
+  %i = u32[] get-tuple-element(%t), index=0
+  %n = u32[] constant(7)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (a: bf16[8,64]) -> (u32[], bf16[8,64]) {
+  %a = bf16[8,64] parameter(0)
+  %zero = u32[] constant(0)
+  %b = bf16[64,64] fusion(%a), kind=kCustom, calls=%begin
+  %t = (u32[], bf16[8,64]) tuple(%zero, %a)
+  ROOT %w = (u32[], bf16[8,64]) while(%t), condition=%condition, body=%body
+}
+"""
+  gather, moved = hlo.cost(text, AXES).sent
+  assert (gather.kind, gather.times) == ('all-gather', 1)
+  assert (moved.kind, moved.times) == ('collective-permute', 4)  # 0, 2, 4, 6

@@ -381,6 +381,12 @@ def test_top_p_keeps_no_token_once_the_mass_is_there():
   assert keep_top_p(logp, 0.51).tolist() == [True, True, True]  # they tie
 
 
+def test_top_k_keeps_both_zeros():
+  logits = jnp.array([0.0, -0.0, -1.0, -2.0])
+  kept = jax.jit(keep_top_k, static_argnums=1)(logits, 1)
+  assert kept.tolist() == [True, True, False, False]
+
+
 SURE = """
 import jax, jax.numpy as jnp, numpy as np
 from jaxdistill.rollout import Sampling

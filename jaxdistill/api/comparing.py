@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from jaxdistill import config as configs
-from jaxdistill import plots
+from jaxdistill import dist, plots
 from jaxdistill.api.refusing import in_one_line
 from jaxdistill.api.result import Result
 from jaxdistill.api.training import begin
@@ -183,6 +183,7 @@ def carry_out(
       with begin(comparison.config(arm, seed), folder) as steps:
         for _ in steps:
           pass
+      dist.forget_programs()  # an arm's are of no use to the next
   with in_one_line():
     summary = comparing.summarise(comparison, workdir)
     if jax.process_index() == 0:

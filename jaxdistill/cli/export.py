@@ -75,4 +75,5 @@ def run(args: argparse.Namespace) -> None:
       manifest = {'source': model.name, 'role': args.role}
       merged = models.merge(model.decoder, args.role)
       models.save(args.to, merged, loaded.tokenizer, manifest)
+  hosts.meet('what is exported is written')
   hosts.say(args.to)

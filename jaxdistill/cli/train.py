@@ -52,9 +52,11 @@ def add_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
   from jaxdistill.api import planning, training
 
-  planned = planning.read(args.plan) if args.plan else None
+  planned: dict[str, Any] = {}
   # Before anything that takes long, such as a download.
   hosts.start(args, saves=True)
+  if args.plan:
+    hosts.check(lambda: planned.update(planning.read(args.plan)))
   config = training.configure(args.config, args.overrides)
   hosts.meet('the config is read')
   with ending.training(), training.begin(config, args.workdir) as steps:

@@ -101,6 +101,7 @@ def build(config: Any) -> Run:
       keep_anchors=config.keep_anchors,
       trainable=config.trainable,
       ahead=config.ahead,
+      foresee=config.foresee,
       method=method_of(config),
       task=task,
       loaded=loaded,

@@ -118,6 +118,7 @@ def base_config(method: str) -> ConfigDict:
   config.steps = 60
   config.tokens = 0
   config.ahead = False
+  config.foresee = True
   config.eval_every = 10
   config.checkpoint_every = 20
   config.keep_checkpoints = 2

@@ -69,9 +69,16 @@ class Programs:
 
   def __call__(self, program: Callable, *args: Any, **static: Any) -> Any:
     """Calls a program, by what was compiled of it where it was foreseen."""
-    known = _made.get(program)
-    made = known and known.get(_key(args, static))
-    return made.result()(*args) if made else program(*args, **static)
+    known, key = _made.get(program), None
+    made = known and known.get(key := _key(args, static))
+    if known and made:
+      try:
+        compiled = made.result()
+      except Exception:  # of memory, say, beside all else: alone it may do
+        known.pop(key, None)
+      else:
+        return compiled(*args)
+    return program(*args, **static)
 
 
 def forget_programs() -> None:
@@ -83,7 +90,7 @@ def _key(args: Any, static: Any) -> Hashable:
   """What a program depends on, but for itself."""
   leaves, treedef = jax.tree.flatten(args)
   like = tuple(
-    (np.shape(x), x.dtype, _place(getattr(x, 'sharding', None), np.shape(x)))
+    (np.shape(x), _dtype(x), _place(getattr(x, 'sharding', None), np.shape(x)))
     for x in leaves
   )
   config: Any = jax.config
@@ -92,6 +99,10 @@ def _key(args: Any, static: Any) -> Hashable:
     config.jax_default_matmul_precision,
   )
   return tuple(sorted(static.items())), treedef, like, context
+
+
+def _dtype(x: Any) -> Hashable:
+  return getattr(x, 'dtype', type(x))
 
 
 @functools.lru_cache(2**14)

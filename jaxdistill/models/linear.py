@@ -345,7 +345,7 @@ row_parallel.defvjp(_row_fwd, _row_bwd)
 
 def _transposed(weights: Weights) -> Weights:
   """From outputs to inputs; without the bias."""
-  delta = weights.delta and tuple(x.T for x in weights.delta[::-1])
+  delta: Any = weights.delta and tuple(x.T for x in weights.delta[::-1])
   return Weights(weights.kernel.T, delta)
 
 
@@ -357,8 +357,9 @@ def _contracted(xs: Sequence[Array], maps: Sequence[Weights]) -> Array:
     return sum(made[1:], made[0]).astype(xs[0].dtype)
 
   def split(w):
-    kernel = Int8(0, -1) if isinstance(w.kernel, Int8) else 0  # pyright: ignore
-    return Weights(kernel, w.delta and (0, -1))
+    along: Any = 0, -1  # of values and of a scale, of `a` and of `b`
+    kernel = Int8(*along) if isinstance(w.kernel, Int8) else 0
+    return Weights(kernel, w.delta and along)
 
   dims = tuple(x.ndim - 1 for x in xs), tuple(map(split, maps))
   return dist.summed(sum_of, 'mlp', (tuple(xs), tuple(maps)), dims)
@@ -386,7 +387,7 @@ def gathered(weights: Weights, i: str, o: str) -> Weights:
 
   What is gathered is what is kept: conversions come before it.
   """
-  return on_axes(dist.gathered, weights, i, o)
+  return on_axes(lambda x, axes: dist.gathered(x, axes), weights, i, o)
 
 
 def dense(weights: Weights) -> Float[Array, '*L I O']:

@@ -101,17 +101,18 @@ class Hidden:
     """
 
     head = self.head
-    names = Weights(
-      *((None, 'vocab'), head.delta and ((None, None), (None, 'vocab'))),
-      None if head.bias is None else ('vocab',),
-    )
+    delta: Any = head.delta and ((None, None), (None, 'vocab'))
+    bias: Any = None if head.bias is None else ('vocab',)
+    names = Weights((None, 'vocab'), delta, bias)
 
     def to_all(x, axes):
       x = jnp.broadcast_to(x, (w, n, *x.shape))
       return constrain(x, *READ, *axes)
 
     def near(x, axes):
-      return to_all(jax.lax.stop_gradient(x).astype(self.states.dtype), axes)
+      x = jax.lax.stop_gradient(x)
+      # A bias is added in what it is kept in.
+      return to_all(x.astype(self.states.dtype) if x.ndim > 1 else x, axes)
 
     return jax.tree.map(to_all, head, names), jax.tree.map(near, head, names)
 
@@ -123,11 +124,11 @@ class Hidden:
     (w, n), (b, c, d) = jax.tree.leaves(near)[0].shape[:2], states.shape
     by_shard = states.reshape(w, b // w, n, c // n, d)
 
-    def logits(states, head):
+    def on_shard(states, head):
       return unembed(states, head, self.config)
 
     # One of batch and of tokens after the other.
-    logits = jax.vmap(jax.vmap(logits, (1, 0), 1))(by_shard, head)
+    logits = jax.vmap(jax.vmap(on_shard, (1, 0), 1))(by_shard, head)
     return constrain(logits.reshape(b, c, -1), *READ, 'vocab')
 
   def logprobs(

@@ -40,12 +40,12 @@ class Ahead(NamedTuple):
     """What reads prompts and puts them beside those that there are."""
     d, w = self.desk, self.desk.shards
     there = self._layer(d.text_room, d.size)
-    for count in d.reads:
-      tokens = self._rows(w * count, d.width)
+    for count, width in d.reads:
+      tokens = self._rows(w * count, width)
       self.programs.foresee(
         *(prefill, *model, tokens, prefix), graphdef=graphdef, size=d.size
       )
-      pages = count * d.width // d.size
+      pages = count * width // d.size
       fresh = self._layer(pages, d.size, cache='')
       places = self._rows(w, d.text_room), self._rows(w, pages)
       for old in (None, there) if d.refills or len(d.reads) > 1 else (None,):

@@ -107,7 +107,8 @@ def _highest(
   """
   # Held: the compiler may make values twice that differ in the last bit, and
   # then the highest is below its own edge. Without -0, which is the same as 0.
-  values = jax.lax.optimization_barrier(values.astype(jnp.float32) + 0.0)
+  values = jnp.where(values == 0, 0.0, values.astype(jnp.float32))
+  values = jax.lax.optimization_barrier(values)
   bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
   top = jnp.uint32(2**31)
   # In the order of the values.

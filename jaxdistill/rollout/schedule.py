@@ -109,9 +109,17 @@ class Desk:
     # As few pages as hold the longest, and no larger than that takes.
     pages = bucket(max(-(-widest // PAGE), 1))
     self.size = bucket(-(-widest // pages), _LEAST_SIZE)
-    self.width = pages * self.size
-    # As if all were as long: for sums of lengths there is no bound but this.
+    # Widths at which prompts are read, the longest last.
+    self.widths = [
+      n * self.size for n in sorted({-(-pages // 4**k) for k in range(9)})
+    ]
+    # For the longest that can be there together. All as long as the longest
+    # would leave every token many pages to read that hold nothing.
+    longest = sorted(self._pages_of(text) for text, _ in self.waiting)
+    (held,) = dist.agree_max(sum(longest[-places:]))
     self.text_room = places * pages if widest else 0
+    while self.text_room // 2 >= max(held, 1):
+      self.text_room //= 2
     self.refills = units > places or units * self.group > self.most
     # At first as many as there are, or another time up to half as many.
     if self.refills:
@@ -119,7 +127,9 @@ class Desk:
     elif expected or copies > 1:
       first = min(first, units // 2)
     texts = range(max(first, 1), min(max(units, first), places) + 1)
-    self.reads = sorted({self._at_once(n) for n in texts if widest})
+    self.reads = sorted(
+      {(self._at_once(n, x), x) for x in self.widths for n in texts if widest}
+    )
     w, j = self.here, places * self.group
     self.samples = Samples(*np.zeros((len(Samples._fields), w, j), np.int32))
     # Small ones cost little each; all rows at once is what long answers come
@@ -191,8 +201,11 @@ class Desk:
     ]
     begun = self._admit()
     texts = [self._pages_of_texts(w, of) for w, of in enumerate(begun)]
+    wide = [
+      len(self.rests[text]) - 1 for of in begun for text, _ in of.values()
+    ]
     # All that the hosts must agree on, at once.
-    rows, going, split, copied, owned, own_longest, most, longest = (
+    rows, going, split, copied, owned, own_longest, most, longest, widest = (
       dist.agree_max(
         max(len(a) + len(b) for a, b in zip(leaders, begun, strict=True)),
         max(map(len, leaders)),
@@ -202,6 +215,7 @@ class Desk:
         max(max(x, default=0) for x in owned),
         max(map(len, begun)),
         max(max(x, default=0) for x in texts),
+        max(wide, default=0),
       )
     )
     if not rows:
@@ -223,7 +237,7 @@ class Desk:
     if full or not going:
       self.slot, s.begin[:] = 0, 0
       s.base[:] += self.page
-    admitted = self._read(begun, most)
+    admitted = self._read(begun, most, widest)
     for w, of in enumerate(begun):
       for b, (text, start) in of.items():
         self._seat(w, b, text, start)
@@ -376,16 +390,17 @@ class Desk:
     self.own = owns
     return source, into
 
-  def _at_once(self, texts: int) -> int:
+  def _at_once(self, texts: int, width: int) -> int:
     """How many of so many texts are read at a time."""
-    largest = min(power(texts), max(_READ // self.width, 1))
-    return _per_read(texts, largest, max(_READ_WELL // self.width, 1))
+    largest = min(power(texts), max(_READ // width, 1))
+    return _per_read(texts, largest, max(_READ_WELL // width, 1))
 
-  def _read(self, begun, most) -> list:
+  def _read(self, begun, most, widest) -> list:
     """What is read of the texts that begin, and where their pages go."""
     if not (most and self.text_room):
       return []
-    size, width, count = self.size, self.width, self._at_once(most)
+    width = next(x for x in self.widths if x >= widest)
+    size, count = self.size, self._at_once(most, width)
     out = []
     for start in range(0, most, count):
       tokens = np.zeros((self.here * count, width), np.int32)

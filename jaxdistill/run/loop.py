@@ -144,7 +144,8 @@ class Loop:
     shown: dict[str, float] = {}
     last: list[dict[str, float]] = []
     self.bits = product_bits()
-    run.programs.open()
+    if run.foresee:
+      run.programs.open()
     for step in bar:
       begin = time.perf_counter()
       metrics = self._watch(step)
@@ -160,6 +161,10 @@ class Loop:
       if step % run.eval_every == 0:
         metrics |= against(run, self._players)
       metrics |= self._train_step(step)
+      first = run.programs.foreseeing
+      stopping = first and stop(step)
+      if stopping:  # what is not needed any more is not waited for
+        run.programs.drop()
       run.programs.settle()
       self.seconds += time.perf_counter() - begin
       metrics |= self._spending()
@@ -183,7 +188,7 @@ class Loop:
         if threading.main_thread().is_alive():  # Orbax starts others
           self._save(step + 1, wait=True)
         raise
-      if stop(step):
+      if stopping or (not first and stop(step)):
         bar.close()
         self._save(step + 1, wait=True)
         raise Stopped(f'{self.workdir.path} is saved at step {step + 1}')

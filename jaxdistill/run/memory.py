@@ -114,8 +114,9 @@ def peak() -> int | None:
   All hosts ask together.
   """
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  (most,) = dist.agree_max(max(x.get('peak_bytes_in_use', 0) for x in stats))
-  return most or None
+  most = max(x.get('peak_bytes_in_use', 0) for x in stats)
+  (mib,) = dist.agree_max(most >> 20)  # bytes are too many to agree on
+  return mib << 20 or None
 
 
 def available(mesh: Mesh) -> int | None:

@@ -64,6 +64,7 @@ class Run:
   keep_anchors: int
   trainable: str
   ahead: bool
+  foresee: bool
   method: Method
   task: Task
   loaded: Loaded

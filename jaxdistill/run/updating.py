@@ -76,9 +76,12 @@ def foresee(
   """
   if not (run.programs.foreseeing and later and now):
     return
-  parts = dealt(now[0].sets[0], now[0].minibatches)
+  first = now[0].sets[0]
+  parts = dealt(first, now[0].minibatches)
   layout = lay_out(parts, run.mesh, run.shapes)[0][0]._replace(used=0)
   for update in later:
+    if any(s.taught != first.taught for s in update.sets):
+      continue  # it would be laid out otherwise
     batches = [
       fill(s, run.loaded.model.role_index(s.role), run.mesh, layout, [])
       for s in update.sets

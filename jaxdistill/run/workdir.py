@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # How a run is laid out, not what it does: a resumed run may change these.
 MAY_CHANGE = (
-  *('mesh', 'attention', 'keep_checkpoints', 'keep_anchors'),
+  *('mesh', 'attention', 'keep_checkpoints', 'keep_anchors', 'foresee'),
   # But not in how many bits, which changes what is drawn.
   *('rollout.cache_gib', 'rollout.sharded'),
   'max_prompts',  # in its place, once

@@ -129,7 +129,12 @@ def share_compiled() -> None:
   JAX can do that, but on CPUs it looks for programs by a key that is another in
   each process: the fingerprint of all devices as that process sees them.
   """
-  cache_key._hash_accelerator_config = lambda *_: None
+  name = '_hash_accelerator_config'
+  if not hasattr(cache_key, name):
+    raise RuntimeError(
+      f'JAX {jax.__version__} has no {name}: look how it is now'
+    )
+  setattr(cache_key, name, lambda *_: None)
   jax.config.update('jax_share_binary_between_hosts', True)
 
 

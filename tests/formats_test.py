@@ -274,7 +274,20 @@ def test_people_are_asked_by_name():
     model.ask('47+85')
 
 
-def test_a_corpus_that_the_model_has_no_symbols_for_is_refused(here, capsys):
+@pytest.fixture
+def few_documents(tmp_path, monkeypatch):
+  """The wide corpus has 50: all of them take minutes to write."""
+  small._problems.cache_clear()
+  made = functools.partial(builders.SmallWorld, data_dir=tmp_path)
+  monkeypatch.setattr(builders.SmallWorld, 'DOCUMENTS', 50)
+  monkeypatch.setattr(builders, 'SmallWorld', made)
+  yield
+  small._problems.cache_clear()
+
+
+def test_a_corpus_that_the_model_has_no_symbols_for_is_refused(
+  here, few_documents, capsys
+):
   config = ('--config', str(ROOT / 'configs' / 'pretrain_wide.py'))
   narrow = '--config.model=small-fresh'
   assert main(['train', *config, '--workdir', 'w', narrow]) == 2
@@ -287,17 +300,12 @@ def test_a_narrow_model_is_refused_by_its_symbol():
     world.TOKENIZER.prompt(text)
 
 
-def test_the_wide_corpus_is_stored_whole(tmp_path, monkeypatch):
-  small._problems.cache_clear()
-  here = functools.partial(builders.SmallWorld, data_dir=tmp_path)
-  monkeypatch.setattr(builders.SmallWorld, 'DOCUMENTS', 50)
-  monkeypatch.setattr(builders, 'SmallWorld', here)
+def test_the_wide_corpus_is_stored_whole(few_documents):
   task = load_task('small:wide')
   assert not task.asks
   found = task.problems('train')
   pairs = {found[i].demonstration for i in range(len(found))}
   drawn = [wide.draw_document(0, i) for i in range(50)]
-  small._problems.cache_clear()
   assert len(found) == 50
   assert pairs == {(d['prompt'], d['response']) for d in drawn}
 

@@ -15,7 +15,12 @@ from flax import nnx
 from jaxdistill import dist
 from jaxdistill.models import Decoder, DecoderConfig, Deltas, scoring
 from jaxdistill.models.int8 import Formats
-from jaxdistill.models.linear import Weights, column_parallel, row_parallel
+from jaxdistill.models.linear import (
+  SharedDelta,
+  Weights,
+  column_parallel,
+  row_parallel,
+)
 from jaxdistill.plan import hlo, programs
 from jaxdistill.plan.rehearsal import Asked
 from jaxdistill.rollout import Sampling
@@ -33,11 +38,10 @@ def undescribed():
 
 
 def decoder(heads, **more):
-  sizes: dict[str, Any] = {'vocab_size': 512, 'num_kv_heads': heads} | more
-  config = DecoderConfig(
-    **{'embed_dim': 32, 'num_layers': 2, 'num_heads': 8, 'head_dim': 8},
-    **{'mlp_dim': 48, 'embed_scale': 1.0, 'biases': ('q', 'k', 'v')} | sizes,
-  )
+  sizes: dict[str, Any] = {'vocab_size': 512, 'embed_dim': 32, 'num_layers': 2}
+  sizes |= {'num_heads': 8, 'head_dim': 8, 'mlp_dim': 48, 'embed_scale': 1.0}
+  sizes |= {'num_kv_heads': heads, 'biases': ('q', 'k', 'v')}
+  config = DecoderConfig(**sizes | more)
   model = Decoder(config, Deltas(lora=True, rank=2), rngs=nnx.Rngs(0))
   graphdef, params = nnx.split(model)
   keys = iter(jax.random.split(jax.random.key(1), 99))
@@ -123,6 +127,28 @@ def test_sums_over_devices_are_in_the_compute_dtype():
   assert sums == ['bf16', 'bf16']
 
 
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_no_weight_is_kept_a_second_time(fsdp):
+  """Of a frozen trunk, without remat: neither where it is nor gathered."""
+  graphdef, params = decoder(4, **LARGE)
+  mesh = dist.make_mesh(data=1, fsdp=fsdp, devices=jax.devices()[:fsdp])
+  params = programs._put(
+    jax.eval_shape(lambda: params), param_shardings(params, mesh)
+  )
+  _, deltas, frozen = nnx.split(nnx.merge(graphdef, params), SharedDelta, ...)
+
+  def loss(deltas, frozen, tokens):
+    logits = nnx.merge(graphdef, deltas, frozen)(tokens)
+    return logits.mean()
+
+  with jax.set_mesh(mesh):
+    tokens = dist.described(mesh, (fsdp, 8), 'int32', 'batch')
+    program = jax.jit(jax.grad(loss)).lower(deltas, frozen, tokens).compile()
+  trunk = 4 * 6 * 3 * 256 * 2048
+  assert program.memory_analysis().temp_size_in_bytes < trunk / 2
+
+
+LARGE = {'embed_dim': 256, 'mlp_dim': 2048, 'num_layers': 6}
 FEWER = {'top_k': 5, 'top_p': 0.9, 'greedy': 1}
 
 

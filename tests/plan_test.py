@@ -484,10 +484,10 @@ def test_what_was_planned_stands_beside_what_was_measured():
     ['1.5', '1'],
     ['2,000', '6,000'],
   ]
-  assert 'planned for 8 chips and ran on 4' in said[-1]
+  assert 'planned for 8 devices, and had 4' in said[-1]
   unknown = measured.beside(planned | {'step_s': None}, [], None, 8)
   assert unknown.count('not known') == 9
-  assert '8 chips' not in unknown
+  assert '8 devices' not in unknown and 'no rates' in unknown
 
 
 def test_a_plan_is_read_before_anything_else(tmp_path, capsys):
@@ -496,6 +496,10 @@ def test_a_plan_is_read_before_anything_else(tmp_path, capsys):
   for text, said in (
     ('planned', 'is no plan: Expecting value'),
     ('{"chips": 8}', "is no plan, it has no 'programs'"),
+    (
+      '{"chips": 8, "programs": "x", "tokens_a_step": 1, "step_s": {}}',
+      'is no plan: ',
+    ),
     (None, 'is no plan: '),
   ):
     if text:

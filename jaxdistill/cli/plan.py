@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
   if args.json:
     told = dict(planning.as_json(found))
     told['nearest'] = near and dict(near.changes)
+    told |= {'model': config.model, 'method': config.method.name}
     print(json.dumps(told, indent=1))
   else:
     print(planning.table(found))

@@ -76,6 +76,10 @@ def run(args: argparse.Namespace) -> None:
       if planned:
         lines, chips = steps.result.metrics, loop.run.mesh.size
         print(f'\n{planning.beside(planned, lines, peak, chips)}')
+        mine = {'model': config.model, 'method': config.method.name}
+        for key, value in mine.items():
+          if planned.get(key, value) != value:
+            print(f'It was planned for the {key} {planned[key]}.')
 
 
 def account(summary: Mapping[str, Any], workdir: str) -> str:

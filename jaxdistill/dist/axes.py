@@ -148,7 +148,6 @@ def split_along(x: Array, axis: str, dim: int) -> Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
   """A weight whole along `embed`, for all who read it; of its gradient each
   device has its part only.
@@ -157,6 +156,13 @@ def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
     x: In the dtype that is sent.
     axes: Its logical names.
   """
+  if shards_of(jax.sharding.get_abstract_mesh(), 'embed') == 1:
+    return x  # and no other value, which could be kept beside it
+  return _gathered(x, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(x, axes):
   return _gathered_fwd(x, axes)[0]
 
 
@@ -168,7 +174,7 @@ def _gathered_bwd(axes, _, grad):
   return (constrain(grad, *axes),)
 
 
-gathered.defvjp(_gathered_fwd, _gathered_bwd)
+_gathered.defvjp(_gathered_fwd, _gathered_bwd)
 
 
 def summed(

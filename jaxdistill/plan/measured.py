@@ -29,6 +29,10 @@ def read(path: str) -> Mapping[str, Any]:
       f'{path} is no plan, it has no {missing[0]!r}: jaxdistill plan --json '
       'prints one'
     )
+  try:
+    beside(found, [], None, 1)
+  except (TypeError, KeyError, AttributeError, ValueError) as e:
+    raise ConfigError(f'{path} is no plan: {e}') from None
   return found
 
 
@@ -80,6 +84,10 @@ def beside(
     'Planned is the least, of answers as long as may be; measured the median '
     'of all steps after the first.'
   )
+  if plan['step_s'] is None:
+    out.append(
+      'Of these devices no rates are published, and so no times known.'
+    )
   if plan['chips'] != chips:
-    out.append(f'It was planned for {plan["chips"]} chips and ran on {chips}.')
+    out.append(f'It was planned for {plan["chips"]} devices, and had {chips}.')
   return '\n'.join(out)

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         else f'{args.workdir} goes on from step {loop.first_step}.'
       )
     steps.finish()
-    peak = training.peak()
+    peak = training.peak() if args.plan else None
     if hosts.first():
       print(account(loop.summary, args.workdir))
       if planned:

@@ -187,7 +187,7 @@ def summed(
   dtype in which that was summed.
 
   Args:
-    fn: Sums over the dimension of its arguments that is split; of rows.
+    fn: Sums over the dimension of its arguments that is split.
     axis: Its logical name.
     args: Trees of arrays.
     dims: Of the same structure: which dimension of each is split; -1 is none.

@@ -69,16 +69,18 @@ class Programs:
 
   def __call__(self, program: Callable, *args: Any, **static: Any) -> Any:
     """Calls a program, by what was compiled of it where it was foreseen."""
-    known, key = _made.get(program), None
-    made = known and known.get(key := _key(args, static))
-    if known and made:
-      try:
-        compiled = made.result()
-      except Exception:  # of memory, say, beside all else: alone it may do
-        known.pop(key, None)
-      else:
-        return compiled(*args)
-    return program(*args, **static)
+    known = _made.get(program)
+    if not known:  # and no key is made, as most calls need none
+      return program(*args, **static)
+    key = _key(args, static)
+    if key not in known:
+      return program(*args, **static)
+    try:
+      compiled = known[key].result()
+    except Exception:  # of memory, say, beside all else: alone it may do
+      del known[key]
+      return program(*args, **static)
+    return compiled(*args)
 
 
 def forget_programs() -> None:

@@ -111,6 +111,10 @@ class DecoderConfig:
       return self
     return dataclasses.replace(self, num_kv_heads=devices)
 
+  def copies(self, devices: int) -> int:
+    """How often `over` has each key head."""
+    return self.over(devices).num_kv_heads // self.num_kv_heads
+
   @property
   def outputs(self) -> int:
     """Numbers that the output projection gives of each token."""

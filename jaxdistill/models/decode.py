@@ -105,10 +105,10 @@ def unroll_layer(
     shards: Over how many devices heads and hidden units are split.
     formats: How they are kept.
   """
-  c, copies = config, _copies(config, shards)
+  heads, copies = config.num_kv_heads, config.copies(shards)
   shards = _split_over(config.over(shards), shards)
   layer = jax.tree.map(lambda x: x[i], weights.layers)
-  layer |= {n: _repeated(layer[n], c.num_kv_heads, copies) for n in 'kv'}
+  layer |= {n: _repeated(layer[n], heads, copies) for n in 'kv'}
   by_name = {
     n: KERNELS[formats.weights](w, config.dtype)
     for n, w in layer.items()
@@ -143,10 +143,6 @@ def unroll_ends(
 def _sharded(w: Weights, i: str, o: str) -> Weights:
   """A map from axis `i` to axis `o`, pinned to where it lies."""
   return on_axes(lambda x, axes: constrain(x, *axes), w, i, o)
-
-
-def _copies(config: DecoderConfig, shards: int) -> int:
-  return config.over(shards).num_kv_heads // config.num_kv_heads
 
 
 def _repeated(w: Weights, heads: int, copies: int) -> Weights:

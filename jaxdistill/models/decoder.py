@@ -228,8 +228,8 @@ class Decoder(nnx.Module):
     Returns:
       Hidden states `[B T D]` and each layer's keys and values `[L B T K H]`.
     """
-    c = self.config.over(parts('heads', self.config.num_heads))
-    copies = c.num_kv_heads // self.config.num_kv_heads
+    devices = parts('heads', self.config.num_heads)
+    c, copies = self.config.over(devices), self.config.copies(devices)
     nothing = c.num_layers, 1, 0, c.num_kv_heads, c.head_dim
     past = past or (jnp.zeros(nothing, c.dtype),) * 2
     tokens, positions = (constrain(x, *axes) for x in (tokens, positions))

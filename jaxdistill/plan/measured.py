@@ -58,7 +58,7 @@ def beside(
   def median(name):
     return statistics.median(x[name] for x in steps) if steps else None
 
-  collected = least.get('draw', 0.0) + least.get('score', 0.0)
+  collected = draws + least.get('score', 0.0)
   rows = (
     (
       'GiB of a device',

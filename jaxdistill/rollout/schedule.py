@@ -51,8 +51,8 @@ class Desk:
     expected: Prompts that another such call may have, if they are more.
 
   Attributes:
-    reads: How many texts may be read at a time, of a shard.
-    width: Tokens of each that are read, with those that fill it up.
+    widths: Tokens of a text that may be read, with those that fill it up.
+    reads: How many texts may be read at a time, of a shard, and how wide.
     rooms: For how many rows there may be room.
   """
 
